@@ -1,0 +1,20 @@
+# atlas_module(NAME folder SOURCES … LINK …): the static library of one folder of src/, named atlas_<folder>.
+function(atlas_module name)
+    cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+    add_library(atlas_${name} STATIC ${arg_SOURCES})
+    target_include_directories(atlas_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+    target_link_libraries(atlas_${name} PUBLIC ${arg_LINK} PRIVATE atlas_flags)
+endfunction()
+
+# atlas_test(NAME SOURCES … LINK … [LABEL unit|host|quality]): a GoogleTest program, every TEST registered with ctest.
+function(atlas_test name)
+    cmake_parse_arguments(arg "" "LABEL" "SOURCES;LINK" ${ARGN})
+    find_package(GTest REQUIRED)
+    include(GoogleTest)
+    add_executable(${name} ${arg_SOURCES})
+    target_link_libraries(${name} PRIVATE ${arg_LINK} atlas_flags GTest::gtest_main)
+    if(NOT arg_LABEL)
+        set(arg_LABEL unit)
+    endif()
+    gtest_discover_tests(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT 600 DISCOVERY_TIMEOUT 60)
+endfunction()

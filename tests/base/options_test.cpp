@@ -1,0 +1,59 @@
+#include "base/options.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+namespace atlas {
+namespace {
+
+Status parse(const std::map<std::string, std::string>& environment, Options* out) {
+    return parse_options(
+        [&](const char* name) -> std::optional<std::string> {
+            const auto found = environment.find(name);
+            return found == environment.end() ? std::nullopt : std::optional<std::string>(found->second);
+        },
+        out);
+}
+
+TEST(OptionsTest, EmptyEnvironmentGivesDefaults) {
+    Options options;
+    ASSERT_TRUE(parse({}, &options).is_ok());
+    EXPECT_EQ(options.device, DeviceMode::kOwner);
+    EXPECT_EQ(options.kernel, "auto");
+    EXPECT_EQ(options.kv_ram_bytes, 0u);
+}
+
+TEST(OptionsTest, ReadsEveryKind) {
+    Options options;
+    ASSERT_TRUE(parse({{"ATLAS_DEVICE", "accel"}, {"ATLAS_KV_RAM", "512M"}, {"ATLAS_THREADS", "7"}, {"ATLAS_DEBUG", "1"}}, &options)
+                    .is_ok());
+    EXPECT_EQ(options.device, DeviceMode::kAccel);
+    EXPECT_EQ(options.kv_ram_bytes, 512ull << 20);
+    EXPECT_EQ(options.threads, 7);
+    EXPECT_EQ(options.log_level, 1);
+}
+
+TEST(OptionsTest, ErrorsNameVariableValueAndWhatIsAllowed) {
+    struct Case {
+        const char* name;
+        const char* value;
+        const char* allowed;
+    };
+    const Case cases[] = {{"ATLAS_DEVICE", "gpu", "owner, accel"},
+                          {"ATLAS_THREADS", "-1", "from 0 to 1024"},
+                          {"ATLAS_THREADS", "two", "from 0 to 1024"},
+                          {"ATLAS_KV_RAM", "12Q", "512M"},
+                          {"ATLAS_KV_RAM", "99999999999999999999G", "bytes"},
+                          {"ATLAS_PAGE_ALL", "yes", "0, 1"}};
+    for (const Case& c : cases) {
+        Options options;
+        const Status status = parse({{c.name, c.value}}, &options);
+        ASSERT_FALSE(status.is_ok()) << c.name << "=" << c.value;
+        EXPECT_NE(status.message().find(std::string(c.name) + "=" + c.value), std::string::npos) << status.message();
+        EXPECT_NE(status.message().find(c.allowed), std::string::npos) << status.message();
+    }
+}
+
+}  // namespace
+}  // namespace atlas
