@@ -8,7 +8,7 @@ namespace atlas::kernels {
 RowDecoder row_decoder(DataType type);
 
 /**
- * Encoder of a native type, rounding as GGUF's reference quantisers do (same scale choice, round to nearest), so that a KV cache
+ * Encoder of a native type, rounding as GGUF's reference quantisers do (same choice of scale, same rounding; iq4_nl searches its scale and may differ in the last step), so that a KV cache
  * written by Atlas equals one written by the host. Never nullptr for a type other than kOther.
  */
 RowEncoder row_encoder(DataType type);

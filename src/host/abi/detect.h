@@ -1,0 +1,22 @@
+#pragma once
+
+#include "base/status.h"
+
+namespace atlas::host::abi {
+
+enum class Layout { kV2 = 2, kV3 = 3 };
+
+/** What a running ggml looks like from outside; separate from the probing so that tests can make hosts up. */
+struct HostFacts {
+    const char* version;         ///< ggml_version(), or nullptr
+    bool has_tensor_set_2d;      ///< symbol ggml_backend_tensor_set_2d: v2 of April 2026 or later
+    bool has_buft_alloc_buffer_n;  ///< symbol ggml_backend_buft_alloc_buffer_n: v3
+};
+
+/** Probes the ggml that this process runs. */
+HostFacts probe_host();
+
+/** The layout to speak, or unsupported with one line that names what was found and what is supported. */
+Status choose_layout(const HostFacts& facts, Layout* layout);
+
+}  // namespace atlas::host::abi

@@ -1,0 +1,115 @@
+#include "host/device.h"
+
+#include <cstdio>
+#include <cstring>
+#include <string_view>
+
+#include "base/log.h"
+#include "base/options.h"
+#include "host/abi/interfaces.h"
+#include "host/ops.h"
+#include "host/owner_buffer.h"
+
+namespace atlas::host {
+namespace {
+
+abi::Layout g_layout = abi::Layout::kV3;
+
+bool owner_mode() { return options().device == DeviceMode::kOwner; }
+
+const char* device_name(ggml_backend_dev_t) { return owner_mode() ? "ATLAS0" : "ATLAS"; }
+const char* device_description(ggml_backend_dev_t) { return owner_mode() ? "Atlas attention and KV cache" : "Atlas attention"; }
+
+/** Bytes of a line of /proc/meminfo, 0 when it is not there. */
+size_t memory_line(const char* name) {
+    std::FILE* file = std::fopen("/proc/meminfo", "r");
+    if (!file) return 0;
+    char line[128];
+    size_t kib = 0;
+    while (std::fgets(line, sizeof line, file)) {
+        if (std::strncmp(line, name, std::strlen(name)) == 0 && std::sscanf(line + std::strlen(name), ": %zu", &kib) == 1) break;
+    }
+    std::fclose(file);
+    return kib * 1024;
+}
+
+void device_memory(ggml_backend_dev_t, size_t* free, size_t* total) {
+    // The host fits layers to what is reported; the KV budget is the honest figure where one is set.
+    *total = memory_line("MemTotal");
+    *free = memory_line("MemAvailable");
+    if (const uint64_t budget = options().kv_ram_bytes; budget > 0 && owner_mode()) {
+        *total = std::min<size_t>(*total, budget);
+        const uint64_t used = std::min<uint64_t>(kv::PageArena::bytes_in_use(), budget);
+        *free = std::min<size_t>(*free, budget - used);
+    }
+}
+
+enum ggml_backend_dev_type device_type(ggml_backend_dev_t) {
+    return owner_mode() ? GGML_BACKEND_DEVICE_TYPE_GPU : GGML_BACKEND_DEVICE_TYPE_ACCEL;
+}
+
+void device_props(ggml_backend_dev_t device, ggml_backend_dev_props* props) {
+    props->name = device_name(device);
+    props->description = device_description(device);
+    device_memory(device, &props->memory_free, &props->memory_total);
+    props->type = device_type(device);
+    props->device_id = nullptr;
+    props->caps = {};
+    props->caps.mmap_support = true;
+}
+
+ggml_backend_t device_init_backend(ggml_backend_dev_t device, const char*) { return create_backend(device); }
+
+ggml_backend_buffer_type_t device_buffer_type(ggml_backend_dev_t) {
+    return owner_mode() ? owner_buffer_type() : ggml_backend_cpu_buffer_type();
+}
+
+bool device_supports_op(ggml_backend_dev_t, const ggml_tensor* op) { return supports_op(op, owner_mode()); }
+
+bool device_supports_buft(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
+    // The CPU's memory is read in place: no copies of queries and masks.
+    return (owner_mode() && type == owner_buffer_type()) || ggml_backend_buft_is_host(type);
+}
+
+const char* registry_name(ggml_backend_reg_t) { return "ATLAS"; }
+size_t registry_device_count(ggml_backend_reg_t) { return 1; }
+ggml_backend_dev_t registry_device(ggml_backend_reg_t, size_t) { return atlas_device(); }
+
+void* registry_proc_address(ggml_backend_reg_t, const char* name) {
+    const std::string_view wanted(name);
+    if (wanted == "ggml_backend_set_n_threads") return reinterpret_cast<void*>(&backend_set_n_threads);
+    if (wanted == "ggml_backend_set_abort_callback") return reinterpret_cast<void*>(&backend_set_abort_callback);
+    return nullptr;
+}
+
+}  // namespace
+
+abi::Layout host_layout() { return g_layout; }
+void set_host_layout(abi::Layout layout) { g_layout = layout; }
+
+ggml_backend_reg_t atlas_registry() {
+    static abi::Registry registry{static_cast<int>(g_layout),
+                                  {registry_name, registry_device_count, registry_device, registry_proc_address},
+                                  nullptr};
+    return reinterpret_cast<ggml_backend_reg_t>(&registry);
+}
+
+ggml_backend_dev_t atlas_device() {
+    static abi::Device device = [] {
+        abi::Device created{};
+        created.iface.get_name = device_name;
+        created.iface.get_description = device_description;
+        created.iface.get_memory = device_memory;
+        created.iface.get_type = device_type;
+        created.iface.get_props = device_props;
+        created.iface.init_backend = device_init_backend;
+        created.iface.get_buffer_type = device_buffer_type;
+        created.iface.supports_op = device_supports_op;
+        created.iface.supports_buft = device_supports_buft;
+        created.registry = atlas_registry();
+        return created;
+    }();
+    return reinterpret_cast<ggml_backend_dev_t>(&device);
+}
+
+}  // namespace atlas::host

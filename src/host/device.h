@@ -1,0 +1,24 @@
+#pragma once
+
+#include <ggml-backend.h>
+
+#include "host/abi/detect.h"
+
+namespace atlas::host {
+
+/** The one device that this process sees: ATLAS0 (owner mode) or ATLAS (accel mode). */
+ggml_backend_dev_t atlas_device();
+
+/** The registry entry handed to the host. */
+ggml_backend_reg_t atlas_registry();
+
+/** Layout chosen when the plug-in was loaded. */
+abi::Layout host_layout();
+void set_host_layout(abi::Layout layout);
+
+/** A backend instance of the device, or nullptr with a log line. */
+ggml_backend_t create_backend(ggml_backend_dev_t device);
+void backend_set_n_threads(ggml_backend_t backend, int n_threads);
+void backend_set_abort_callback(ggml_backend_t backend, ggml_abort_callback callback, void* data);
+
+}  // namespace atlas::host

@@ -1,0 +1,25 @@
+#include <ggml-backend.h>
+
+#include "base/log.h"
+#include "base/options.h"
+#include "host/abi/detect.h"
+#include "host/device.h"
+#include "kernels/attention.h"
+
+/** Entry point that ggml's loader calls. nullptr, with one line in the log, when Atlas cannot work here; the host then goes on alone. */
+extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init() {
+    using namespace atlas;
+    host::abi::Layout layout{};
+    Status status = options_status();
+    if (status.is_ok()) status = host::abi::choose_layout(host::abi::probe_host(), &layout);
+    if (status.is_ok()) status = kernels::select_kernel_variant(options().kernel.c_str());
+    if (!status.is_ok()) {
+        log().error("not loaded: {}", status.to_string());
+        return nullptr;
+    }
+    host::set_host_layout(layout);
+    log().info("backend API {}, kernels {}", static_cast<int>(layout), kernels::kernel_variant());
+    return host::atlas_registry();
+}
+
+extern "C" __attribute__((visibility("default"))) int ggml_backend_score() { return 1; }

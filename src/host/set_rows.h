@@ -1,0 +1,18 @@
+#pragma once
+
+#include <ggml.h>
+
+#include "base/status.h"
+
+namespace atlas::host {
+
+/** Whether SET_ROWS with these types can be run. */
+bool supports_set_rows(const ggml_tensor* op);
+
+/**
+ * SET_ROWS: dst[row src1[i]] = src0[i], converted to the type of dst; into pages or ordinary memory. A row number outside of dst is an
+ * error, and nothing is written outside.
+ */
+Status set_rows(const ggml_tensor* op, int n_threads);
+
+}  // namespace atlas::host

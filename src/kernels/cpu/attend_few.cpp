@@ -1,0 +1,255 @@
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <vector>
+
+#include "kernels/cpu/problem.h"
+#include "kernels/row_codec.h"
+
+namespace atlas::kernels::cpu {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+// Fewer keys per task than this, and starting and merging tasks costs more than sharing them out gains.
+constexpr int64_t kMinTaskKeys = 512;
+constexpr int64_t kTasksPerThread = 4;
+
+size_t padded(int64_t d) { return (static_cast<size_t>(d) + kChunk - 1) / kChunk * kChunk; }
+
+/** A part of the keys of one list, and the softmax state of its rows over them. */
+struct Task {
+    int64_t stream, kv_head, list;
+    int64_t begin, end;  // key positions within the list
+    int64_t first_of_list;  // index of the first task of the same list
+    float* state;        // [rows][2 + padded d_v]: maximum, sum, weighted values
+};
+
+class FewQueries {
+public:
+    FewQueries(const Problem& problem, int n_threads)
+        : p_(problem),
+          rows_(problem.tokens_per_list * problem.group),
+          dk_(padded(problem.args.d_k)),
+          dv_(padded(problem.args.d_v)),
+          state_stride_(dv_ + 16) {
+        plan(n_threads);
+    }
+
+    size_t tasks() const { return tasks_.size(); }
+
+    /** Throws std::bad_alloc. */
+    void run(size_t index) {
+        const Task& task = tasks_[index];
+        const AttentionArgs& args = p_.args;
+        const int64_t token0 = task.list * p_.tokens_per_list;
+        const int64_t tokens = std::min(p_.tokens_per_list, args.n_tokens - token0);
+        const size_t rows = static_cast<size_t>(tokens * p_.group);
+
+        const size_t decoded = kBlockKeys * static_cast<size_t>(std::max(args.d_k, args.d_v));
+        float* q = thread_scratch().get(rows * dk_ + rows * kBlockKeys + decoded);
+        float* s = q + rows * dk_;
+        float* decode_buffer = s + rows * kBlockKeys;
+        load_queries(task, token0, tokens, q);
+        for (size_t r = 0; r < rows; ++r) {
+            float* state = task.state + r * state_stride_;
+            std::memset(state, 0, state_stride_ * sizeof(float));
+            state[0] = kMinusInfinity;
+        }
+        for_each_piece(args, p_.runs(task.stream, task.kv_head, task.list), task.begin, task.end,
+                       [&](const Piece& piece) { add(task, token0, tokens, piece, q, s, decode_buffer); });
+    }
+
+    /** Merges the tasks of every list and writes the results. */
+    void finish() {
+        for (size_t i = 0; i < tasks_.size(); ++i) {
+            if (tasks_[i].first_of_list == static_cast<int64_t>(i)) finish_list(i);
+        }
+    }
+
+private:
+    void plan(int n_threads) {
+        const AttentionArgs& args = p_.args;
+        const int64_t n_lists = args.n_stream * args.n_head_kv * p_.lists;
+        const int64_t wanted = (kTasksPerThread * n_threads + n_lists - 1) / n_lists;
+        for (int64_t i = 0; i < n_lists; ++i) {
+            int64_t keys = 0;
+            for (const Run& run : args.runs[i].runs) keys += run.count;
+            int64_t parts = std::clamp<int64_t>(keys / kMinTaskKeys, 1, n_threads == 1 ? 1 : wanted);
+            const int64_t blocks = (keys + kBlockKeys - 1) / kBlockKeys;
+            parts = std::max<int64_t>(1, std::min(parts, blocks));
+            const auto first = static_cast<int64_t>(tasks_.size());
+            for (int64_t part = 0; part < parts; ++part) {
+                const int64_t begin = blocks * part / parts * kBlockKeys;
+                const int64_t end = part + 1 == parts ? keys : blocks * (part + 1) / parts * kBlockKeys;
+                tasks_.push_back({i / (args.n_head_kv * p_.lists), i / p_.lists % args.n_head_kv, i % p_.lists, begin, end, first, nullptr});
+            }
+        }
+        states_.resize(tasks_.size() * static_cast<size_t>(rows_) * state_stride_);
+        for (size_t i = 0; i < tasks_.size(); ++i) tasks_[i].state = states_.data() + i * static_cast<size_t>(rows_) * state_stride_;
+    }
+
+    void load_queries(const Task& task, int64_t token0, int64_t tokens, float* q) const {
+        for (int64_t t = 0; t < tokens; ++t) {
+            for (int64_t g = 0; g < p_.group; ++g, q += dk_) {
+                const float* from = p_.query(task.stream, token0 + t, task.kv_head * p_.group + g);
+                for (int64_t i = 0; i < p_.args.d_k; ++i) q[i] = from[i] * p_.q_scale;
+                std::fill(q + p_.args.d_k, q + dk_, 0.0f);
+            }
+        }
+    }
+
+    void add(const Task& task, int64_t token0, int64_t tokens, const Piece& piece, const float* q, float* s, float* decode_buffer) const {
+        // Tokens that see nothing of the piece at either end are left out; in between they get weights of 0.
+        const int64_t head0 = task.kv_head * p_.group;
+        int64_t first = tokens;
+        int64_t last = -1;
+        bool mixed = false;
+        for (int64_t t = 0; t < tokens; ++t) {
+            BlockVisibility sees = BlockVisibility::kNone;
+            for (int64_t g = 0; g < (p_.args.mask.n_heads > 1 ? p_.group : 1); ++g) {
+                const BlockVisibility v = p_.visibility(task.stream, token0 + t, head0 + g, piece.key);
+                if (v != BlockVisibility::kNone) sees = v;
+                mixed |= v != BlockVisibility::kAll;
+            }
+            if (sees == BlockVisibility::kNone) continue;
+            first = std::min(first, t);
+            last = t;
+        }
+        if (last < 0) return;
+
+        const AttentionArgs& args = p_.args;
+        const size_t row0 = static_cast<size_t>(first * p_.group);
+        const size_t rows = static_cast<size_t>((last - first + 1) * p_.group);
+        const std::byte* k = piece.k;
+        size_t k_stride = static_cast<size_t>(args.k_stride);
+        DataType type = args.k_type;
+        if (type == DataType::kOther) {
+            decode_rows(p_.ops, type, args.k_decode, k, args.k_stride, piece.count, args.d_k, decode_buffer);
+            k = reinterpret_cast<const std::byte*>(decode_buffer);
+            k_stride = static_cast<size_t>(args.d_k) * sizeof(float);
+            type = DataType::kF32;
+        }
+        float* scores = s + row0 * kBlockKeys;
+        p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, k_stride, piece.count, static_cast<size_t>(args.d_k), scores,
+                                                kBlockKeys);
+        for (size_t r = 0; r < rows; ++r) weigh(task, token0, row0 + r, piece, mixed, s);
+
+        const std::byte* v = piece.v;
+        size_t v_stride = static_cast<size_t>(args.v_stride);
+        type = args.v_type;
+        if (type == DataType::kOther) {
+            decode_rows(p_.ops, type, args.v_decode, v, args.v_stride, piece.count, args.d_v, decode_buffer);
+            v = reinterpret_cast<const std::byte*>(decode_buffer);
+            v_stride = static_cast<size_t>(args.d_v) * sizeof(float);
+            type = DataType::kF32;
+        }
+        p_.ops.value[static_cast<size_t>(type)](scores, kBlockKeys, rows, v, v_stride, piece.count, static_cast<size_t>(args.d_v),
+                                                task.state + row0 * state_stride_ + 16, state_stride_);
+    }
+
+    /** Turns one row of scores into weights and updates its maximum and sum. */
+    void weigh(const Task& task, int64_t token0, size_t row, const Piece& piece, bool mixed, float* s) const {
+        const AttentionArgs& args = p_.args;
+        float* scores = s + row * kBlockKeys;
+        float* state = task.state + row * state_stride_;
+        if (args.softcap != 0.0f) p_.ops.soft_cap(scores, piece.count, args.softcap);
+        if (mixed) {
+            const int64_t head = task.kv_head * p_.group + static_cast<int64_t>(row) % p_.group;
+            const int64_t token = token0 + static_cast<int64_t>(row) / p_.group;
+            add_mask(p_.mask_row(task.stream, token, head) + piece.key, piece.count, alibi_slope(args.max_bias, head, args.n_head), scores);
+        }
+        const float max = std::max(state[0], p_.ops.max(scores, piece.count));
+        if (max == kMinusInfinity) {
+            std::fill(scores, scores + piece.count, 0.0f);
+            return;
+        }
+        if (max > state[0]) {
+            if (state[1] != 0.0f) {
+                const float shrink = std::exp(state[0] - max);
+                state[1] *= shrink;
+                p_.ops.scale(state + 16, dv_, shrink);
+            }
+            state[0] = max;
+        }
+        state[1] += p_.ops.exp_sum(scores, piece.count, max);
+    }
+
+    static void add_mask(const uint16_t* mask, size_t count, float slope, float* scores) {
+        for (size_t j = 0; j < count; ++j) {
+            if (mask[j] == 0xFC00) {
+                scores[j] = kMinusInfinity;
+            } else if ((mask[j] & 0x7FFF) != 0) {
+                scores[j] += slope * f16_to_f32(mask[j]);
+            }
+        }
+    }
+
+    void finish_list(size_t index) const {
+        const AttentionArgs& args = p_.args;
+        const Task& first = tasks_[index];
+        const int64_t token0 = first.list * p_.tokens_per_list;
+        const int64_t tokens = std::min(p_.tokens_per_list, args.n_tokens - token0);
+        size_t parts = 1;
+        while (index + parts < tasks_.size() && tasks_[index + parts].first_of_list == static_cast<int64_t>(index)) ++parts;
+        for (int64_t row = 0; row < tokens * p_.group; ++row) {
+            const int64_t head = first.kv_head * p_.group + row % p_.group;
+            const int64_t token = token0 + row / p_.group;
+            const auto state = [&](size_t part) { return tasks_[index + part].state + static_cast<size_t>(row) * state_stride_; };
+            float max = args.sinks ? args.sinks[head] : kMinusInfinity;
+            for (size_t part = 0; part < parts; ++part) max = std::max(max, state(part)[0]);
+            float* out = p_.out(first.stream, token, head);
+            std::fill(out, out + args.d_v, 0.0f);
+            float sum = 0.0f;
+            if (max != kMinusInfinity) {
+                sum = args.sinks ? std::exp(args.sinks[head] - max) : 0.0f;
+                for (size_t part = 0; part < parts; ++part) {
+                    const float weight = std::exp(state(part)[0] - max);
+                    sum += state(part)[1] * weight;
+                    if (weight == 0.0f) continue;
+                    const float* values = state(part) + 16;
+                    for (int64_t i = 0; i < args.d_v; ++i) out[i] += weight * values[i];
+                }
+                p_.ops.scale(out, static_cast<size_t>(args.d_v), 1.0f / sum);
+            }
+            if (args.lse) {
+                args.lse[(first.stream * args.n_tokens + token) * args.n_head + head] =
+                    max == kMinusInfinity ? kMinusInfinity : max + std::log(sum);
+            }
+        }
+    }
+
+    const Problem& p_;
+    const int64_t rows_;
+    const size_t dk_, dv_;
+    const size_t state_stride_;
+    std::vector<Task> tasks_;
+    std::vector<float> states_;
+};
+
+}  // namespace
+
+Status attend_few(const Problem& problem, int n_threads) {
+    try {
+        FewQueries few(problem, n_threads);
+        std::atomic<size_t> next{0};
+        std::atomic<bool> failed{false};
+        const int threads = static_cast<int>(std::min<size_t>(static_cast<size_t>(n_threads), few.tasks()));
+#pragma omp parallel num_threads(threads) if (threads > 1)
+        for (size_t i = next++; i < few.tasks(); i = next++) {
+            try {
+                few.run(i);
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+        }
+        if (failed) return Status::out_of_memory("attention: workspace of a thread");
+        few.finish();
+        return Status::ok();
+    } catch (const std::bad_alloc&) {
+        return Status::out_of_memory("attention: partial results");
+    }
+}
+
+}  // namespace atlas::kernels::cpu

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/data_type.h"
+
+namespace atlas::kernels::cpu {
+
+/** Dimensions of q rows are padded with zeros to a multiple of this, so that loops need no tail on the query's side. */
+inline constexpr size_t kChunk = 32;
+/** Queries per tile of the many-query path: its vectors hold one query per lane. */
+inline constexpr size_t kTileQueries = 64;
+
+/** s[h·s_stride + j] = Σ_i q[h·q_stride + i] · K[j][i] for h < heads, j < count; K rows of d elements, k_stride bytes apart. */
+using ScoreFn = void (*)(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride, size_t count, size_t d,
+                         float* s, size_t s_stride);
+/** o[h·o_stride + i] += Σ_j p[h·p_stride + j] · V[j][i]; `o` rows are padded to a multiple of kChunk. */
+using ValueFn = void (*)(const float* p, size_t p_stride, size_t heads, const std::byte* v, size_t v_stride, size_t count, size_t d,
+                         float* o, size_t o_stride);
+/** out[j·out_stride + i] = rows[j][i] as f32. */
+using DecodeFn = void (*)(const std::byte* rows, size_t stride, size_t count, size_t d, float* out, size_t out_stride);
+
+/** One SIMD variant of everything that depends on the width of vectors. */
+struct CpuOps {
+    int64_t target;  ///< Highway's number of the target this table was compiled for
+    ScoreFn score[kDataTypeCount];    ///< by K type; kOther has none
+    ValueFn value[kDataTypeCount];    ///< by V type
+    DecodeFn decode[kDataTypeCount];  ///< by type
+
+    /** Largest of n values. */
+    float (*max)(const float* values, size_t n);
+    /** values[i] = exp(values[i] − shift), exactly 0 for −inf; returns their sum. */
+    float (*exp_sum)(float* values, size_t n, float shift);
+    /** values[i] *= factor. */
+    void (*scale)(float* values, size_t n, float factor);
+    /** values[i] = cap · tanh(values[i]). */
+    void (*soft_cap)(float* values, size_t n, float cap);
+
+    /** s[j][r] = Σ_i k[j·d + i] · q[i][r], for j < count; q and s have kTileQueries columns. */
+    void (*tile_score)(const float* q, const float* k, size_t count, size_t d, float* s);
+    /**
+     * Online softmax over the columns of s [count][kTileQueries]: raises max[r], turns s into weights, adds to sum[r], and puts the
+     * factor by which earlier results shrink into shrink[r]. Returns whether any factor is not 1.
+     */
+    bool (*tile_softmax)(float* s, size_t count, float* max, float* sum, float* shrink);
+    /** o[i][r] = o[i][r]·shrink[r] (when given) + Σ_j v[j·d + i] · s[j][r]. */
+    void (*tile_value)(const float* v, const float* s, size_t count, size_t d, const float* shrink, float* o);
+};
+
+/** The table of the variant in use. */
+const CpuOps& cpu_ops();
+
+}  // namespace atlas::kernels::cpu
