@@ -32,10 +32,18 @@ std::array<OpKind, kMaxOps> look_up_kinds() {
     return kinds;
 }
 
-bool is_cache_view(const ggml_tensor* tensor) {
-    const ggml_tensor* root = tensor;
-    while (root->view_src) root = root->view_src;
-    return std::string_view(root->name).starts_with("cache_");
+const ggml_tensor* root_of(const ggml_tensor* tensor) {
+    while (tensor->view_src) tensor = tensor->view_src;
+    return tensor;
+}
+
+/** Writes into activations stay where the activations are computed; only what outlives the graph is ours. */
+bool writes_stored_rows(const ggml_tensor* op, bool owner) {
+    const ggml_tensor* root = root_of(op);
+    if (std::string_view(root->name).starts_with("cache_")) return true;
+    if (root->op != GGML_OP_NONE) return false;
+    // With KV in the CPU's buffers only caches are worth taking over; tensors without a buffer are questions about the type.
+    return owner || root->buffer == nullptr;
 }
 
 }  // namespace
@@ -51,8 +59,7 @@ bool supports_op(const ggml_tensor* op, bool owner) {
         case OpKind::kView: return true;
         case OpKind::kFlashAttention: return supports_flash_attention(op);
         case OpKind::kSetRows:
-            // With KV in the CPU's buffers only writes to caches are worth taking over from the CPU.
-            return supports_set_rows(op) && (owner || is_cache_view(op) || op->buffer == nullptr);
+            return supports_set_rows(op) && (writes_stored_rows(op, owner) || (owner && is_owned(op)));
         case OpKind::kOther: break;
     }
     if (!owner) return false;
