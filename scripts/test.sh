@@ -1,0 +1,153 @@
+# Sourced by ./dev test, where everything is installed. Expects: top, jobs, build(), build_folder(), say(), die().
+
+tests_passed=0
+tests_failed=0
+
+run_ctest() {  # FOLDER CTEST ARGUMENTS…: adds to the two counts
+    folder=$1
+    shift
+    report=$folder/ctest.xml
+    rm -f "$report"
+    ctest --test-dir "$folder" --output-on-failure --no-tests=error --output-junit "$report" "$@" || :
+    if [ ! -s "$report" ]; then
+        say "ctest wrote no report in $folder"
+        tests_failed=$((tests_failed + 1))
+        return 0
+    fi
+    count() { sed -n "s/^[[:space:]]*$1=\"\([0-9]*\)\".*/\1/p" "$report" | head -n 1; }
+    bad=$(count failures)
+    away=$(($(count skipped) + $(count disabled)))
+    tests_failed=$((tests_failed + bad))
+    tests_passed=$((tests_passed + $(count tests) - bad - away))
+    tests_skipped=$((${tests_skipped:-0} + away))
+}
+
+note() {  # STATUS NAME: counts a check that is not ctest's
+    if [ "$1" = 0 ]; then
+        tests_passed=$((tests_passed + 1))
+        say "passed: $2"
+    else
+        tests_failed=$((tests_failed + 1))
+        say "FAILED: $2"
+    fi
+}
+
+finish() {
+    if [ "${tests_skipped:-0}" -gt 0 ]; then say "$tests_skipped tests were skipped"; fi
+    echo "$tests_passed passed, $tests_failed failed"
+    [ "$tests_failed" = 0 ] && [ "$tests_passed" -gt 0 ]
+    exit
+}
+
+coverage() {  # line coverage of src/ by the unit tests and the short tests of the host, in a build of its own
+    threshold=${ATLAS_COVERAGE_MINIMUM:-0}
+    build coverage
+    folder=$(build_folder coverage)
+    find "$folder" -name '*.gcda' -delete
+    # These tests already counted in the optimised build; here only a failure counts, since it would falsify the figure.
+    status=0
+    ctest --test-dir "$folder" --output-on-failure -j "$jobs" -L unit >"$folder/ctest.log" 2>&1 || status=$?
+    ctest --test-dir "$folder" --output-on-failure -L host -LE long --no-tests=ignore >>"$folder/ctest.log" 2>&1 || status=$?
+    if [ "$status" != 0 ]; then tail -n 60 "$folder/ctest.log"; fi
+    note "$status" "tests with coverage counters"
+    status=0
+    gcovr --root "$top" --filter "$top/src/" --object-directory "$folder" -j "$jobs" --merge-mode-functions separate \
+        --gcov-ignore-errors no_working_dir_found --gcov-ignore-parse-errors suspicious_hits.warn --exclude-throw-branches \
+        --txt "$folder/coverage.txt" --json-summary "$folder/coverage.json" "$folder" >"$folder/gcovr.log" 2>&1 || status=$?
+    if [ "$status" != 0 ]; then
+        tail -n 20 "$folder/gcovr.log"
+        note 1 "gcovr"
+        return 0
+    fi
+    cat "$folder/coverage.txt"
+    percent=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["line_percent"])' "$folder/coverage.json")
+    echo "Line coverage of src/: $percent%"
+    status=0
+    python3 -c 'import sys; sys.exit(float(sys.argv[1]) < float(sys.argv[2]))' "$percent" "$threshold" || status=$?
+    note "$status" "line coverage of src/ is at least $threshold%"
+}
+
+session_model() {  # a small model of random weights, made once per build folder
+    model=$(build_folder release)/session.gguf
+    if [ ! -s "$model" ]; then
+        mkdir -p "$(dirname "$model")"
+        python3 "$top/benchmarks/end_to_end/make_model.py" --shape attn12m "$model.part" >&2 && mv "$model.part" "$model"
+    fi
+    echo "$model"
+}
+
+session() {  # PLUGIN WRAPPER…: a real program with its KV cache in Atlas, prompt and decode
+    plugin=$1
+    shift
+    GGML_BACKEND_PATH=$plugin "$@" llama-simple -m "$(session_model)" -n 24 "the quick brown fox jumps over the lazy dog"
+}
+
+sanitized() {  # PRESET RUNTIME LIBRARY
+    preset=$1
+    build "$preset"
+    folder=$(build_folder "$preset")
+    # The kernels are compiled per instruction set already; leaks of the unmodified host are not ours to report (see --valgrind).
+    export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+    export TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:second_deadlock_stack=1
+    run_ctest "$folder" -j "$jobs" -L unit
+    say "one session of llama-simple under $preset"
+    status=0
+    ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 \
+        session "$folder/src/host/libggml-atlas.so" env LD_PRELOAD="$2" >"$folder/session.log" 2>&1 || status=$?
+    if [ "$status" != 0 ] || grep -q 'runtime error:\|ERROR: AddressSanitizer\|WARNING: ThreadSanitizer' "$folder/session.log"; then
+        tail -n 60 "$folder/session.log"
+        status=1
+    fi
+    grep -q 'ATLAS0\|loaded ATLAS' "$folder/session.log" || { say "the session did not load Atlas"; status=1; }
+    note "$status" "llama-simple under $preset"
+}
+
+valgrind_session() {
+    build release ggml-atlas
+    folder=$(build_folder release)
+    status=0
+    # AVX-512 is unknown to valgrind, so the AVX2 kernels run. Only definite leaks with a frame of ours count.
+    ATLAS_KERNEL=avx2 OMP_NUM_THREADS=2 session "$folder/src/host/libggml-atlas.so" valgrind --leak-check=full --show-leak-kinds=definite,indirect \
+        --keep-debuginfo=yes --num-callers=40 --log-file="$folder/valgrind.log" >"$folder/session.log" 2>&1 || status=$?
+    if [ "$status" != 0 ]; then tail -n 30 "$folder/session.log"; fi
+    if python3 "$top/scripts/valgrind_ours.py" "$folder/valgrind.log"; then :; else status=1; fi
+    note "$status" "llama-simple under valgrind: no error and no leak with a frame of Atlas"
+}
+
+case ${1:-} in
+    --asan)
+        sanitized asan "$(cc -print-file-name=libasan.so):$(cc -print-file-name=libubsan.so)"
+        finish
+        ;;
+    --tsan)
+        sanitized tsan "$(clang -print-file-name=libclang_rt.tsan.so)"
+        finish
+        ;;
+    --valgrind)
+        valgrind_session
+        finish
+        ;;
+    --)
+        shift
+        build release
+        run_ctest "$(build_folder release)" "$@"
+        finish
+        ;;
+    '' | --quick)
+        started=$(date +%s)
+        build release
+        say "built in $(($(date +%s) - started)) s"
+        # Tests of the host use every core themselves.
+        run_ctest "$(build_folder release)" -j "$jobs" -L unit
+        if [ "$(ctest --test-dir "$(build_folder release)" -N -LE unit | sed -n 's/^Total Tests: //p')" != 0 ]; then
+            run_ctest "$(build_folder release)" -LE unit
+        fi
+        say "tested after $(($(date +%s) - started)) s"
+        if [ "${1:-}" != --quick ]; then coverage; fi
+        say "done after $(($(date +%s) - started)) s"
+        finish
+        ;;
+    *)
+        die "test: unknown argument '$1' (see ./dev help)"
+        ;;
+esac
