@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""check_structure.py finds each kind of breach in a made-up tree, and none in a clean one."""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+CHECK = pathlib.Path(__file__).with_name("check_structure.py")
+CLEAN = {
+    "src/base/options.h": "// ATLAS_DEVICE\n",
+    "src/base/options.cpp": '#include "base/options.h"\nauto a = std::getenv("ATLAS_DEVICE");\n',
+    "src/kernels/a.cpp": '#include <vector>\n#include "base/options.h"\n// std::cerr and getenv("X") in a comment are fine\n',
+    "src/attention/a.h": '#include "kv/page.h"\n#include "memory/m.h"\n',
+    "src/host/a.cpp": '#include <ggml.h>\n#include "ggml-backend.h"\n#include "runtime/session.h"\n',
+    "docs/options.md": "| `ATLAS_DEVICE` | owner |\n",
+}
+
+
+def run(changes):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in {**CLEAN, **changes}.items():
+            path = pathlib.Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return subprocess.run([sys.executable, CHECK, "--root", folder], capture_output=True, text=True, check=False)
+
+
+class CheckStructure(unittest.TestCase):
+    def test_clean_tree(self):
+        result = run({})
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_breaches(self):
+        for name, text, reason in [
+            ("src/kernels/b.cpp", '#include "kv/page.h"\n', "must not include src/kv"),
+            ("src/kv/b.cpp", '#include "attention/a.h"\n', "must not include src/attention"),
+            ("src/memory/b.cpp", '#include "kv/page.h"\n', "must not include src/kv"),
+            ("src/runtime/b.cpp", '#include "host/device.h"\n', "must not include src/host"),
+            ("src/kernels/b.h", "#include <ggml.h>\n", "only src/host"),
+            ("src/runtime/b.h", '#include "ggml-backend.h"\n', "only src/host"),
+            ("src/kv/b.h", "#include <llama.h>\n", "only src/host"),
+            ("src/kv/b.cpp", 'const char* a = getenv("HOME");\n', "environment"),
+            ("src/host/b.cpp", 'void f() { std::cerr << 1; }\n', "base/log.h"),
+            ("src/host/b.cpp", 'void f() { fprintf(stderr, "x"); }\n', "base/log.h"),
+            ("src/kv/b.cpp", '#include "../base/log.h"\n', "relative to src/"),
+            ("src/extra/b.cpp", "int a;\n", "do not know"),
+            ("tools/atlas/b.cpp", '#include "base/options.h"\n', "public headers only"),
+            ("src/base/options.cpp", 'get("ATLAS_DEVICE"); get("ATLAS_NEW");\n', "ATLAS_NEW is parsed"),
+            ("docs/options.md", "| `ATLAS_DEVICE` | |\n| `ATLAS_GONE` | |\n", "ATLAS_GONE is described"),
+        ]:
+            with self.subTest(name=name, text=text):
+                result = run({name: text})
+                self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
+                self.assertIn(reason, result.stdout)
+
+    def test_long_file_is_a_warning(self):
+        result = run({"src/kv/long.cpp": "int a;\n" * 501})
+        self.assertEqual(result.returncode, 0, result.stdout)
+        self.assertIn("warning: src/kv/long.cpp", result.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
