@@ -29,6 +29,7 @@ def arguments():
         if name not in ("vocab", "rope_base", "eps", "context"):
             p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
     p.add_argument("--minutes", type=float, default=110, help="time of this run; the learning rate ends at 0 with it")
+    p.add_argument("--steps", type=int, help="stop after this many steps in all, even before the time is over")
     p.add_argument("--muon-lr", type=float, default=0.02)
     p.add_argument("--adam-lr", type=float, default=2e-3)
     p.add_argument("--answers", type=float, default=1.0, help="weight of the answers' loss beside the text's")
@@ -140,7 +141,7 @@ def main():
         os.replace(at("last.gguf.tmp"), at("last.gguf"))
 
     seen, last_save, sums = defaultdict(lambda: [0, 0]), time.time(), defaultdict(list)
-    while state["seconds"] < a.minutes * 60:
+    while state["seconds"] < a.minutes * 60 and not (a.steps and state["step"] >= a.steps):
         began = time.time()
         progress = state["seconds"] / (a.minutes * 60)
         warm = min(1.0, (state["step"] + 1) / 60)

@@ -1,0 +1,181 @@
+"""Parts of models/train: attention and its gradient, tails, positions, optimiser, batches, GGUF, stopping and resuming."""
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TRAIN = os.path.join(HERE, "../../models/train")
+SHIPPED = os.path.join(HERE, "../../models/atlas-tiny.gguf")
+sys.path.insert(0, TRAIN)
+try:
+    import numpy as np
+    import torch
+    import data
+    import gguf_io
+    import model as model_
+    import optim
+    import tokenizer as tokenizers_
+except ImportError as e:
+    print(f"skipped: {e}")
+    sys.exit(77)
+
+torch.set_num_threads(1)
+
+
+def small(**kw):
+    torch.manual_seed(3)
+    return model_.Model(model_.Config(**{**dict(vocab=97, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, ffn=48), **kw}))
+
+
+class Attention(unittest.TestCase):
+    def test_value_and_gradient_against_autograd(self):
+        torch.manual_seed(0)
+        g, rows, n, d = 3, 5, 11, 4
+        q, k, v = (torch.randn(2, 2, m, d, dtype=torch.float64, requires_grad=True) for m in (g * rows, n, n))
+        mask = torch.full((rows, rows), -torch.inf, dtype=torch.float64).triu(1)
+        full = torch.cat((torch.zeros(rows, n - rows, dtype=torch.float64), mask), 1).repeat(g, 1)
+        want = torch.softmax(q @ k.mT + full, -1) @ v
+        got = model_._Attend.apply(q, k, v, mask)
+        self.assertLess((want - got).abs().max(), 1e-12)
+        w = torch.randn_like(want)
+        for a, b in zip(torch.autograd.grad((want * w).sum(), (q, k, v)), torch.autograd.grad((got * w).sum(), (q, k, v))):
+            self.assertLess((a - b).abs().max(), 1e-12)
+
+    def test_a_tail_equals_the_end_of_one_long_row(self):
+        m = small()
+        ids = torch.randint(97, (1, 24))
+        ids[0, 0] = 0
+        pos = torch.arange(24)[None] * 3
+        whole = m(ids, pos, dtype=torch.float32)
+        parts = m(ids[:, :15], pos[:, :15], ids[:, 15:], pos[:, 15:], dtype=torch.float32)
+        self.assertLess((whole - parts).abs().max(), 1e-5)
+
+    def test_a_tail_sees_every_chunk(self):
+        m = small()
+        rows = torch.randint(1, 97, (3, 9))
+        rows[:, 0] = 0
+        pos = torch.cat((torch.zeros(3, 1, dtype=torch.long), torch.arange(24).view(3, 8) + 1), 1)
+        tail, tail_pos = torch.randint(97, (2, 4)), torch.arange(4).expand(2, -1) + 25
+        before = m(rows, pos, tail, tail_pos, dtype=torch.float32)
+        for r in range(3):
+            other = rows.clone()
+            other[r, 4] = (other[r, 4] + 1) % 97
+            after = m(other, pos, tail, tail_pos, dtype=torch.float32)
+            self.assertTrue(((before - after)[27:].abs().amax(-1) > 1e-6).all())
+            untouched = [i for i in range(3) if i != r]
+            self.assertEqual((before - after)[:27].view(3, 9, -1)[untouched].abs().max(), 0)
+
+    def test_only_distances_matter(self):
+        m = small()
+        ids = torch.randint(97, (1, 16))
+        near, far = (m(ids, torch.arange(16)[None] + s, dtype=torch.float32) for s in (0, 30000))
+        self.assertLess((near - far).abs().max(), 1e-3)
+
+
+class Optimiser(unittest.TestCase):
+    def test_orthogonalise(self):
+        for shape in ((2, 16, 40), (3, 40, 16)):
+            s = torch.linalg.svdvals(optim.orthogonalise(torch.randn(shape)))
+            self.assertGreater(s.min(), 0.5)
+            self.assertLess(s.max(), 1.35)
+
+    def test_loss_falls(self):
+        m = small()
+        opts = optim.build(m, 0.02, 1e-2)
+        ids = torch.randint(1, 97, (4, 33))
+        pos = torch.arange(32).expand(4, -1)
+        first = last = None
+        for _ in range(40):
+            h = m(ids[:, :-1], pos)
+            loss = torch.nn.functional.cross_entropy(m.logits(h), ids[:, 1:].reshape(-1))
+            first, last = first if first is not None else loss.item(), loss.item()
+            m.zero_grad()
+            loss.backward()
+            for o in opts:
+                o.step()
+        self.assertLess(last, 0.5 * first)
+
+
+class Batches(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.tok = tokenizers_.from_gguf(SHIPPED)
+        text = Path(HERE, "sample.txt").read_text(encoding="utf-8")
+        cls.books = data.Books(np.array(cls.tok.encode(text * 8).ids, dtype=np.uint16), cls.tok)
+
+    def check(self, b):
+        n, t = b.rows.shape
+        np.testing.assert_array_equal(b.targets[:n * t].reshape(n, t)[:, :-1], b.rows[:, 1:])
+        self.assertTrue((b.rows[:, 0] == 0).all() and (b.pos[:, 0] == 0).all())
+        self.assertTrue((np.diff(b.pos, axis=1) > 0).all())
+        self.assertLess(b.pos.max(), 32768)
+        self.assertEqual(len(b.targets), b.tokens)
+        for _, s, e in b.spans:
+            self.assertTrue((b.classes[s:e] == data.ANSWER).all() and e > s)
+
+    def test_shapes_and_targets(self):
+        maker = data.Maker(self.books, self.tok, 1)
+        for _ in range(20):
+            self.check(maker.causal(3, 700))
+            b = maker.wide(8, 512, 3, 384)
+            self.check(b)
+            m, u = b.tails.shape
+            np.testing.assert_array_equal(b.targets[b.rows.size:].reshape(m, u)[:, :-1], b.tails[:, 1:])
+            self.assertGreater(b.tail_pos.min(), b.pos.max())
+
+    def test_facts_asked_in_a_tail_are_in_the_context(self):
+        maker, asked = data.Maker(self.books, self.tok, 2), 0
+        for _ in range(10):
+            b = maker.wide(8, 512, 2, 384)
+            context = self.tok.decode(b.rows.reshape(-1).tolist())
+            for kind, s, e in b.spans:
+                if kind == "fact":
+                    asked += 1
+                    self.assertIn(self.tok.decode(b.targets[s:e].tolist()), context)
+        self.assertGreater(asked, 50)
+
+    def test_the_same_seed_gives_the_same_batch(self):
+        a, b = (data.Maker(self.books, self.tok, 5).wide(4, 512, 2, 384) for _ in range(2))
+        np.testing.assert_array_equal(a.targets, b.targets)
+
+
+class Files(unittest.TestCase):
+    def test_gguf_round_trip(self):
+        m, tok = gguf_io.load(SHIPPED), tokenizers_.from_gguf(SHIPPED)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "copy.gguf")
+            gguf_io.save(path, m, tok, "copy")
+            again = gguf_io.load(path)
+            self.assertEqual(again.c, m.c)
+            for (name, a), (_, b) in zip(m.named_parameters(), again.named_parameters()):
+                self.assertTrue(torch.equal(a, b), name)
+            self.assertEqual(tokenizers_.from_gguf(path).get_vocab(), tok.get_vocab())
+
+    def test_training_from_nothing_stops_and_resumes(self):
+        sample = os.path.join(HERE, "sample.txt")
+        with tempfile.TemporaryDirectory() as run:
+            with open(os.path.join(run, "text.txt"), "w", encoding="utf-8") as f:
+                f.write(Path(sample).read_text(encoding="utf-8") * 12)
+
+            def train(steps):
+                out = subprocess.run([sys.executable, os.path.join(TRAIN, "train.py"), "--run", run, "--text",
+                                      os.path.join(run, "text.txt"), "--valid", sample, "--vocab", "400", "--layers", "2",
+                                      "--width", "32", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--ffn",
+                                      "64", "--batch", "1024", "--threads", "1", "--device", "cpu", "--steps",
+                                      str(steps)], capture_output=True, text=True)
+                self.assertEqual(out.returncode, 0, out.stderr[-2000:])
+                return out.stdout, torch.load(os.path.join(run, "last.pt"), weights_only=True)["state"]["step"]
+
+            _, first = train(4)
+            text, second = train(7)
+            self.assertEqual((first, second), (4, 7))
+            self.assertIn("resumed at step 4", text)
+            self.assertEqual(gguf_io.load(os.path.join(run, "last.gguf")).c.vocab, 400)
+
+
+if __name__ == "__main__":
+    unittest.main()
