@@ -1,0 +1,32 @@
+# What `cmake --install` puts in place, and the .deb that CPack makes of it.
+include(GNUInstallDirs)
+
+# Not ggml's own backend folder: ggml loads only names it knows from there, and a private folder survives its upgrades. Programs find
+# the library through GGML_BACKEND_PATH, which the launcher sets.
+install(TARGETS ggml-atlas LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/atlas)
+if(TARGET atlas)
+    install(TARGETS atlas RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+if(EXISTS ${PROJECT_SOURCE_DIR}/include/atlas)
+    install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/atlas DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
+endif()
+install(FILES ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas)
+# Debian's name for the licence file.
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas RENAME copyright)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas/docs FILES_MATCHING PATTERN "*.md")
+
+set(CPACK_PACKAGE_NAME ggml-atlas)
+set(CPACK_PACKAGE_VENDOR "Atlas")
+set(CPACK_PACKAGE_CONTACT "The Atlas authors <atlas@localhost>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "attention and KV cache for unmodified llama.cpp programs")
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_GENERATOR DEB)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SECTION libs)
+# Asks dpkg which packages hold the libraries we link, libggml among them.
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "llama.cpp-tools (>= 0.7)")
+set(CPACK_DEBIAN_PACKAGE_DESCRIPTION
+    "A ggml backend that any llama.cpp program loads through GGML_BACKEND_PATH. It takes over attention and the KV cache.")
+include(CPack)
