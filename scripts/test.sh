@@ -120,7 +120,11 @@ case ${1:-} in
         finish
         ;;
     --tsan)
-        sanitized tsan "$(clang -print-file-name=libclang_rt.tsan.so)"
+        resources=$(clang -print-resource-dir)
+        # Tells ThreadSanitizer what OpenMP's barriers and task ends order.
+        export OMP_TOOL_LIBRARIES="${resources%/clang/*}/libarcher.so"
+        [ -e "$OMP_TOOL_LIBRARIES" ] || die "$OMP_TOOL_LIBRARIES is missing (package libomp-dev)"
+        sanitized tsan "$resources/lib/linux/libclang_rt.tsan-$(uname -m).so"
         finish
         ;;
     --valgrind)
