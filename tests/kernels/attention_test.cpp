@@ -1,0 +1,166 @@
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include "attention_case.h"
+
+namespace atlas::kernels::test {
+namespace {
+
+constexpr double kTolerance = 1e-5;
+
+/** Every variant that this processor has. */
+std::vector<std::string> variants() {
+    std::vector<std::string> names;
+    for (const char* name : {"avx2", "avx512", "avx512_bf16", "neon"}) {
+        if (select_kernel_variant(name).is_ok()) names.emplace_back(name);
+    }
+    (void)select_kernel_variant("auto");
+    if (names.empty()) names.emplace_back("auto");
+    return names;
+}
+
+class AttentionTest : public testing::TestWithParam<std::string> {
+protected:
+    void SetUp() override { ASSERT_TRUE(select_kernel_variant(GetParam().c_str()).is_ok()); }
+    void TearDown() override { (void)select_kernel_variant("auto"); }
+
+    void expect_equal(const CaseSpec& spec, int n_threads = 2) {
+        Case expected(spec);
+        ASSERT_TRUE(attention_reference(expected.args).is_ok());
+        Case actual(spec);
+        ASSERT_TRUE(attention(actual.args, n_threads).is_ok());
+        EXPECT_LT(relative_error(actual.out, expected.out), kTolerance) << describe(spec);
+        EXPECT_LT(relative_error(actual.lse, expected.lse), kTolerance) << describe(spec);
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(Variants, AttentionTest, testing::ValuesIn(variants()), [](const auto& info) { return info.param; });
+
+TEST_P(AttentionTest, ForcedVariantRuns) {
+    if (GetParam() == "auto") GTEST_SKIP() << "no named variant on this processor";
+    EXPECT_EQ(GetParam(), kernel_variant());
+}
+
+TEST_P(AttentionTest, EveryPairOfTypes) {
+    for (int k = 0; k < kDataTypeCount; ++k) {
+        for (int v = 0; v < kDataTypeCount; ++v) {
+            for (const int64_t tokens : {1, 40}) {
+                CaseSpec spec{.n_tokens = tokens, .n_keys = 131, .k_type = static_cast<DataType>(k), .v_type = static_cast<DataType>(v)};
+                spec.seed = static_cast<uint64_t>(k * 10 + v);
+                expect_equal(spec);
+            }
+        }
+    }
+}
+
+TEST_P(AttentionTest, HeadSizes) {
+    for (const int64_t d : {8, 40, 64, 72, 80, 96, 112, 128, 192, 256, 576}) {
+        for (const int64_t tokens : {1, 3, 35}) {
+            expect_equal({.d_k = d, .d_v = d == 576 ? 512 : d, .n_tokens = tokens, .n_head = 6, .n_head_kv = 2, .n_keys = 77});
+            expect_equal({.d_k = d, .d_v = d, .n_tokens = tokens, .n_keys = 65, .k_type = DataType::kF32, .v_type = DataType::kBF16,
+                          .misalign = 2 * sizeof(float)});
+        }
+    }
+}
+
+TEST_P(AttentionTest, Groups) {
+    for (const int64_t group : {1, 2, 3, 4, 5, 7, 8, 16, 32}) {
+        for (const int64_t tokens : {1, 2, 9}) expect_equal({.n_tokens = tokens, .n_head = 2 * group, .n_keys = 150});
+    }
+}
+
+TEST_P(AttentionTest, KeyAndTokenCountsAroundBlocks) {
+    for (const int64_t keys : {1, 2, 3, 5, 63, 64, 65, 127, 129, 700}) {
+        for (const int64_t tokens : {1, 16, 17, 31, 33, 64, 65, 130}) {
+            expect_equal({.n_tokens = tokens, .n_keys = keys, .mask = MaskKind::kRandom, .seed = static_cast<uint64_t>(keys)});
+        }
+    }
+}
+
+TEST_P(AttentionTest, MasksBiasesCapsAndSinks) {
+    for (const MaskKind mask : {MaskKind::kNone, MaskKind::kCausal, MaskKind::kRandom, MaskKind::kAllHidden}) {
+        for (const bool summary : {false, true}) {
+            for (const int64_t tokens : {1, 40}) {
+                CaseSpec spec{.n_tokens = tokens, .n_head = 12, .n_stream = 2, .n_keys = 260, .mask = mask, .summary = summary};
+                expect_equal(spec);
+                spec.sinks = true;
+                expect_equal(spec);
+                spec.softcap = 3.0f;
+                expect_equal(spec);
+                spec.max_bias = 8.0f;
+                expect_equal(spec);
+            }
+        }
+    }
+}
+
+TEST_P(AttentionTest, RunsCutAnywhereGiveTheSame) {
+    for (const int64_t run_keys : {1, 7, 16, 64, 100}) {
+        for (const int64_t tokens : {1, 40}) {
+            expect_equal({.n_tokens = tokens, .n_stream = 2, .n_keys = 333, .run_keys = run_keys});
+            expect_equal({.n_tokens = tokens, .n_keys = 333, .run_keys = run_keys, .tokens_per_tile = 16});
+        }
+    }
+}
+
+TEST_P(AttentionTest, ManyKeysAndThreads) {
+    for (const int threads : {1, 2, 3, 4}) {
+        expect_equal({.n_head = 8, .n_keys = 9000, .k_type = DataType::kQ8_0, .v_type = DataType::kQ8_0}, threads);
+        expect_equal({.n_tokens = 70, .n_head = 8, .n_keys = 2000}, threads);
+    }
+}
+
+TEST(AttentionContract, NothingVisibleGivesZeroAndMinusInfinity) {
+    Case hidden({.n_tokens = 2, .mask = MaskKind::kAllHidden});
+    ASSERT_TRUE(attention(hidden.args, 1).is_ok());
+    for (const float x : hidden.out) EXPECT_EQ(x, 0.0f);
+    for (const float x : hidden.lse) EXPECT_EQ(x, -HUGE_VALF);
+}
+
+TEST(AttentionContract, ReferenceVariantIsTheOracle) {
+    ASSERT_TRUE(select_kernel_variant("reference").is_ok());
+    EXPECT_STREQ(kernel_variant(), "reference");
+    Case forced({.n_tokens = 3});
+    ASSERT_TRUE(attention(forced.args, 1).is_ok());
+    ASSERT_TRUE(select_kernel_variant("auto").is_ok());
+    Case expected({.n_tokens = 3});
+    ASSERT_TRUE(attention_reference(expected.args).is_ok());
+    EXPECT_EQ(forced.out, expected.out);
+}
+
+TEST(AttentionContract, UnknownVariantNamesWhatThereIs) {
+    const Status status = select_kernel_variant("avx1024");
+    ASSERT_FALSE(status.is_ok());
+    EXPECT_NE(status.message().find("avx1024"), std::string::npos);
+    EXPECT_NE(status.message().find("auto, reference"), std::string::npos);
+}
+
+TEST(AttentionContract, BadShapesAreRefusedWithTheirValues) {
+    const auto message = [](auto change) {
+        Case bad({});
+        change(bad.args);
+        const Status status = attention(bad.args, 1);
+        EXPECT_FALSE(status.is_ok());
+        return status.message();
+    };
+    EXPECT_NE(message([](AttentionArgs& a) { a.d_k = 0; }).find("key size 0"), std::string::npos);
+    EXPECT_NE(message([](AttentionArgs& a) { a.d_v = 5000; }).find("value size 5000"), std::string::npos);
+    EXPECT_NE(message([](AttentionArgs& a) { a.n_head = 5; }).find("5 query heads"), std::string::npos);
+    EXPECT_NE(message([](AttentionArgs& a) { a.k_type = DataType::kOther; }).find("no decoder"), std::string::npos);
+    EXPECT_NE(message([](AttentionArgs& a) {
+                  a.k_type = DataType::kQ4_0;
+                  a.d_k = 80;
+              }).find("80 with q4_0"),
+              std::string::npos);
+}
+
+TEST(AlibiTest, SlopesOfThePaper) {
+    // 2108.12409: 8 heads, ratio 2^-1; the exponents run 1…8.
+    for (int64_t head = 0; head < 8; ++head) EXPECT_FLOAT_EQ(alibi_slope(8.0f, head, 8), std::exp2(-static_cast<float>(head + 1)));
+    EXPECT_FLOAT_EQ(alibi_slope(8.0f, 8, 12), std::exp2(-0.5f));
+    EXPECT_FLOAT_EQ(alibi_slope(0.0f, 3, 8), 1.0f);
+}
+
+}  // namespace
+}  // namespace atlas::kernels::test
