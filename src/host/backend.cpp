@@ -14,6 +14,7 @@
 #include "host/ops.h"
 #include "host/owner_buffer.h"
 #include "host/set_rows.h"
+#include "host/shadow.h"
 
 namespace atlas::host {
 namespace {
@@ -59,14 +60,6 @@ public:
 private:
     static bool is_empty(const ggml_tensor* node) { return ggml_is_empty(node); }
 
-    static bool touches_pages(const ggml_tensor* node) {
-        if (placement_of(node).pages) return true;
-        for (const ggml_tensor* src : node->src) {
-            if (src && placement_of(src).pages) return true;
-        }
-        return false;
-    }
-
     bool aborted() const { return abort_callback_ && abort_callback_(abort_data_); }
 
     int threads() const {
@@ -80,10 +73,23 @@ private:
         return status;
     }
 
-    ggml_status run_own(const ggml_tensor* node, OpKind kind) {
+    /** Runs one of Atlas's own operations: K, V and the rows written may lie in pages, every other operand is read by pointer. */
+    Status run_in_place(const ggml_tensor* node, OpKind kind) {
+        return kind == OpKind::kSetRows ? set_rows(node, threads()) : attention_.run(node, threads());
+    }
+
+    Status run_shadowed(ggml_tensor* node, OpKind kind) {
+        const ggml_tensor* const in_pages[] = {kind == OpKind::kSetRows ? node : node->src[1], node->src[2]};
+        ShadowNode shadow(node, in_pages);
+        if (Status status = run_in_place(shadow.node(), kind); !status.is_ok()) return status;
+        return shadow.write_back();
+    }
+
+    ggml_status run_own(ggml_tensor* node, OpKind kind) {
         Status status;
         try {
-            status = kind == OpKind::kSetRows ? set_rows(node, threads()) : attention_.run(node, threads());
+            // Only ATLAS_PAGE_ALL puts anything but caches into pages.
+            status = options().page_all ? run_shadowed(node, kind) : run_in_place(node, kind);
         } catch (const std::bad_alloc&) {
             status = Status::out_of_memory("bookkeeping");
         }

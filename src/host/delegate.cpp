@@ -1,11 +1,9 @@
 #include "host/delegate.h"
 
-#include <algorithm>
-#include <array>
-#include <memory>
+#include <new>
 
 #include "base/log.h"
-#include "host/owner_buffer.h"
+#include "host/shadow.h"
 
 namespace atlas::host {
 namespace {
@@ -14,80 +12,6 @@ ggml_backend_dev_t cpu_device() {
     static ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     return device;
 }
-
-/** Bytes of a tensor of pages that one operation can touch, and the copy it works on. */
-struct Window {
-    kv::PagedTensor* pages;
-    size_t begin;
-    size_t end;
-    std::vector<std::byte> copy;
-};
-
-/** Shadows of one node and of its operands, whose paged data point into windows. */
-class ShadowNode {
-public:
-    explicit ShadowNode(ggml_tensor* node) : original_(node) {
-        extend(node);
-        for (const ggml_tensor* src : node->src) {
-            if (src) extend(src);
-        }
-        for (Window& window : windows_) {
-            window.copy.resize(window.end - window.begin + kSlack);
-            window.pages->read(window.begin, window.copy.data(), window.end - window.begin);
-        }
-        node_ = shadow_of(node);
-        for (int i = 0; i < GGML_MAX_SRC; ++i) {
-            if (!node->src[i]) continue;
-            sources_[i] = shadow_of(node->src[i]);
-            node_.src[i] = &sources_[i];
-        }
-    }
-
-    ggml_tensor* node() { return &node_; }
-
-    Status write_back() const {
-        const Placement place = placement_of(original_);
-        if (!place.pages) return Status::ok();
-        const Window& window = *std::find_if(windows_.begin(), windows_.end(), [&](const Window& w) { return w.pages == place.pages; });
-        const size_t bytes = ggml_nbytes(original_);
-        return place.pages->write(place.offset, window.copy.data() + (place.offset - window.begin), bytes);
-    }
-
-private:
-    // Vector loops of the host may read a few bytes past the end of an operand.
-    static constexpr size_t kSlack = 64;
-
-    void extend(const ggml_tensor* tensor) {
-        const Placement place = placement_of(tensor);
-        if (!place.pages) return;
-        const size_t end = place.offset + ggml_nbytes(tensor);
-        for (Window& window : windows_) {
-            if (window.pages != place.pages) continue;
-            window.begin = std::min(window.begin, place.offset);
-            window.end = std::max(window.end, end);
-            return;
-        }
-        windows_.push_back({place.pages, place.offset, end, {}});
-    }
-
-    ggml_tensor shadow_of(const ggml_tensor* tensor) {
-        ggml_tensor shadow = *tensor;
-        const Placement place = placement_of(tensor);
-        if (!place.pages) return shadow;
-        for (Window& window : windows_) {
-            if (window.pages == place.pages) shadow.data = window.copy.data() + (place.offset - window.begin);
-        }
-        shadow.buffer = nullptr;
-        shadow.view_src = nullptr;
-        shadow.extra = nullptr;
-        return shadow;
-    }
-
-    ggml_tensor* original_;
-    ggml_tensor node_{};
-    std::array<ggml_tensor, GGML_MAX_SRC> sources_{};
-    std::vector<Window> windows_;
-};
 
 }  // namespace
 
@@ -145,7 +69,7 @@ ggml_status CpuDelegate::run(const std::vector<ggml_tensor*>& nodes) {
 
 ggml_status CpuDelegate::run_paged(ggml_tensor* node) {
     try {
-        ShadowNode shadow(node);
+        ShadowNode shadow(node, {});
         if (const ggml_status status = run({shadow.node()}); status != GGML_STATUS_SUCCESS) return status;
         if (const Status written = shadow.write_back(); !written.is_ok()) {
             log().error("{} into '{}': {}", ggml_op_name(node->op), node->name, written.to_string());
