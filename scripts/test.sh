@@ -62,6 +62,7 @@ coverage() {  # line coverage of src/ by the unit tests and the short tests of t
     cat "$folder/coverage.txt"
     percent=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["line_percent"])' "$folder/coverage.json")
     echo "Line coverage of src/: $percent%"
+    [ "$threshold" != 0 ] || return 0
     status=0
     python3 -c 'import sys; sys.exit(float(sys.argv[1]) < float(sys.argv[2]))' "$percent" "$threshold" || status=$?
     note "$status" "line coverage of src/ is at least $threshold%"
