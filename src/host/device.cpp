@@ -9,6 +9,7 @@
 #include "host/abi/interfaces.h"
 #include "host/ops.h"
 #include "host/owner_buffer.h"
+#include "kernels/attention.h"
 
 namespace atlas::host {
 namespace {
@@ -75,10 +76,15 @@ const char* registry_name(ggml_backend_reg_t) { return "ATLAS"; }
 size_t registry_device_count(ggml_backend_reg_t) { return 1; }
 ggml_backend_dev_t registry_device(ggml_backend_reg_t, size_t) { return atlas_device(); }
 
+const char* backend_api_text() { return g_layout == abi::Layout::kV3 ? "3" : "2"; }
+
 void* registry_proc_address(ggml_backend_reg_t, const char* name) {
     const std::string_view wanted(name);
     if (wanted == "ggml_backend_set_n_threads") return reinterpret_cast<void*>(&backend_set_n_threads);
     if (wanted == "ggml_backend_set_abort_callback") return reinterpret_cast<void*>(&backend_set_abort_callback);
+    // Read by `atlas info`.
+    if (wanted == "atlas_kernel_variant") return reinterpret_cast<void*>(&kernels::kernel_variant);
+    if (wanted == "atlas_backend_api") return reinterpret_cast<void*>(&backend_api_text);
     return nullptr;
 }
 

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace atlas::tool {
+
+/** A llama.cpp program, ready to start under Atlas. */
+struct Launch {
+    std::vector<std::string> command;                                    ///< program and arguments
+    std::vector<std::pair<std::string, std::string>> environment;        ///< variables to set
+    std::string error;                                                   ///< not empty: why it cannot be started
+};
+
+/**
+ * Splits `arguments` (program first) into the program's own and Atlas's switches (--atlas-name VALUE or --atlas-name=VALUE) and adds
+ * what the program needs: attention runs on Atlas only as flash attention, and layers have to be given to the device.
+ */
+Launch plan_launch(const std::vector<std::string>& arguments, const std::string& library);
+
+/** Replaces this process by the program. Returns only on failure, with the reason. */
+std::string execute(const Launch& launch);
+
+}  // namespace atlas::tool

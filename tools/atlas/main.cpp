@@ -1,0 +1,55 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "info.h"
+#include "launch.h"
+#include "locate.h"
+#include "settings.h"
+
+namespace {
+
+using namespace atlas::tool;
+
+int fail(const std::string& message) {
+    std::fprintf(stderr, "atlas: %s\n", message.c_str());
+    return 1;
+}
+
+std::string usage_of_settings() {
+    std::string text = "Switches (each sets the variable behind it):\n";
+    char line[200];
+    for (const Setting& setting : settings()) {
+        std::snprintf(line, sizeof line, "  --%-18s %-16s %s\n", setting.flag, setting.variable, setting.help);
+        text += line;
+    }
+    return text;
+}
+
+int run_program(int argc, char** argv, const std::string& library) {
+    const Launch launch = plan_launch({argv + 1, argv + argc}, library);
+    return fail(launch.error.empty() ? execute(launch) : launch.error);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    CLI::App app{"Runs any llama.cpp program with Atlas's attention and KV cache:\n  atlas llama-server -m model.gguf … [--atlas-…]"};
+    app.footer(usage_of_settings());
+    app.get_formatter()->enable_footer_formatting(false);
+    app.require_subcommand(1);
+    bool json = false;
+    CLI::App* info = app.add_subcommand("info", "What the host is, whether the plug-in loads, which kernels it chose");
+    info->add_flag("--json", json, "As JSON");
+
+    std::string searched;
+    const std::string library = locate_library(&searched);
+    const std::string first = argc > 1 ? argv[1] : "";
+    const bool is_program = !first.empty() && first != "info" && first != "-h" && first != "--help";
+    if (is_program) {
+        if (library.empty()) return fail("libggml-atlas.so is not there; looked for " + searched);
+        return run_program(argc, argv, library);
+    }
+    CLI11_PARSE(app, argc, argv);
+    if (library.empty()) return fail("libggml-atlas.so is not there; looked for " + searched);
+    return print_info(library, json);
+}
