@@ -1,8 +1,12 @@
 #include "host/ops.h"
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <string_view>
+
+#include <ggml-backend.h>
 
 #include "host/delegate.h"
 #include "host/flash_attention.h"
@@ -46,6 +50,42 @@ bool writes_stored_rows(const ggml_tensor* op, bool owner) {
     return owner || root->buffer == nullptr;
 }
 
+/** Set once the host has shown a tensor of its tensor-parallel wrapper; until then nobody pays for looking. */
+std::atomic<bool> g_tensor_parallel{false};
+
+bool is_wrapped(const ggml_tensor* tensor) {
+    const ggml_backend_buffer_t buffer = root_of(tensor)->buffer;
+    if (!buffer) return false;
+    const ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer));
+    return device && ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_META;
+}
+
+/**
+ * Whether the op belongs to a graph that the host's tensor-parallel wrapper (-sm tensor) spreads over devices, us among them. It splits the
+ * KV cache by heads and then needs queries, keys and values split alike, which only holds while their whole computation stays inside the
+ * wrapper: every op of such a graph is ours to delegate. Activations have no buffer yet when the host asks, so look for a wrapped weight
+ * or cache among the nearest ancestors.
+ */
+bool in_tensor_parallel(const ggml_tensor* op) {
+    constexpr size_t kLimit = 48;  // a residual branch with its norms, gates and experts; more only costs time
+    // What writes into another tensor follows that one.
+    std::array<const ggml_tensor*, kLimit> seen{root_of(op)};
+    size_t n_seen = 1;
+    for (size_t next = 0; next < n_seen; ++next) {
+        const ggml_tensor* tensor = seen[next];
+        if (is_wrapped(tensor)) {
+            g_tensor_parallel.store(true, std::memory_order_relaxed);
+            return true;
+        }
+        // Before the first wrapped tensor, which the host shows as the weight of a question about its placement, parents are enough.
+        if (next > 0 && !serves_tensor_parallel()) continue;
+        for (const ggml_tensor* src : tensor->src) {
+            if (src && n_seen < kLimit && std::find(seen.begin(), seen.begin() + n_seen, src) == seen.begin() + n_seen) seen[n_seen++] = src;
+        }
+    }
+    return false;
+}
+
 }  // namespace
 
 OpKind op_kind(ggml_op op) {
@@ -54,18 +94,20 @@ OpKind op_kind(ggml_op op) {
     return index < kinds.size() ? kinds[index] : OpKind::kOther;
 }
 
+bool serves_tensor_parallel() { return g_tensor_parallel.load(std::memory_order_relaxed); }
+
 bool supports_op(const ggml_tensor* op, bool owner) {
     switch (op_kind(op->op)) {
         case OpKind::kView: return true;
         case OpKind::kFlashAttention: return supports_flash_attention(op);
         case OpKind::kSetRows:
-            return supports_set_rows(op) && (writes_stored_rows(op, owner) || (owner && is_owned(op)));
+            return supports_set_rows(op) && (writes_stored_rows(op, owner) || (owner && (is_owned(op) || in_tensor_parallel(op))));
         case OpKind::kOther: break;
     }
     if (!owner) return false;
     bool ours = is_owned(op);
     for (const ggml_tensor* src : op->src) ours = ours || (src && is_owned(src));
-    return ours && CpuDelegate::supports(op);
+    return (ours || in_tensor_parallel(op)) && CpuDelegate::supports(op);
 }
 
 }  // namespace atlas::host

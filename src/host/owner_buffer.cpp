@@ -14,6 +14,7 @@
 #include "base/options.h"
 #include "host/abi/interfaces.h"
 #include "host/device.h"
+#include "host/ops.h"
 
 namespace atlas::host {
 namespace {
@@ -191,6 +192,7 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
         return nullptr;
     }
     context->base = static_cast<std::byte*>(base);
+    if (serves_tensor_parallel()) context->all_ordinary = mprotect(base, context->reserved, PROT_READ | PROT_WRITE) == 0;
     const abi::BufferInterface iface = {
         buffer_free,          buffer_base,          buffer_init_tensor, buffer_memset_tensor, buffer_set_tensor, buffer_get_tensor,
         buffer_set_tensor_2d, buffer_get_tensor_2d, buffer_cpy_tensor,  buffer_clear,         nullptr};
