@@ -75,7 +75,8 @@ def main():
     for i in range(a.prompts):
         at = (i + 1) * len(text) // (a.prompts + 2)
         prompt = text[at:at + 40 * 4 ** (i % 4)].strip()
-        mine, theirs = torch_logits(model, [0] + tok.encode(prompt).ids), llama_logits(tool("llama-debug"), a.model, prompt)
+        mine = torch_logits(model, [0] + tok.encode(prompt).ids)
+        theirs = llama_logits(tool("llama-debug"), a.model, prompt)
         diff = float(np.abs(mine - theirs).max())
         worst = max(worst, diff)
         print(f"{len(tok.encode(prompt).ids) + 1:5} tokens: largest difference of {len(mine)} logits {diff:.5f} "

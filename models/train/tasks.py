@@ -112,7 +112,8 @@ class Tasks:
     def variables(self, chains, questions):
         """A = number, B = A, C = B...: asked back to the number, or forward for all names that hold it."""
         plants, ends, heads = [], [], []
-        names = iter(["".join(self.rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(3)) for _ in range(5 * chains)])
+        letters = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+        names = iter(["".join(self.rng.choice(letters) for _ in range(3)) for _ in range(5 * chains)])
         for _ in range(chains):
             value, hops = self.number(5), self.rng.choice((1, 2, 3, 4))
             line = [next(names) for _ in range(hops + 1)]

@@ -70,7 +70,7 @@ def next_batch(maker, progress, batch, from_scratch):
         size = r.choice((512, 1024, 1024, 2048, 2048, 4096))
         return maker.causal(max(1, batch // size), size)
     # Contexts grow with the run; the longest are rare because their tails cost most.
-    total = r.choice((4096, 8192, 8192)) if progress < 0.15 else r.choice((8192, 8192, 8192, 8192, 16384, 16384, 16384, 30720))
+    total = r.choice((4096, 8192, 8192)) if progress < 0.15 else r.choice((8192,) * 4 + (16384,) * 3 + (30720,))
     tails = {4096: 4, 8192: 3, 16384: 3, 30720: 2}[total]
     size = r.choice((512, 512, 1024))
     return maker.wide(total // size, size, tails, 384)

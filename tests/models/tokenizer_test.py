@@ -16,8 +16,10 @@ except ImportError as e:
     sys.exit(77)
 
 HARD = ["", " ", "  two  spaces ", "tabs\t\there", "a\r\nb\r\n\r\nc", "1234567890 3.14 1,000", "it's we'LL I'd they'Re",
-        "naïve café œuvre Ångström", "日本語のテキスト", "мир 😀👩‍👩‍👧", "...!?--“quoted”—dash", "x\n\n\n\ny\n", " \n \n z",
-        "The secret code of Karodin is 48213.", "VAR ABC = 12345. VAR XYZ = VAR ABC.", "snake_case camelCase 9a9", "\u00a0nbsp"]
+        "naïve café œuvre Ångström", "日本語のテキスト", "мир 😀👩‍👩‍👧",
+        "...!?--“quoted”—dash", "x\n\n\n\ny\n", " \n \n z",
+        "The secret code of Karodin is 48213.", "VAR ABC = 12345. VAR XYZ = VAR ABC.",
+        "snake_case camelCase 9a9", "\u00a0nbsp"]
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Parts of models/train: attention and its gradient, tails, positions, optimiser, batches, GGUF, stopping and resuming."""
+"""Parts of models/train: attention, tails, positions, optimiser, batches, GGUF, stopping and resuming."""
 import os
 import random
 import subprocess
@@ -28,7 +28,8 @@ torch.set_num_threads(1)
 
 def small(**kw):
     torch.manual_seed(3)
-    return model_.Model(model_.Config(**{**dict(vocab=97, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, ffn=48), **kw}))
+    sizes = dict(vocab=97, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, ffn=48)
+    return model_.Model(model_.Config(**{**sizes, **kw}))
 
 
 class Attention(unittest.TestCase):
@@ -42,7 +43,8 @@ class Attention(unittest.TestCase):
         got = model_._Attend.apply(q, k, v, mask)
         self.assertLess((want - got).abs().max(), 1e-12)
         w = torch.randn_like(want)
-        for a, b in zip(torch.autograd.grad((want * w).sum(), (q, k, v)), torch.autograd.grad((got * w).sum(), (q, k, v))):
+        grads = [torch.autograd.grad((x * w).sum(), (q, k, v)) for x in (want, got)]
+        for a, b in zip(*grads):
             self.assertLess((a - b).abs().max(), 1e-12)
 
     def test_a_tail_equals_the_end_of_one_long_row(self):
@@ -163,8 +165,8 @@ class Files(unittest.TestCase):
 
             def train(steps):
                 out = subprocess.run([sys.executable, os.path.join(TRAIN, "train.py"), "--run", run, "--text",
-                                      os.path.join(run, "text.txt"), "--valid", sample, "--vocab", "400", "--layers", "2",
-                                      "--width", "32", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--ffn",
+                                      os.path.join(run, "text.txt"), "--valid", sample, "--vocab", "400",
+                                      "--layers", "2", "--width", "32", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--ffn",
                                       "64", "--batch", "1024", "--threads", "1", "--device", "cpu", "--steps",
                                       str(steps)], capture_output=True, text=True)
                 self.assertEqual(out.returncode, 0, out.stderr[-2000:])
