@@ -8,7 +8,6 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/decode-inl.h"
-#include "kernels/cpu/prefill-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
@@ -38,9 +37,6 @@ const CpuOps* Table() {
         ops.exp_sum = &ExpSum;
         ops.scale = &ScaleBy;
         ops.soft_cap = &SoftCap;
-        ops.tile_score = &TileScore;
-        ops.tile_softmax = &TileSoftmax;
-        ops.tile_value = &TileValue;
         return ops;
     }();
     return &table;

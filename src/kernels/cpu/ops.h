@@ -9,8 +9,6 @@ namespace atlas::kernels::cpu {
 
 /** Dimensions of q rows are padded with zeros to a multiple of this, so that loops need no tail on the query's side. */
 inline constexpr size_t kChunk = 32;
-/** Queries per tile of the many-query path: its vectors hold one query per lane. */
-inline constexpr size_t kTileQueries = 64;
 
 /** s[h·s_stride + j] = Σ_i q[h·q_stride + i] · K[j][i] for h < heads, j < count; K rows of d elements, k_stride bytes apart. */
 using ScoreFn = void (*)(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride, size_t count, size_t d,
@@ -36,16 +34,6 @@ struct CpuOps {
     void (*scale)(float* values, size_t n, float factor);
     /** values[i] = cap · tanh(values[i]). */
     void (*soft_cap)(float* values, size_t n, float cap);
-
-    /** s[j][r] = Σ_i k[j·d + i] · q[i][r], for j < count; q and s have kTileQueries columns. */
-    void (*tile_score)(const float* q, const float* k, size_t count, size_t d, float* s);
-    /**
-     * Online softmax over the columns of s [count][kTileQueries]: raises max[r], turns s into weights, adds to sum[r], and puts the
-     * factor by which earlier results shrink into shrink[r]. Returns whether any factor is not 1.
-     */
-    bool (*tile_softmax)(float* s, size_t count, float* max, float* sum, float* shrink);
-    /** o[i][r] = o[i][r]·shrink[r] (when given) + Σ_j v[j·d + i] · s[j][r]. */
-    void (*tile_value)(const float* v, const float* s, size_t count, size_t d, const float* shrink, float* o);
 };
 
 /** The table of the variant in use. */

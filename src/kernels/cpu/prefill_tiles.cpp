@@ -1,0 +1,156 @@
+#include "kernels/cpu/prefill_tiles.h"
+
+#include <algorithm>
+
+namespace atlas::kernels::cpu {
+
+namespace {
+
+constexpr uint16_t kMinusInf = 0xFC00;
+
+BlockVisibility classify(const uint16_t* mask, int n) {
+    uint16_t not_zero = 0;
+    uint16_t not_inf = 0;
+    for (int j = 0; j < n; ++j) {
+        not_zero |= static_cast<uint16_t>(mask[j] & 0x7FFF);
+        not_inf |= static_cast<uint16_t>(mask[j] ^ kMinusInf);
+    }
+    if (not_inf == 0) return BlockVisibility::kNone;
+    return not_zero == 0 ? BlockVisibility::kAll : BlockVisibility::kMixed;
+}
+
+}  // namespace
+
+TileWalker::TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t begin, int64_t end, int64_t stream, int64_t first_token, int64_t n_tokens,
+                       int64_t first_mask_head, int64_t n_mask_heads, BlockVisibility* visibility, const uint16_t** mask_rows,
+                       uint16_t* mask_tile)
+    : args_(args),
+      runs_(runs),
+      stream_(stream),
+      first_token_(first_token),
+      n_tokens_(n_tokens),
+      first_head_(first_mask_head),
+      n_heads_(n_mask_heads),
+      visibility_(visibility),
+      mask_rows_(mask_rows),
+      mask_tile_(mask_tile),
+      left_(end - begin) {
+    while (run_ < runs.runs.size() && begin >= runs.runs[run_].count) begin -= runs.runs[run_++].count;
+    offset_ = static_cast<int32_t>(begin);
+}
+
+const uint16_t* TileWalker::mask_at(int64_t t, int64_t i) const {
+    const Mask& mask = args_.mask;
+    return mask.data + (stream_ % mask.n_streams) * mask.stream_stride + ((first_head_ + i) % mask.n_heads) * mask.head_stride +
+           (first_token_ + t) * mask.token_stride;
+}
+
+void TileWalker::append(KeyTile& tile, const Segment& segment) {
+    const Mask& mask = args_.mask;
+    const bool first = tile.n_segments == 0;
+    const int64_t n = n_tokens_ * n_heads_;
+    if (mask.data == nullptr) {
+        if (first) std::fill_n(visibility_, n, BlockVisibility::kAll);
+    } else {
+        // mask_tile_ is free until finish(): it holds this segment's visibility until it is known whether anything is visible.
+        auto* fresh = reinterpret_cast<BlockVisibility*>(mask_tile_);
+        const int64_t block = segment.key / kBlockKeys;
+        bool any = false;
+        for (int64_t t = 0; t < n_tokens_; ++t) {
+            for (int64_t i = 0; i < n_heads_; ++i) {
+                BlockVisibility seen;
+                if (mask.summary != nullptr) {
+                    const int64_t row = ((stream_ % mask.n_streams) * mask.n_heads + (first_head_ + i) % mask.n_heads) * args_.n_tokens +
+                                        first_token_ + t;
+                    seen = mask.summary[row * mask.summary_blocks + block];
+                } else {
+                    seen = classify(mask_at(t, i) + segment.key, segment.count);
+                }
+                fresh[t * n_heads_ + i] = seen;
+                any |= seen != BlockVisibility::kNone;
+            }
+        }
+        if (!any) return;
+        for (int64_t j = 0; j < n; ++j) {
+            if (first) {
+                visibility_[j] = fresh[j];
+            } else if (visibility_[j] != fresh[j]) {
+                visibility_[j] = BlockVisibility::kMixed;
+            }
+        }
+    }
+    tile.segments[tile.n_segments++] = segment;
+    tile.n_keys += segment.count;
+}
+
+void TileWalker::finish(const KeyTile& tile) {
+    const uint64_t present = tile.n_keys == kBlockKeys ? ~uint64_t{0} : (uint64_t{1} << tile.n_keys) - 1;
+    visible_keys_ = present;
+    if (tile.n_keys < kBlockKeys) {
+        std::fill_n(padded_row_, tile.n_keys, uint16_t{0});
+        std::fill(padded_row_ + tile.n_keys, padded_row_ + kBlockKeys, kMinusInf);
+    }
+    bool some_all = false;
+    uint16_t seen[kBlockKeys] = {};
+    const bool direct = tile.n_segments == 1 && tile.n_keys == kBlockKeys;
+    for (int64_t t = 0; t < n_tokens_; ++t) {
+        for (int64_t i = 0; i < n_heads_; ++i) {
+            const int64_t row = t * n_heads_ + i;
+            if (visibility_[row] == BlockVisibility::kNone) continue;
+            if (visibility_[row] == BlockVisibility::kAll) {
+                some_all = true;
+                if (tile.n_keys < kBlockKeys) {
+                    visibility_[row] = BlockVisibility::kMixed;
+                    mask_rows_[row] = padded_row_;
+                }
+                continue;
+            }
+            const uint16_t* mask = mask_at(t, i);
+            if (direct) {
+                mask_rows_[row] = mask + tile.segments[0].key;
+            } else {
+                uint16_t* dst = mask_tile_ + row * kBlockKeys;
+                mask_rows_[row] = dst;
+                for (int s = 0; s < tile.n_segments; ++s) {
+                    const Segment& segment = tile.segments[s];
+                    dst = std::copy_n(mask + segment.key, segment.count, dst);
+                }
+                std::fill(dst, mask_tile_ + (row + 1) * kBlockKeys, kMinusInf);
+            }
+            if (!some_all) {
+                const uint16_t* values = mask_rows_[row];
+                for (int j = 0; j < kBlockKeys; ++j) seen[j] |= static_cast<uint16_t>(values[j] ^ kMinusInf);
+            }
+        }
+    }
+    if (!some_all) {
+        visible_keys_ = 0;
+        for (int j = 0; j < kBlockKeys; ++j) visible_keys_ |= static_cast<uint64_t>(seen[j] != 0) << j;
+    }
+}
+
+bool TileWalker::next(KeyTile& tile) {
+    tile.n_segments = 0;
+    tile.n_keys = 0;
+    while (run_ < runs_.runs.size() && left_ > 0 && tile.n_keys < kBlockKeys) {
+        const Run& run = runs_.runs[run_];
+        const int32_t key = run.key + offset_;
+        const int32_t to_block_end = kBlockKeys - key % kBlockKeys;
+        const int32_t in_range = static_cast<int32_t>(std::min<int64_t>(run.count - offset_, left_));
+        const int32_t count = std::min({in_range, to_block_end, kBlockKeys - tile.n_keys});
+        const Segment segment = {run.k + runs_.k_offset + offset_ * args_.k_stride, run.v + runs_.v_offset + offset_ * args_.v_stride, key,
+                                 count};
+        append(tile, segment);
+        offset_ += count;
+        left_ -= count;
+        if (offset_ == run.count) {
+            offset_ = 0;
+            ++run_;
+        }
+    }
+    if (tile.n_keys == 0) return false;
+    finish(tile);
+    return true;
+}
+
+}  // namespace atlas::kernels::cpu
