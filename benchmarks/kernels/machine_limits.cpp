@@ -1,0 +1,82 @@
+#include "machine_limits.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+// As wide as -march=native allows; the compiler splits it where registers are narrower.
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+constexpr int kAccumulators = 24;
+#elif defined(__AVX__)
+constexpr int kBytes = 32;
+constexpr int kAccumulators = 12;
+#else
+constexpr int kBytes = 16;
+constexpr int kAccumulators = 24;
+#endif
+typedef float Vector __attribute__((vector_size(kBytes)));
+typedef uint64_t Words __attribute__((vector_size(kBytes)));
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+volatile float g_sink;
+
+}  // namespace
+
+double read_bandwidth(int threads) {
+    constexpr size_t kWords = (size_t{512} << 20) / sizeof(Words);
+    std::vector<Words> buffer(kWords);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (size_t i = 0; i < kWords; ++i) buffer[i] = Words{} + i;
+    double best = 0;
+    for (int attempt = 0; attempt < 6; ++attempt) {
+        uint64_t total = 0;
+        const auto start = std::chrono::steady_clock::now();
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+        {
+            Words sum[8] = {};
+#pragma omp for schedule(static)
+            for (size_t i = 0; i < kWords; i += 8) {
+                for (size_t k = 0; k < 8; ++k) sum[k] ^= buffer[i + k];
+            }
+            for (size_t k = 1; k < 8; ++k) sum[0] ^= sum[k];
+            total += sum[0][0] & 1;
+        }
+        best = std::max(best, static_cast<double>(kWords * sizeof(Words)) / seconds_since(start));
+        g_sink = static_cast<float>(total);
+    }
+    return best;
+}
+
+double f32_peak(int threads) {
+    constexpr int64_t kRounds = 8 << 20;
+    double best = 0;
+    for (int attempt = 0; attempt < 5; ++attempt) {
+        float total = 0;
+        const auto start = std::chrono::steady_clock::now();
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+        {
+            Vector sum[kAccumulators];
+            for (int k = 0; k < kAccumulators; ++k) sum[k] = Vector{} + static_cast<float>(k);
+            Vector a = Vector{} + 0.999f;
+            Vector b = Vector{} + 0.001f;
+            __asm__ volatile("" : "+x"(a), "+x"(b));
+            for (int64_t i = 0; i < kRounds; ++i) {
+#pragma GCC unroll 32
+                for (int k = 0; k < kAccumulators; ++k) sum[k] = sum[k] * a + b;
+            }
+            for (int k = 0; k < kAccumulators; ++k) total += sum[k][0];
+        }
+        const double flops = 2.0 * kRounds * kAccumulators * (kBytes / 4) * threads;
+        best = std::max(best, flops / seconds_since(start));
+        g_sink = total;
+    }
+    return best;
+}

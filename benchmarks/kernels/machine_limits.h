@@ -1,0 +1,5 @@
+#pragma once
+
+/** What the machine can do, measured here and now with `threads` threads; the best of several tries. */
+double read_bandwidth(int threads);  ///< bytes per second, streaming reads of a buffer larger than any cache
+double f32_peak(int threads);        ///< floating-point operations per second, independent fused multiply-adds

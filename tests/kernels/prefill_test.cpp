@@ -1,0 +1,123 @@
+// The many-query path where it differs from the general tests: tile borders, short and cut tiles, keys shared out between tasks,
+// masks per head, and cells that hold no numbers.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "attention_case.h"
+
+namespace atlas::kernels::test {
+namespace {
+
+constexpr double kTolerance = 1e-5;
+
+class PrefillTest : public testing::TestWithParam<const char*> {
+protected:
+    void SetUp() override {
+        if (!select_kernel_variant(GetParam()).is_ok()) GTEST_SKIP() << "not on this processor";
+    }
+    void TearDown() override { (void)select_kernel_variant("auto"); }
+
+    void expect_equal(const CaseSpec& spec, int n_threads = 2) {
+        Case expected(spec);
+        Case actual(spec);
+        compare(expected, actual, n_threads, describe(spec));
+    }
+    void compare(Case& expected, Case& actual, int n_threads, const std::string& what) {
+        ASSERT_TRUE(attention_reference(expected.args).is_ok());
+        ASSERT_TRUE(attention(actual.args, n_threads).is_ok());
+        EXPECT_LT(relative_error(actual.out, expected.out), kTolerance) << what;
+        EXPECT_LT(relative_error(actual.lse, expected.lse), kTolerance) << what;
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(Variants, PrefillTest, testing::Values("avx2", "avx512", "avx512_bf16", "neon"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(PrefillTest, RowsAroundRegisterBlocks) {
+    for (int64_t tokens = 33; tokens <= 46; ++tokens) expect_equal({.n_tokens = tokens, .n_head = 2, .n_head_kv = 2, .n_keys = 90});
+    for (const int64_t tokens : {255, 256, 257, 300}) expect_equal({.n_tokens = tokens, .n_head = 2, .n_head_kv = 2, .n_keys = 190});
+}
+
+TEST_P(PrefillTest, EveryTypeAtEveryHeadSizeOfItsBlocks) {
+    for (int type = 0; type < kDataTypeCount; ++type) {
+        for (const int64_t d : {32, 64, 96, 160, 224, 320}) {
+            expect_equal({.d_k = d, .d_v = d, .n_tokens = 40, .n_head = 4, .n_keys = 70, .k_type = static_cast<DataType>(type),
+                          .v_type = static_cast<DataType>(type)});
+        }
+    }
+}
+
+TEST_P(PrefillTest, HeadSizesWithoutAWholeVector) {
+    for (const int64_t d : {1, 3, 17, 41, 63, 100}) expect_equal({.d_k = d, .d_v = d + 2, .n_tokens = 40, .n_keys = 70});
+}
+
+TEST_P(PrefillTest, KeysSharedOutBetweenTasks) {
+    for (const int threads : {1, 2, 8}) {
+        CaseSpec spec{.n_tokens = 12, .n_head = 4, .n_head_kv = 1, .n_keys = 4500, .sinks = true};
+        expect_equal(spec, threads);
+        spec.run_keys = 100;
+        spec.mask = MaskKind::kRandom;
+        expect_equal(spec, threads);
+        spec.mask = MaskKind::kAllHidden;
+        expect_equal(spec, threads);
+    }
+}
+
+TEST_P(PrefillTest, LogitsThatRiseAndFallFarBeyondTheFirstTile) {
+    for (const float scale : {40.0f, 400.0f}) {
+        const CaseSpec spec{.n_tokens = 40, .n_keys = 400};
+        Case expected(spec);
+        Case actual(spec);
+        expected.args.scale = actual.args.scale = scale / 64.0f;
+        ASSERT_TRUE(attention_reference(expected.args).is_ok());
+        ASSERT_TRUE(attention(actual.args, 2).is_ok());
+        // f32 logits of size L carry an error of about L · 2^-23, and so do their weights.
+        EXPECT_LT(relative_error(actual.out, expected.out), 1e-5 * scale) << scale;
+        EXPECT_LT(relative_error(actual.lse, expected.lse), kTolerance) << scale;
+    }
+}
+
+TEST_P(PrefillTest, CellsThatNobodySeesMayHoldAnything) {
+    // Stream 1 of a causal case hides its last 7 keys from every token.
+    for (const bool summary : {false, true}) {
+        const CaseSpec spec{.n_tokens = 40, .n_stream = 2, .n_keys = 131, .summary = summary};
+        Case expected(spec);
+        Case actual(spec);
+        const kernels::Run run = actual.args.runs[actual.args.n_head_kv].runs[0];
+        const auto poison = [&](const std::byte* rows, int64_t stride) {
+            auto* cells = reinterpret_cast<uint16_t*>(const_cast<std::byte*>(rows) + (spec.n_keys - 7) * stride);
+            std::fill_n(cells, 7 * stride / 2, uint16_t{0x7E00});
+        };
+        poison(run.k, actual.args.k_stride);
+        poison(run.v, actual.args.v_stride);
+        compare(expected, actual, 2, describe(spec));
+    }
+}
+
+TEST_P(PrefillTest, MasksPerHead) {
+    for (const int64_t mask_heads : {2, 3, 6, 12}) {
+        for (const bool summary : {false, true}) {
+            const CaseSpec spec{.n_tokens = 40, .n_head = 12, .n_head_kv = 4, .n_keys = 200, .mask = MaskKind::kNone};
+            Case expected(spec);
+            Case actual(spec);
+            std::mt19937 rng(7);
+            std::vector<uint16_t> values(static_cast<size_t>(mask_heads * spec.n_tokens * spec.n_keys));
+            for (uint16_t& x : values) x = rng() % 3 == 0 ? 0xFC00 : f32_to_f16(static_cast<float>(rng() % 100) / 50.0f);
+            Mask mask;
+            mask.data = values.data();
+            mask.token_stride = spec.n_keys;
+            mask.head_stride = mask.stream_stride = spec.n_keys * spec.n_tokens;
+            mask.n_heads = mask_heads;
+            mask.summary_blocks = 4;
+            std::vector<BlockVisibility> blocks(static_cast<size_t>(mask_heads * spec.n_tokens * 4));
+            summarize_mask(mask, spec.n_tokens, spec.n_keys, blocks.data(), 1);
+            if (summary) mask.summary = blocks.data();
+            expected.args.mask = actual.args.mask = mask;
+            compare(expected, actual, 2, describe(spec) + ", mask heads " + std::to_string(mask_heads));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace atlas::kernels::test
