@@ -51,7 +51,7 @@ coverage() {  # line coverage of src/ by the unit tests and the short tests of t
     if [ "$status" != 0 ]; then tail -n 60 "$folder/ctest.log"; fi
     note "$status" "tests with coverage counters"
     status=0
-    gcovr --root "$top" --filter "$top/src/" --object-directory "$folder" -j "$jobs" --merge-mode-functions separate \
+    gcovr --root "$top" --filter "$top/src/" --object-directory "$folder" -j "$jobs" --merge-mode-functions separate --merge-lines \
         --gcov-ignore-errors no_working_dir_found --gcov-ignore-parse-errors suspicious_hits.warn --exclude-throw-branches \
         --txt "$folder/coverage.txt" --json-summary "$folder/coverage.json" "$folder" >"$folder/gcovr.log" 2>&1 || status=$?
     if [ "$status" != 0 ]; then

@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Unmodified llama.cpp programs with Atlas loaded give what they give without it. One scenario per call, named by the last argument.
+
+Greedy sampling on the repository's model; the text without Atlas is the expectation. That Atlas really served the run is checked by
+the device list and, in the scenarios of refusal, by its absence.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+PROMPT = ("The secret code of Karodin is 48213. It was a dark night and the old man walked along the road to the village, where nobody "
+          "had seen him for years. What is the secret code of Karodin? The secret code of Karodin is")
+GREEDY = {
+    "greedy": [],
+    "greedy_fa_off": ["-fa", "off"],
+    "greedy_q8_0": ["-ctk", "q8_0", "-ctv", "q8_0"],
+    "greedy_q4_0": ["-ctk", "q4_0", "-ctv", "q4_0"],
+    "greedy_f32": ["-ctk", "f32", "-ctv", "f32"],
+    "greedy_bf16": ["-ctk", "bf16", "-ctv", "bf16"],
+    "greedy_context_shift": ["-c", "128", "--context-shift", "--keep", "4", "-n", "128"],
+    "greedy_no_kv_offload": ["--no-kv-offload"],
+    "greedy_one_layer_outside": ["-ngl", "2"],
+}
+
+
+class Failed(Exception):
+    pass
+
+
+def run(command, plugin=None, **variables):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATLAS_", "GGML_BACKEND_PATH"))}
+    if plugin:
+        environment["GGML_BACKEND_PATH"] = str(plugin)
+    # Sleeping threads: tests share the machine.
+    environment.update({"OMP_WAIT_POLICY": "passive", **variables})
+    return subprocess.run([str(part) for part in command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="replace", timeout=500, check=False)
+
+
+def completion(args, extra, plugin=None, prompt=PROMPT, **variables):
+    result = run(["llama-completion", "-m", args.model, "-n", "32", "--temp", "0", "--seed", "1", "-no-cnv", "-t", "2", "--simple-io",
+                  "--no-warmup", "-p", prompt, *extra], plugin, **variables)
+    if result.returncode != 0 or not result.stdout.strip():
+        raise Failed(f"llama-completion {' '.join(extra)}: status {result.returncode}\n{result.stderr[-3000:]}")
+    return result.stdout
+
+
+def devices(plugin, **variables):
+    return run(["llama-completion", "--list-devices"], plugin, **variables).stdout
+
+
+def expect_same(args, extra, share=1.0, **variables):
+    """`share` of the text must agree from its beginning."""
+    name = "ATLAS" if variables.get("ATLAS_DEVICE") == "accel" else "ATLAS0"
+    if name == "ATLAS0" and name not in devices(args.plugin, **variables):
+        raise Failed(f"device {name} is not listed")
+    base = completion(args, extra)
+    ours = completion(args, extra, args.plugin, **variables)
+    agreed = len(os.path.commonprefix([base, ours]))
+    if base != ours and (share == 1.0 or agreed < share * max(len(base), len(ours))):
+        raise Failed(f"{' '.join(extra)} {variables}: texts differ\n--- without\n{base}\n--- with\n{ours}")
+
+
+def backend_ops(args, device, operation, pattern, minimum, **variables):
+    """Every case that the pattern picks passes, none is unsupported, and there are enough of them to mean something."""
+    if not args.backend_ops:
+        print("test-backend-ops is not installed")
+        sys.exit(77)
+    command = [args.backend_ops, "test", "-b", device, "-o", operation, *(["-p", pattern] if pattern else [])]
+    result = run(command, args.plugin, ATLAS_DEVICE="accel" if device == "ATLAS" else "owner", **variables)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+    found = re.search(r"(\d+)/(\d+) tests passed", text)
+    if result.returncode != 0 or not found or found[1] != found[2] or int(found[1]) < minimum:
+        raise Failed(f"{' '.join(command)}: status {result.returncode}, {found and found[0]}\n{text[-3000:]}\n{result.stderr[-1000:]}")
+    # The list behind it names every backend that lacks the case; those that the CPU lacks too are none of ours.
+    lacking = [line for line in text.splitlines() if "not supported" in line and "CPU" not in line.rsplit("[", 1)[-1]]
+    if lacking:
+        raise Failed("\n".join(lacking))
+    print(found[0])
+
+
+def prompt_cache(args):
+    """State saved by a session with Atlas is read by one without, and the other way round."""
+    with tempfile.TemporaryDirectory() as folder:
+        for first, second in [(args.plugin, None), (None, args.plugin), (args.plugin, args.plugin)]:
+            texts = []
+            for plugins in [(None, None), (first, second)]:
+                cache = pathlib.Path(folder, "session.bin")
+                cache.unlink(missing_ok=True)
+                completion(args, ["--prompt-cache", cache], plugins[0])
+                if cache.stat().st_size < 1000:
+                    raise Failed("the session file is empty")
+                texts.append(completion(args, ["--prompt-cache", cache], plugins[1]))
+            if texts[0] != texts[1]:
+                raise Failed(f"with {first} then {second}:\n{texts[0]}\n---\n{texts[1]}")
+
+
+def refusals(args):
+    """Bad settings: one line that names the value, no device, and the program goes on without Atlas."""
+    expected = completion(args, [])
+    for variable, value in [("ATLAS_DEVICE", "both"), ("ATLAS_KERNEL", "sse9"), ("ATLAS_THREADS", "-1"), ("ATLAS_KV_RAM", "lots")]:
+        result = run(["llama-completion", "--list-devices"], args.plugin, **{variable: value})
+        if "ATLAS0" in result.stdout:
+            raise Failed(f"{variable}={value} was accepted")
+        if f"{variable}={value}" not in result.stdout + result.stderr:
+            raise Failed(f"{variable}={value}: no line names it\n{result.stdout}{result.stderr}")
+        if completion(args, [], args.plugin, **{variable: value}) != expected:
+            raise Failed(f"{variable}={value}: the host did not go on as without Atlas")
+
+
+def logging(args):
+    """ATLAS_DEBUG makes the library talk, off silences it."""
+    noisy = run(["llama-simple", "-m", args.model, "-n", "2", "-ngl", "99", "hello"], args.plugin, ATLAS_LOG_LEVEL="trace")
+    if noisy.returncode != 0:
+        raise Failed(noisy.stderr[-2000:])
+
+
+def parallel(args):
+    """Several sequences in one cache: split, copied and removed by llama-batched-bench; it must finish with every row."""
+    result = run(["llama-batched-bench", "-m", args.model, "-c", "2048", "-npp", "64", "-ntg", "8", "-npl", "1,4", "-pps", "-t", "2"],
+                 args.plugin)
+    rows = [line for line in result.stdout.splitlines() if re.match(r"\|\s+64 \|\s+8 \|", line)]
+    if result.returncode != 0 or len(rows) != 2:
+        raise Failed(result.stdout[-2000:] + result.stderr[-2000:])
+
+
+SCENARIOS = {
+    **{name: (lambda args, extra=extra: expect_same(args, extra)) for name, extra in GREEDY.items()},
+    # The host's kernel rounds queries to q8_0, ours does not, and shifting requantises: a near tie may fall the other way late in the text.
+    "greedy_context_shift_q8_0": lambda args: expect_same(args, ["-c", "128", "--context-shift", "-ctk", "q8_0", "-ctv", "q8_0", "-n", "128"],
+                                                          share=0.8),
+    "accel": lambda args: expect_same(args, ["-fa", "on"], ATLAS_DEVICE="accel"),
+    "accel_q8_0": lambda args: expect_same(args, ["-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0"], ATLAS_DEVICE="accel"),
+    "kernel_avx2": lambda args: expect_same(args, [], ATLAS_KERNEL="avx2"),
+    "kernel_reference": lambda args: expect_same(args, [], ATLAS_KERNEL="reference"),
+    "threads": lambda args: expect_same(args, [], ATLAS_THREADS="1"),
+    "attention_ops": lambda args: backend_ops(args, "ATLAS0", "FLASH_ATTN_EXT", "hsk=64,hsv=64,nh=4,nr23=.4,1.,kv=512,nb=3,", 8),
+    "attention_ops_paged": lambda args: backend_ops(args, "ATLAS0", "FLASH_ATTN_EXT", "hsk=64,hsv=64,nh=4,nr23=.4,1.,kv=512,nb=3,", 8,
+                                                    ATLAS_PAGE_ALL="1"),
+    "attention_ops_accel": lambda args: backend_ops(args, "ATLAS", "FLASH_ATTN_EXT", "hsk=64,hsv=64,nh=4,nr23=.4,1.,kv=512,nb=3,", 8),
+    "set_rows_ops": lambda args: backend_ops(args, "ATLAS0", "SET_ROWS", "", 100),
+    "set_rows_ops_paged": lambda args: backend_ops(args, "ATLAS0", "SET_ROWS", "", 100, ATLAS_PAGE_ALL="1"),
+    "set_rows_ops_accel": lambda args: backend_ops(args, "ATLAS", "SET_ROWS", "", 100),
+    "prompt_cache": prompt_cache,
+    "refusals": refusals,
+    "logging": logging,
+    "parallel": parallel,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plugin", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--backend-ops", default="", help="test-backend-ops; scenarios that need it are skipped without")
+    parser.add_argument("scenario", choices=SCENARIOS)
+    args = parser.parse_args()
+    try:
+        SCENARIOS[args.scenario](args)
+    except (Failed, subprocess.TimeoutExpired) as error:
+        print(f"{args.scenario}: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
