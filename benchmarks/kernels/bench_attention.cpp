@@ -63,7 +63,8 @@ public:
         const int64_t n_head = s.n_head_kv * s.group;
         out_.resize(static_cast<size_t>(s.n_tokens * n_head * s.d));
         run_ = {host.k(), host.v(), 0, static_cast<int32_t>(s.n_keys)};
-        for (int64_t h = 0; h < s.n_head_kv; ++h) heads_.push_back({{&run_, 1}, h * host.row_bytes(), h * host.row_bytes()});
+        for (int64_t h = 0; h < s.n_head_kv; ++h)
+            heads_.push_back({{&run_, 1}, h * host.row_bytes(), h * host.row_bytes()});
         a_.d_k = a_.d_v = s.d;
         a_.n_tokens = s.n_tokens;
         a_.n_head = n_head;
@@ -127,7 +128,8 @@ bool bench(const Shape& s, const Settings& settings, double bandwidth, double pe
         for (size_t i = 0; i < evict.size(); i += 64) evict[i]++;
     };
     std::vector<double> host_times, our_times;
-    const int host_repeats = settings.host ? std::clamp(static_cast<int>(settings.host_limit / host_first), 1, settings.repeats) : 0;
+    const int host_repeats =
+        settings.host ? std::clamp(static_cast<int>(settings.host_limit / host_first), 1, settings.repeats) : 0;
     const int repeats = s.n_tokens == 1 ? settings.repeats * 3 : settings.repeats;
     for (int i = 0; i < repeats; ++i) {
         if (i < host_repeats) {
@@ -139,7 +141,8 @@ bool bench(const Shape& s, const Settings& settings, double bandwidth, double pe
     }
     const Spread h = spread(host_times), o = spread(our_times);
     // Visible (query, key) pairs; each costs a multiply-add per element of K and of V.
-    const double pairs = static_cast<double>(s.n_tokens) * (static_cast<double>(s.n_keys) - static_cast<double>(s.n_tokens - 1) / 2);
+    const double pairs =
+        static_cast<double>(s.n_tokens) * (static_cast<double>(s.n_keys) - static_cast<double>(s.n_tokens - 1) / 2);
     const double flops = 4.0 * static_cast<double>(s.d * s.n_head_kv * s.group) * pairs;
     const double bytes = 2.0 * static_cast<double>(host.row_bytes() * s.n_head_kv * s.n_keys);
     const bool decode = s.n_tokens < 8;
@@ -149,10 +152,12 @@ bool bench(const Shape& s, const Settings& settings, double bandwidth, double pe
     const bool right = error < 5e-4;
     const double ratio = settings.host ? h.median / o.median : 0;
     std::printf(settings.csv ? "%lld,%lld,%lld,%lld,%s,%.4f,%.4f,%.4f,%.4f,%.4f,%.4f,%.2f,%.2f,%s,%.1f,%.2f,%.1e,%s\n"
-                             : "| %lld | %lld | %lld | %lld | %s | %.3f (%.3f–%.3f) | %.3f (%.3f–%.3f) | %.1f× | %.1f %s | %.0f%% | %.1f | %.0e%s |\n",
+                             : "| %lld | %lld | %lld | %lld | %s | %.3f (%.3f–%.3f) | %.3f (%.3f–%.3f) | %.1f× | %.1f "
+                               "%s | %.0f%% | %.1f | %.0e%s |\n",
                 static_cast<long long>(s.n_tokens), static_cast<long long>(s.d), static_cast<long long>(s.group),
-                static_cast<long long>(s.n_keys), s.type.c_str(), h.median * 1e3, h.min * 1e3, h.max * 1e3, o.median * 1e3, o.min * 1e3,
-                o.max * 1e3, ratio, reached / 1e9, decode ? "GB/s" : "GFLOP/s", share, host_reached / 1e9, error, right ? "" : " WRONG");
+                static_cast<long long>(s.n_keys), s.type.c_str(), h.median * 1e3, h.min * 1e3, h.max * 1e3,
+                o.median * 1e3, o.min * 1e3, o.max * 1e3, ratio, reached / 1e9, decode ? "GB/s" : "GFLOP/s", share,
+                host_reached / 1e9, error, right ? "" : " WRONG");
     std::fflush(stdout);
     return right;
 }
@@ -181,18 +186,33 @@ Settings parse(int argc, char** argv) {
     for (int i = 1; i < argc; ++i) {
         const std::string name = argv[i];
         const char* value = i + 1 < argc ? argv[i + 1] : "";
-        if (name == "--csv") { s.csv = true; continue; }
-        if (name == "--no-host") { s.host = false; continue; }
+        if (name == "--csv") {
+            s.csv = true;
+            continue;
+        }
+        if (name == "--no-host") {
+            s.host = false;
+            continue;
+        }
         ++i;
-        if (name == "--d") s.d = list<int64_t>(value);
-        else if (name == "--group") s.group = list<int64_t>(value);
-        else if (name == "--keys") s.keys = list<int64_t>(value);
-        else if (name == "--tokens") s.tokens = list<int64_t>(value);
-        else if (name == "--types") s.types = list<std::string>(value);
-        else if (name == "--heads-kv") s.heads_kv = std::atoll(value);
-        else if (name == "--threads") s.threads = std::atoi(value);
-        else if (name == "--repeats") s.repeats = std::atoi(value);
-        else if (name == "--host-limit") s.host_limit = std::atof(value);
+        if (name == "--d")
+            s.d = list<int64_t>(value);
+        else if (name == "--group")
+            s.group = list<int64_t>(value);
+        else if (name == "--keys")
+            s.keys = list<int64_t>(value);
+        else if (name == "--tokens")
+            s.tokens = list<int64_t>(value);
+        else if (name == "--types")
+            s.types = list<std::string>(value);
+        else if (name == "--heads-kv")
+            s.heads_kv = std::atoll(value);
+        else if (name == "--threads")
+            s.threads = std::atoi(value);
+        else if (name == "--repeats")
+            s.repeats = std::atoi(value);
+        else if (name == "--host-limit")
+            s.host_limit = std::atof(value);
         else {
             std::fputs(kUsage, name == "--help" ? stdout : stderr);
             std::exit(name == "--help" ? 0 : 2);
@@ -210,20 +230,26 @@ int main(int argc, char** argv) {
     const double bandwidth = read_bandwidth(settings.threads);
     const double peak = f32_peak(settings.threads);
     if (settings.csv) {
-        std::puts("tokens,d,group,keys,type,host_ms,host_min,host_max,atlas_ms,atlas_min,atlas_max,ratio,reached,unit,percent_of_limit,"
-                  "host_reached,nmse,verdict");
+        std::puts(
+            "tokens,d,group,keys,type,host_ms,host_min,host_max,atlas_ms,atlas_min,atlas_max,ratio,reached,unit,"
+            "percent_of_limit,"
+            "host_reached,nmse,verdict");
     } else {
-        std::printf("%d threads, variant %s: reads %.1f GB/s, f32 peak %.0f GFLOP/s (both measured now). Times in ms: median (min–max).\n\n",
-                    settings.threads, atlas::kernels::kernel_variant(), bandwidth / 1e9, peak / 1e9);
-        std::puts("| tokens | d | GQA | keys | KV | host | Atlas | ratio | Atlas reaches | of limit | host reaches | NMSE |\n"
-                  "|---|---|---|---|---|---|---|---|---|---|---|---|");
+        std::printf(
+            "%d threads, variant %s: reads %.1f GB/s, f32 peak %.0f GFLOP/s (both measured now). Times in ms: median "
+            "(min–max).\n\n",
+            settings.threads, atlas::kernels::kernel_variant(), bandwidth / 1e9, peak / 1e9);
+        std::puts(
+            "| tokens | d | GQA | keys | KV | host | Atlas | ratio | Atlas reaches | of limit | host reaches | NMSE |\n"
+            "|---|---|---|---|---|---|---|---|---|---|---|---|");
     }
     bool right = true;
     for (const int64_t tokens : settings.tokens) {
         for (const std::string& type : settings.types) {
             for (const int64_t d : settings.d) {
                 for (const int64_t group : settings.group) {
-                    for (const int64_t keys : settings.keys) right &= bench({d, group, settings.heads_kv, keys, tokens, type}, settings, bandwidth, peak);
+                    for (const int64_t keys : settings.keys)
+                        right &= bench({d, group, settings.heads_kv, keys, tokens, type}, settings, bandwidth, peak);
                 }
             }
         }

@@ -17,8 +17,8 @@ namespace {
 }
 
 ggml_type type_of(const std::string& name) {
-    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_Q5_0,
-                                 GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL}) {
+    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,
+                                 GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL}) {
         if (name == ggml_type_name(type)) return type;
     }
     die("unknown KV type");
@@ -63,8 +63,9 @@ HostAttention::HostAttention(const Shape& s, int threads) : state_(std::make_uni
     t.v = ggml_new_tensor_3d(t.context, type, s.d, s.n_head_kv, s.n_keys);
     t.q = ggml_new_tensor_3d(t.context, GGML_TYPE_F32, s.d, n_head, s.n_tokens);
     t.mask = ggml_new_tensor_4d(t.context, GGML_TYPE_F16, s.n_keys, s.n_tokens, 1, 1);
-    t.out = ggml_flash_attn_ext(t.context, ggml_permute(t.context, t.q, 0, 2, 1, 3), ggml_permute(t.context, t.k, 0, 2, 1, 3),
-                                ggml_permute(t.context, t.v, 0, 2, 1, 3), t.mask, 1.0f / std::sqrt(static_cast<float>(s.d)), 0.0f, 0.0f);
+    t.out = ggml_flash_attn_ext(t.context, ggml_permute(t.context, t.q, 0, 2, 1, 3),
+                                ggml_permute(t.context, t.k, 0, 2, 1, 3), ggml_permute(t.context, t.v, 0, 2, 1, 3),
+                                t.mask, 1.0f / std::sqrt(static_cast<float>(s.d)), 0.0f, 0.0f);
     if (!ggml_backend_dev_supports_op(device, t.out)) die("the CPU backend does not support this attention");
     t.graph = ggml_new_graph(t.context);
     ggml_build_forward_expand(t.graph, t.out);
@@ -79,7 +80,8 @@ HostAttention::HostAttention(const Shape& s, int threads) : state_(std::make_uni
     }
     auto* mask = static_cast<uint16_t*>(t.mask->data);
     for (int64_t token = 0; token < s.n_tokens; ++token) {
-        for (int64_t key = 0; key < s.n_keys; ++key) mask[token * s.n_keys + key] = key > s.n_keys - s.n_tokens + token ? 0xFC00 : 0;
+        for (int64_t key = 0; key < s.n_keys; ++key)
+            mask[token * s.n_keys + key] = key > s.n_keys - s.n_tokens + token ? 0xFC00 : 0;
     }
 }
 
@@ -90,7 +92,8 @@ HostAttention::~HostAttention() {
 }
 
 void HostAttention::run() {
-    if (ggml_backend_graph_compute(state_->backend, state_->graph) != GGML_STATUS_SUCCESS) die("the CPU backend failed");
+    if (ggml_backend_graph_compute(state_->backend, state_->graph) != GGML_STATUS_SUCCESS)
+        die("the CPU backend failed");
 }
 
 const std::byte* HostAttention::k() const { return static_cast<const std::byte*>(state_->k->data); }
@@ -98,4 +101,6 @@ const std::byte* HostAttention::v() const { return static_cast<const std::byte*>
 const float* HostAttention::q() const { return static_cast<const float*>(state_->q->data); }
 const uint16_t* HostAttention::mask() const { return static_cast<const uint16_t*>(state_->mask->data); }
 const float* HostAttention::out() const { return static_cast<const float*>(state_->out->data); }
-int64_t HostAttention::row_bytes() const { return static_cast<int64_t>(ggml_row_size(state_->k->type, state_->k->ne[0])); }
+int64_t HostAttention::row_bytes() const {
+    return static_cast<int64_t>(ggml_row_size(state_->k->type, state_->k->ne[0]));
+}

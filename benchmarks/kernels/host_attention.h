@@ -24,7 +24,7 @@ public:
 
     const std::byte* k() const;  ///< [n_keys][n_head_kv][d]
     const std::byte* v() const;
-    const float* q() const;  ///< [n_tokens][n_head][d]
+    const float* q() const;        ///< [n_tokens][n_head][d]
     const uint16_t* mask() const;  ///< [n_tokens][n_keys]
     const float* out() const;      ///< [n_tokens][n_head][d]
     int64_t row_bytes() const;     ///< of one head's K or V

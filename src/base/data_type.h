@@ -27,7 +27,7 @@ using RowDecoder = void (*)(const void* src, float* dst, int64_t n);
 using RowEncoder = void (*)(const float* src, void* dst, int64_t n);
 
 struct DataTypeInfo {
-    const char* name;       ///< as GGUF writes it, for example "q8_0"
+    const char* name;        ///< as GGUF writes it, for example "q8_0"
     int32_t block_elements;  ///< elements per block, 1 for plain floats
     int32_t block_bytes;     ///< bytes per block
 };

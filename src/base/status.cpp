@@ -4,13 +4,20 @@ namespace atlas {
 
 const char* status_code_name(StatusCode code) {
     switch (code) {
-        case StatusCode::kOk: return "ok";
-        case StatusCode::kInvalidArgument: return "invalid argument";
-        case StatusCode::kUnsupported: return "unsupported";
-        case StatusCode::kOutOfMemory: return "out of memory";
-        case StatusCode::kIo: return "i/o error";
-        case StatusCode::kCorrupt: return "corrupt data";
-        case StatusCode::kInternal: return "internal error";
+        case StatusCode::kOk:
+            return "ok";
+        case StatusCode::kInvalidArgument:
+            return "invalid argument";
+        case StatusCode::kUnsupported:
+            return "unsupported";
+        case StatusCode::kOutOfMemory:
+            return "out of memory";
+        case StatusCode::kIo:
+            return "i/o error";
+        case StatusCode::kCorrupt:
+            return "corrupt data";
+        case StatusCode::kInternal:
+            return "internal error";
     }
     return "unknown";
 }

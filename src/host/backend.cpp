@@ -106,7 +106,9 @@ private:
     void* abort_data_ = nullptr;
 };
 
-Instance& instance_of(ggml_backend_t backend) { return *static_cast<Instance*>(reinterpret_cast<abi::Backend*>(backend)->context); }
+Instance& instance_of(ggml_backend_t backend) {
+    return *static_cast<Instance*>(reinterpret_cast<abi::Backend*>(backend)->context);
+}
 
 const char* backend_name(ggml_backend_t backend) {
     return ggml_backend_dev_name(reinterpret_cast<abi::Backend*>(backend)->device);
@@ -119,12 +121,15 @@ void backend_free(ggml_backend_t backend) {
 
 void backend_synchronize(ggml_backend_t) {}
 
-ggml_status backend_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) { return instance_of(backend).compute(graph); }
+ggml_status backend_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
+    return instance_of(backend).compute(graph);
+}
 
 }  // namespace
 
 ggml_backend_t create_backend(ggml_backend_dev_t device) {
-    static ggml_guid guid = {0x61, 0x74, 0x6c, 0x61, 0x73, 0x2d, 0x6b, 0x76, 0x9e, 0x1b, 0x52, 0x07, 0xd4, 0x33, 0xa8, 0x5c};
+    static ggml_guid guid = {0x61, 0x74, 0x6c, 0x61, 0x73, 0x2d, 0x6b, 0x76,
+                             0x9e, 0x1b, 0x52, 0x07, 0xd4, 0x33, 0xa8, 0x5c};
     auto instance = std::make_unique<Instance>();
     auto* backend = new abi::Backend{};
     backend->guid = &guid;

@@ -21,7 +21,9 @@ CpuDelegate::~CpuDelegate() {
     if (cpu_) ggml_backend_free(cpu_);
 }
 
-bool CpuDelegate::supports(const ggml_tensor* op) { return cpu_device() && ggml_backend_dev_supports_op(cpu_device(), op); }
+bool CpuDelegate::supports(const ggml_tensor* op) {
+    return cpu_device() && ggml_backend_dev_supports_op(cpu_device(), op);
+}
 
 bool CpuDelegate::prepare() {
     if (cpu_) return true;
@@ -49,8 +51,8 @@ void CpuDelegate::set_abort_callback(ggml_abort_callback callback, void* data) {
     abort_data_ = data;
     if (!cpu_) return;
     using SetAbort = void (*)(ggml_backend_t, ggml_abort_callback, void*);
-    const auto set = reinterpret_cast<SetAbort>(
-        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu_device()), "ggml_backend_set_abort_callback"));
+    const auto set = reinterpret_cast<SetAbort>(ggml_backend_reg_get_proc_address(
+        ggml_backend_dev_backend_reg(cpu_device()), "ggml_backend_set_abort_callback"));
     if (set) set(cpu_, callback, data);
 }
 

@@ -19,7 +19,9 @@ abi::Layout g_layout = abi::Layout::kV3;
 bool owner_mode() { return options().device == DeviceMode::kOwner; }
 
 const char* device_name(ggml_backend_dev_t) { return owner_mode() ? "ATLAS0" : "ATLAS"; }
-const char* device_description(ggml_backend_dev_t) { return owner_mode() ? "Atlas attention and KV cache" : "Atlas attention"; }
+const char* device_description(ggml_backend_dev_t) {
+    return owner_mode() ? "Atlas attention and KV cache" : "Atlas attention";
+}
 
 /** Bytes of a line of /proc/meminfo, 0 when it is not there. */
 size_t memory_line(const char* name) {
@@ -28,7 +30,9 @@ size_t memory_line(const char* name) {
     char line[128];
     size_t kib = 0;
     while (std::fgets(line, sizeof line, file)) {
-        if (std::strncmp(line, name, std::strlen(name)) == 0 && std::sscanf(line + std::strlen(name), ": %zu", &kib) == 1) break;
+        if (std::strncmp(line, name, std::strlen(name)) == 0 &&
+            std::sscanf(line + std::strlen(name), ": %zu", &kib) == 1)
+            break;
     }
     std::fclose(file);
     return kib * 1024;

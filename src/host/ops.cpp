@@ -80,7 +80,8 @@ bool in_tensor_parallel(const ggml_tensor* op) {
         // Before the first wrapped tensor, which the host shows as the weight of a question about its placement, parents are enough.
         if (next > 0 && !serves_tensor_parallel()) continue;
         for (const ggml_tensor* src : tensor->src) {
-            if (src && n_seen < kLimit && std::find(seen.begin(), seen.begin() + n_seen, src) == seen.begin() + n_seen) seen[n_seen++] = src;
+            if (src && n_seen < kLimit && std::find(seen.begin(), seen.begin() + n_seen, src) == seen.begin() + n_seen)
+                seen[n_seen++] = src;
         }
     }
     return false;
@@ -98,11 +99,15 @@ bool serves_tensor_parallel() { return g_tensor_parallel.load(std::memory_order_
 
 bool supports_op(const ggml_tensor* op, bool owner) {
     switch (op_kind(op->op)) {
-        case OpKind::kView: return true;
-        case OpKind::kFlashAttention: return supports_flash_attention(op);
+        case OpKind::kView:
+            return true;
+        case OpKind::kFlashAttention:
+            return supports_flash_attention(op);
         case OpKind::kSetRows:
-            return supports_set_rows(op) && (writes_stored_rows(op, owner) || (owner && (is_owned(op) || in_tensor_parallel(op))));
-        case OpKind::kOther: break;
+            return supports_set_rows(op) &&
+                   (writes_stored_rows(op, owner) || (owner && (is_owned(op) || in_tensor_parallel(op))));
+        case OpKind::kOther:
+            break;
     }
     if (!owner) return false;
     bool ours = is_owned(op);

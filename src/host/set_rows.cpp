@@ -20,7 +20,8 @@ const std::byte* element(const ggml_tensor* tensor, int64_t i1, int64_t i2, int6
 
 int64_t row_number(const ggml_tensor* rows, int64_t i, int64_t i2, int64_t i3) {
     const auto* data = static_cast<const std::byte*>(rows->data) + i * static_cast<int64_t>(rows->nb[0]) +
-                       (i2 % rows->ne[1]) * static_cast<int64_t>(rows->nb[1]) + (i3 % rows->ne[2]) * static_cast<int64_t>(rows->nb[2]);
+                       (i2 % rows->ne[1]) * static_cast<int64_t>(rows->nb[1]) +
+                       (i3 % rows->ne[2]) * static_cast<int64_t>(rows->nb[2]);
     if (rows->type == GGML_TYPE_I64) {
         int64_t value;
         std::memcpy(&value, data, sizeof value);
@@ -32,7 +33,8 @@ int64_t row_number(const ggml_tensor* rows, int64_t i, int64_t i2, int64_t i3) {
 }
 
 /** Converts one row of `n` elements; `scratch` holds n floats. */
-void convert(const ggml_tensor* source, const std::byte* from, ggml_type to, std::byte* row, int64_t n, float* scratch) {
+void convert(const ggml_tensor* source, const std::byte* from, ggml_type to, std::byte* row, int64_t n,
+             float* scratch) {
     if (source->type == to) {
         std::memcpy(row, from, ggml_row_size(to, n));
         return;
@@ -96,7 +98,8 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
     };
 
     const bool whole_rows_in_pages = !place.pages || place.pages->row_bytes() % row_size == 0;
-    if (!whole_rows_in_pages) return Status::unsupported("rows of " + std::to_string(row_size) + " bytes in pages of other rows");
+    if (!whole_rows_in_pages)
+        return Status::unsupported("rows of " + std::to_string(row_size) + " bytes in pages of other rows");
     const int threads = total * n < kParallelElements ? 1 : std::min<int>(n_threads, static_cast<int>(total));
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {

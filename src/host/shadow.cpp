@@ -31,11 +31,15 @@ Status ShadowNode::write_back() const {
     if (is_kept(original_)) return Status::ok();
     const Placement place = placement_of(original_);
     if (!place.pages) return Status::ok();
-    const auto window = std::find_if(windows_.begin(), windows_.end(), [&](const Window& w) { return w.pages == place.pages; });
-    return place.pages->write(place.offset, window->copy.data() + (place.offset - window->begin), ggml_nbytes(original_));
+    const auto window =
+        std::find_if(windows_.begin(), windows_.end(), [&](const Window& w) { return w.pages == place.pages; });
+    return place.pages->write(place.offset, window->copy.data() + (place.offset - window->begin),
+                              ggml_nbytes(original_));
 }
 
-bool ShadowNode::is_kept(const ggml_tensor* tensor) const { return std::find(kept_.begin(), kept_.end(), tensor) != kept_.end(); }
+bool ShadowNode::is_kept(const ggml_tensor* tensor) const {
+    return std::find(kept_.begin(), kept_.end(), tensor) != kept_.end();
+}
 
 void ShadowNode::extend(const ggml_tensor* tensor) {
     const Placement place = placement_of(tensor);

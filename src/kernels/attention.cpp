@@ -50,7 +50,8 @@ Status select_kernel_variant(const char* name) {
         hwy::SetSupportedTargetsForTest(0);
         break;
     }
-    return Status::unsupported(std::string("kernel variant ") + name + ": this processor and build have " + available());
+    return Status::unsupported(std::string("kernel variant ") + name + ": this processor and build have " +
+                               available());
 }
 
 const char* kernel_variant() {
@@ -67,7 +68,8 @@ Status check_attention(const AttentionArgs& args) {
     if (args.d_k < 1 || args.d_k > 4096) return bad("key size " + std::to_string(args.d_k) + " is not in 1…4096");
     if (args.d_v < 1 || args.d_v > 4096) return bad("value size " + std::to_string(args.d_v) + " is not in 1…4096");
     if (args.n_head_kv < 1 || args.n_head < 1 || args.n_head % args.n_head_kv != 0) {
-        return bad(std::to_string(args.n_head) + " query heads are no multiple of " + std::to_string(args.n_head_kv) + " KV heads");
+        return bad(std::to_string(args.n_head) + " query heads are no multiple of " + std::to_string(args.n_head_kv) +
+                   " KV heads");
     }
     for (const auto& [type, decode, d, name] :
          {std::tuple{args.k_type, args.k_decode, args.d_k, "key"}, {args.v_type, args.v_decode, args.d_v, "value"}}) {
@@ -92,7 +94,8 @@ float alibi_slope(float max_bias, int64_t head, int64_t n_head) {
     int64_t power = 1;
     while (power * 2 <= n_head) power *= 2;
     const double step = static_cast<double>(max_bias) / static_cast<double>(power);
-    const double exponent = head < power ? step * static_cast<double>(head + 1) : step / 2 * static_cast<double>(2 * (head - power) + 1);
+    const double exponent =
+        head < power ? step * static_cast<double>(head + 1) : step / 2 * static_cast<double>(2 * (head - power) + 1);
     return static_cast<float>(std::exp2(-exponent));
 }
 

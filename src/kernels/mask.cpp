@@ -30,7 +30,8 @@ void summarize_mask(const Mask& mask, int64_t n_tokens, int64_t n_keys, BlockVis
         const int64_t token = row % n_tokens;
         const int64_t head = row / n_tokens % mask.n_heads;
         const int64_t stream = row / n_tokens / mask.n_heads;
-        const uint16_t* values = mask.data + stream * mask.stream_stride + head * mask.head_stride + token * mask.token_stride;
+        const uint16_t* values =
+            mask.data + stream * mask.stream_stride + head * mask.head_stride + token * mask.token_stride;
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t key = block * kBlockKeys;
             out[row * blocks + block] = classify(values + key, std::min<int64_t>(kBlockKeys, n_keys - key));

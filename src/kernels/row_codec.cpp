@@ -26,8 +26,12 @@ void write_half(float value, uint8_t* to) {
 
 // --- plain floats ---
 
-void decode_f32(const void* src, float* dst, int64_t n) { std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float)); }
-void encode_f32(const float* src, void* dst, int64_t n) { std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float)); }
+void decode_f32(const void* src, float* dst, int64_t n) {
+    std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float));
+}
+void encode_f32(const float* src, void* dst, int64_t n) {
+    std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float));
+}
 
 void decode_f16(const void* src, float* dst, int64_t n) {
     const auto* from = static_cast<const uint8_t*>(src);
@@ -55,8 +59,9 @@ void encode_bf16(const float* src, void* dst, int64_t n) {
         uint32_t bits;
         std::memcpy(&bits, &src[i], sizeof bits);
         // Round to nearest, ties to even; a NaN stays one.
-        const uint16_t half = (bits & 0x7FFFFFFF) > 0x7F800000 ? static_cast<uint16_t>((bits >> 16) | 64)
-                                                                : static_cast<uint16_t>((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16);
+        const uint16_t half = (bits & 0x7FFFFFFF) > 0x7F800000
+                                  ? static_cast<uint16_t>((bits >> 16) | 64)
+                                  : static_cast<uint16_t>((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16);
         std::memcpy(to + 2 * i, &half, sizeof half);
     }
 }
@@ -79,7 +84,8 @@ void encode_q8_0(const float* src, void* dst, int64_t n) {
         const float d = largest / 127.0f;
         const float inverse = d != 0.0f ? 1.0f / d : 0.0f;
         write_half(d, block);
-        for (int i = 0; i < kBlock; ++i) block[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::round(src[b + i] * inverse)));
+        for (int i = 0; i < kBlock; ++i)
+            block[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(std::round(src[b + i] * inverse)));
     }
 }
 
@@ -127,7 +133,8 @@ void encode_nibbles(const float* src, void* dst, int64_t n) {
             write_half(*low, block + 2);
         } else {
             // The value of largest magnitude, sign kept, maps to the lowest quant.
-            const float extreme = *std::max_element(x, x + kBlock, [](float a, float c) { return std::fabs(a) < std::fabs(c); });
+            const float extreme =
+                *std::max_element(x, x + kBlock, [](float a, float c) { return std::fabs(a) < std::fabs(c); });
             d = extreme / -static_cast<float>(F.bias);
             zero = 0.0f;
         }
@@ -137,7 +144,8 @@ void encode_nibbles(const float* src, void* dst, int64_t n) {
         uint8_t* quants = block + F.bytes - kHalf;
         std::fill(quants, quants + kHalf, uint8_t{0});
         for (int i = 0; i < kBlock; ++i) {
-            const float value = F.min ? (x[i] - zero) * inverse + 0.5f : x[i] * inverse + static_cast<float>(F.bias) + 0.5f;
+            const float value =
+                F.min ? (x[i] - zero) * inverse + 0.5f : x[i] * inverse + static_cast<float>(F.bias) + 0.5f;
             const int q = std::clamp(static_cast<int>(value), 0, kTop);
             quants[i % kHalf] = static_cast<uint8_t>(quants[i % kHalf] | ((q & 15) << (i < kHalf ? 0 : 4)));
             fifth |= static_cast<uint32_t>(q >> 4) << i;
@@ -169,7 +177,8 @@ void encode_iq4_nl(const float* src, void* dst, int64_t n) {
     auto* block = static_cast<uint8_t*>(dst);
     for (int64_t b = 0; b < n; b += kBlock, block += 18) {
         const float* x = src + b;
-        const float extreme = *std::max_element(x, x + kBlock, [](float a, float c) { return std::fabs(a) < std::fabs(c); });
+        const float extreme =
+            *std::max_element(x, x + kBlock, [](float a, float c) { return std::fabs(a) < std::fabs(c); });
         // Start from the scale that maps the extreme to the lowest level, then take the least-squares scale of the levels chosen,
         // weighted by x², over a few neighbouring scales.
         float best_scale = extreme / kLevelsIQ4[0];
@@ -192,7 +201,8 @@ void encode_iq4_nl(const float* src, void* dst, int64_t n) {
         write_half(best_scale, block);
         const float inverse = best_scale != 0.0f ? 1.0f / best_scale : 0.0f;
         for (int i = 0; i < kHalf; ++i) {
-            block[2 + i] = static_cast<uint8_t>(nearest_level(x[i] * inverse) | (nearest_level(x[i + kHalf] * inverse) << 4));
+            block[2 + i] =
+                static_cast<uint8_t>(nearest_level(x[i] * inverse) | (nearest_level(x[i + kHalf] * inverse) << 4));
         }
     }
 }

@@ -54,7 +54,8 @@ std::byte* PageArena::cut(size_t bytes) {
         const size_t slab_bytes = std::max(kSlabBytes, bytes);
         void* memory = mmap(nullptr, slab_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED) return nullptr;
-        madvise(memory, slab_bytes, MADV_HUGEPAGE);  // only a wish: fewer TLB misses while a whole cache is read per token
+        madvise(memory, slab_bytes,
+                MADV_HUGEPAGE);  // only a wish: fewer TLB misses while a whole cache is read per token
         slabs_.push_back({static_cast<std::byte*>(memory), slab_bytes});
         slab_used_ = 0;
     }
@@ -66,7 +67,8 @@ std::byte* PageArena::cut(size_t bytes) {
 Status PageArena::allocate(size_t bytes, std::byte** page) {
     const size_t size = padded(bytes);
     if (!reserve_budget(size)) {
-        return Status::out_of_memory("KV page of " + std::to_string(size) + " bytes: " + std::to_string(bytes_in_use()) +
+        return Status::out_of_memory("KV page of " + std::to_string(size) +
+                                     " bytes: " + std::to_string(bytes_in_use()) +
                                      " bytes of the budget ATLAS_KV_RAM=" + std::to_string(budget()) + " are in use");
     }
     const std::lock_guard lock(mutex_);

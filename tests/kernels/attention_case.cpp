@@ -120,7 +120,8 @@ void Case::make_mask(std::mt19937_64& rng) {
             const int64_t last = spec_.n_keys - spec_.n_tokens + token - stream * 7;
             for (int64_t key = 0; key < spec_.n_keys; ++key, ++i) {
                 const float bias = spec_.max_bias > 0.0f ? -static_cast<float>(std::abs(last - key)) : 0.0f;
-                const bool hidden = spec_.mask == MaskKind::kAllHidden || (spec_.mask == MaskKind::kCausal && key > last) ||
+                const bool hidden = spec_.mask == MaskKind::kAllHidden ||
+                                    (spec_.mask == MaskKind::kCausal && key > last) ||
                                     (spec_.mask == MaskKind::kRandom && coin(rng));
                 mask_[i] = hidden ? kHidden : f32_to_f16(bias);
             }
@@ -156,9 +157,9 @@ double relative_error(const std::vector<float>& a, const std::vector<float>& b) 
 std::string describe(const CaseSpec& s) {
     const auto name = [](DataType type) { return type == DataType::kOther ? "other" : data_type_info(type).name; };
     std::ostringstream text;
-    text << "d " << s.d_k << "/" << s.d_v << ", " << s.n_tokens << " tokens, heads " << s.n_head << "/" << s.n_head_kv << ", " << s.n_stream
-         << " streams, " << s.n_keys << " keys, " << name(s.k_type) << "/" << name(s.v_type) << ", mask " << static_cast<int>(s.mask)
-         << ", runs of " << s.run_keys << ", seed " << s.seed;
+    text << "d " << s.d_k << "/" << s.d_v << ", " << s.n_tokens << " tokens, heads " << s.n_head << "/" << s.n_head_kv
+         << ", " << s.n_stream << " streams, " << s.n_keys << " keys, " << name(s.k_type) << "/" << name(s.v_type)
+         << ", mask " << static_cast<int>(s.mask) << ", runs of " << s.run_keys << ", seed " << s.seed;
     return text.str();
 }
 

@@ -29,9 +29,9 @@ struct CaseSpec {
     float max_bias = 0.0f;
     float softcap = 0.0f;
     bool sinks = false;
-    int64_t run_keys = 0;   ///< 0: one run; else runs of up to that many keys
+    int64_t run_keys = 0;  ///< 0: one run; else runs of up to that many keys
     int64_t tokens_per_tile = INT64_MAX;
-    size_t misalign = 0;    ///< bytes by which K and V start off alignment
+    size_t misalign = 0;  ///< bytes by which K and V start off alignment
     uint64_t seed = 1;
 };
 

@@ -35,7 +35,8 @@ protected:
     }
 };
 
-INSTANTIATE_TEST_SUITE_P(Variants, AttentionTest, testing::ValuesIn(variants()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Variants, AttentionTest, testing::ValuesIn(variants()),
+                         [](const auto& info) { return info.param; });
 
 TEST_P(AttentionTest, ForcedVariantRuns) {
     if (GetParam() == "auto") GTEST_SKIP() << "no named variant on this processor";
@@ -46,7 +47,10 @@ TEST_P(AttentionTest, EveryPairOfTypes) {
     for (int k = 0; k < kDataTypeCount; ++k) {
         for (int v = 0; v < kDataTypeCount; ++v) {
             for (const int64_t tokens : {1, 40}) {
-                CaseSpec spec{.n_tokens = tokens, .n_keys = 131, .k_type = static_cast<DataType>(k), .v_type = static_cast<DataType>(v)};
+                CaseSpec spec{.n_tokens = tokens,
+                              .n_keys = 131,
+                              .k_type = static_cast<DataType>(k),
+                              .v_type = static_cast<DataType>(v)};
                 spec.seed = static_cast<uint64_t>(k * 10 + v);
                 expect_equal(spec);
             }
@@ -57,8 +61,14 @@ TEST_P(AttentionTest, EveryPairOfTypes) {
 TEST_P(AttentionTest, HeadSizes) {
     for (const int64_t d : {8, 40, 64, 72, 80, 96, 112, 128, 192, 256, 576}) {
         for (const int64_t tokens : {1, 3, 35}) {
-            expect_equal({.d_k = d, .d_v = d == 576 ? 512 : d, .n_tokens = tokens, .n_head = 6, .n_head_kv = 2, .n_keys = 77});
-            expect_equal({.d_k = d, .d_v = d, .n_tokens = tokens, .n_keys = 65, .k_type = DataType::kF32, .v_type = DataType::kBF16,
+            expect_equal(
+                {.d_k = d, .d_v = d == 576 ? 512 : d, .n_tokens = tokens, .n_head = 6, .n_head_kv = 2, .n_keys = 77});
+            expect_equal({.d_k = d,
+                          .d_v = d,
+                          .n_tokens = tokens,
+                          .n_keys = 65,
+                          .k_type = DataType::kF32,
+                          .v_type = DataType::kBF16,
                           .misalign = 2 * sizeof(float)});
         }
     }
@@ -73,7 +83,8 @@ TEST_P(AttentionTest, Groups) {
 TEST_P(AttentionTest, KeyAndTokenCountsAroundBlocks) {
     for (const int64_t keys : {1, 2, 3, 5, 63, 64, 65, 127, 129, 700}) {
         for (const int64_t tokens : {1, 16, 17, 31, 33, 64, 65, 130}) {
-            expect_equal({.n_tokens = tokens, .n_keys = keys, .mask = MaskKind::kRandom, .seed = static_cast<uint64_t>(keys)});
+            expect_equal(
+                {.n_tokens = tokens, .n_keys = keys, .mask = MaskKind::kRandom, .seed = static_cast<uint64_t>(keys)});
         }
     }
 }
@@ -82,7 +93,8 @@ TEST_P(AttentionTest, MasksBiasesCapsAndSinks) {
     for (const MaskKind mask : {MaskKind::kNone, MaskKind::kCausal, MaskKind::kRandom, MaskKind::kAllHidden}) {
         for (const bool summary : {false, true}) {
             for (const int64_t tokens : {1, 40}) {
-                CaseSpec spec{.n_tokens = tokens, .n_head = 12, .n_stream = 2, .n_keys = 260, .mask = mask, .summary = summary};
+                CaseSpec spec{
+                    .n_tokens = tokens, .n_head = 12, .n_stream = 2, .n_keys = 260, .mask = mask, .summary = summary};
                 expect_equal(spec);
                 spec.sinks = true;
                 expect_equal(spec);
@@ -157,7 +169,8 @@ TEST(AttentionContract, BadShapesAreRefusedWithTheirValues) {
 
 TEST(AlibiTest, SlopesOfThePaper) {
     // 2108.12409: 8 heads, ratio 2^-1; the exponents run 1…8.
-    for (int64_t head = 0; head < 8; ++head) EXPECT_FLOAT_EQ(alibi_slope(8.0f, head, 8), std::exp2(-static_cast<float>(head + 1)));
+    for (int64_t head = 0; head < 8; ++head)
+        EXPECT_FLOAT_EQ(alibi_slope(8.0f, head, 8), std::exp2(-static_cast<float>(head + 1)));
     EXPECT_FLOAT_EQ(alibi_slope(8.0f, 8, 12), std::exp2(-0.5f));
     EXPECT_FLOAT_EQ(alibi_slope(0.0f, 3, 8), 1.0f);
 }

@@ -35,21 +35,29 @@ INSTANTIATE_TEST_SUITE_P(Variants, PrefillTest, testing::Values("avx2", "avx512"
                          [](const auto& info) { return info.param; });
 
 TEST_P(PrefillTest, RowsAroundRegisterBlocks) {
-    for (int64_t tokens = 33; tokens <= 46; ++tokens) expect_equal({.n_tokens = tokens, .n_head = 2, .n_head_kv = 2, .n_keys = 90});
-    for (const int64_t tokens : {255, 256, 257, 300}) expect_equal({.n_tokens = tokens, .n_head = 2, .n_head_kv = 2, .n_keys = 190});
+    for (int64_t tokens = 33; tokens <= 46; ++tokens)
+        expect_equal({.n_tokens = tokens, .n_head = 2, .n_head_kv = 2, .n_keys = 90});
+    for (const int64_t tokens : {255, 256, 257, 300})
+        expect_equal({.n_tokens = tokens, .n_head = 2, .n_head_kv = 2, .n_keys = 190});
 }
 
 TEST_P(PrefillTest, EveryTypeAtEveryHeadSizeOfItsBlocks) {
     for (int type = 0; type < kDataTypeCount; ++type) {
         for (const int64_t d : {32, 64, 96, 160, 224, 320}) {
-            expect_equal({.d_k = d, .d_v = d, .n_tokens = 40, .n_head = 4, .n_keys = 70, .k_type = static_cast<DataType>(type),
+            expect_equal({.d_k = d,
+                          .d_v = d,
+                          .n_tokens = 40,
+                          .n_head = 4,
+                          .n_keys = 70,
+                          .k_type = static_cast<DataType>(type),
                           .v_type = static_cast<DataType>(type)});
         }
     }
 }
 
 TEST_P(PrefillTest, HeadSizesWithoutAWholeVector) {
-    for (const int64_t d : {1, 3, 17, 41, 63, 100}) expect_equal({.d_k = d, .d_v = d + 2, .n_tokens = 40, .n_keys = 70});
+    for (const int64_t d : {1, 3, 17, 41, 63, 100})
+        expect_equal({.d_k = d, .d_v = d + 2, .n_tokens = 40, .n_keys = 70});
 }
 
 TEST_P(PrefillTest, KeysSharedOutBetweenTasks) {
@@ -103,7 +111,8 @@ TEST_P(PrefillTest, MasksPerHead) {
             Case actual(spec);
             std::mt19937 rng(7);
             std::vector<uint16_t> values(static_cast<size_t>(mask_heads * spec.n_tokens * spec.n_keys));
-            for (uint16_t& x : values) x = rng() % 3 == 0 ? 0xFC00 : f32_to_f16(static_cast<float>(rng() % 100) / 50.0f);
+            for (uint16_t& x : values)
+                x = rng() % 3 == 0 ? 0xFC00 : f32_to_f16(static_cast<float>(rng() % 100) / 50.0f);
             Mask mask;
             mask.data = values.data();
             mask.token_stride = spec.n_keys;

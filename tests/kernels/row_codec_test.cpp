@@ -14,13 +14,20 @@ namespace {
 /** Steps between levels of a block whose values span [−1, 1] or whose largest magnitude is 1. */
 double step(DataType type) {
     switch (type) {
-        case DataType::kQ8_0: return 1.0 / 127;
-        case DataType::kQ4_0: return 1.0 / 8;
-        case DataType::kQ4_1: return 2.0 / 15;
-        case DataType::kQ5_0: return 1.0 / 16;
-        case DataType::kQ5_1: return 2.0 / 31;
-        case DataType::kIQ4_NL: return 30.0 / 113;
-        default: return 0;
+        case DataType::kQ8_0:
+            return 1.0 / 127;
+        case DataType::kQ4_0:
+            return 1.0 / 8;
+        case DataType::kQ4_1:
+            return 2.0 / 15;
+        case DataType::kQ5_0:
+            return 1.0 / 16;
+        case DataType::kQ5_1:
+            return 2.0 / 31;
+        case DataType::kIQ4_NL:
+            return 30.0 / 113;
+        default:
+            return 0;
     }
 }
 
@@ -37,8 +44,10 @@ TEST(RowCodecTest, RoundTripStaysWithinHalfAStep) {
         row_decoder(type)(row.data(), decoded.data(), 256);
         // The extreme of q4_0 and q5_0 with the other sign has no level of its own: a whole step there.
         const bool one_sided = type == DataType::kQ4_0 || type == DataType::kQ5_0;
-        const double allowed = type == DataType::kF32 ? 0 : type == DataType::kF16 ? 5e-4 : type == DataType::kBF16 ? 4e-3
-                                                        : step(type) * (one_sided ? 1.0 : 0.5) + 2e-3;
+        const double allowed = type == DataType::kF32    ? 0
+                               : type == DataType::kF16  ? 5e-4
+                               : type == DataType::kBF16 ? 4e-3
+                                                         : step(type) * (one_sided ? 1.0 : 0.5) + 2e-3;
         for (size_t i = 0; i < values.size(); ++i) {
             EXPECT_LE(std::fabs(values[i] - decoded[i]), allowed) << data_type_info(type).name << " element " << i;
         }

@@ -17,7 +17,9 @@ std::string variable(const Launch& launch, const std::string& name) {
 }
 
 TEST(LaunchTest, SwitchesBecomeVariablesAndTheRestPassesThrough) {
-    const Launch launch = plan_launch({"llama-server", "-m", "x.gguf", "--atlas-kv-ram", "2G", "--port", "81", "--atlas-kernel=avx2", "--atlas-debug"}, "/l.so");
+    const Launch launch = plan_launch({"llama-server", "-m", "x.gguf", "--atlas-kv-ram", "2G", "--port", "81",
+                                       "--atlas-kernel=avx2", "--atlas-debug"},
+                                      "/l.so");
     ASSERT_EQ(launch.error, "");
     EXPECT_EQ(launch.command, (Strings{"llama-server", "-m", "x.gguf", "--port", "81"}));
     EXPECT_EQ(variable(launch, "GGML_BACKEND_PATH"), "/l.so");
@@ -31,7 +33,8 @@ TEST(LaunchTest, ProgramsGetTheFlagsThatTheyNeed) {
     EXPECT_EQ(plan_launch({"llama-bench", "-fa", "0"}, "l").command, (Strings{"llama-bench", "-fa", "0"}));
     EXPECT_EQ(plan_launch({"/usr/bin/llama-completion", "--atlas-device", "accel"}, "l").command,
               (Strings{"/usr/bin/llama-completion", "-fa", "on"}));
-    EXPECT_EQ(plan_launch({"llama-simple", "-m", "x", "Hello"}, "l").command, (Strings{"llama-simple", "-ngl", "99", "-m", "x", "Hello"}));
+    EXPECT_EQ(plan_launch({"llama-simple", "-m", "x", "Hello"}, "l").command,
+              (Strings{"llama-simple", "-ngl", "99", "-m", "x", "Hello"}));
     EXPECT_EQ(plan_launch({"llama-quantize", "a", "b"}, "l").command, (Strings{"llama-quantize", "a", "b"}));
     EXPECT_EQ(plan_launch({"my-own-program"}, "l").command, (Strings{"my-own-program"}));
 }

@@ -40,7 +40,8 @@ Json load_plugin(const std::string& library) {
     };
     result["kernels"] = text("atlas_kernel_variant");
     result["backend_api"] = text("atlas_backend_api");
-    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) result["devices"].push_back(describe_device(ggml_backend_dev_get(i)));
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i)
+        result["devices"].push_back(describe_device(ggml_backend_dev_get(i)));
     return result;
 }
 
@@ -63,7 +64,8 @@ Json load_in_child(const std::string& library) {
     close(ends[0]);
     int status = 0;
     if (child < 0 || waitpid(child, &status, 0) < 0) return {{"loads", false}, {"error", "could not start a process"}};
-    if (WIFSIGNALED(status)) return {{"loads", false}, {"error", "loading ended with signal " + std::to_string(WTERMSIG(status))}};
+    if (WIFSIGNALED(status))
+        return {{"loads", false}, {"error", "loading ended with signal " + std::to_string(WTERMSIG(status))}};
     Json result = Json::parse(text, nullptr, false);
     return result.is_discarded() ? Json{{"loads", false}, {"error", "no result"}} : result;
 }
@@ -83,8 +85,11 @@ int print_info(const std::string& library, bool json) {
         std::printf("loads        no: %s\n", info.value("error", "the reason is in its message above").c_str());
         return 1;
     }
-    const auto text = [&](const char* key) { return info[key].is_string() ? info[key].get<std::string>() : std::string("unknown"); };
-    std::printf("loads        yes\nbackend API  %s\nkernels      %s\n", text("backend_api").c_str(), text("kernels").c_str());
+    const auto text = [&](const char* key) {
+        return info[key].is_string() ? info[key].get<std::string>() : std::string("unknown");
+    };
+    std::printf("loads        yes\nbackend API  %s\nkernels      %s\n", text("backend_api").c_str(),
+                text("kernels").c_str());
     for (const Json& device : info["devices"]) {
         std::printf("device       %-8s %s, %.1f of %.1f GiB free\n", device["name"].get<std::string>().c_str(),
                     device["description"].get<std::string>().c_str(), device["memory_free"].get<double>() / (1 << 30),

@@ -29,7 +29,8 @@ void add_needed_flags(Arguments* command, bool accel) {
     const std::string name = std::filesystem::path(command->front()).filename().string();
     if (!name.starts_with("llama-")) return;
     // These take neither a context nor attention.
-    for (const char* without : {"llama-quantize", "llama-gguf", "llama-gguf-split", "llama-gguf-hash", "llama-tokenize", "llama-gen-docs"}) {
+    for (const char* without :
+         {"llama-quantize", "llama-gguf", "llama-gguf-split", "llama-gguf-hash", "llama-tokenize", "llama-gen-docs"}) {
         if (name == without) return;
     }
     if (name == "llama-simple" || name == "llama-simple-chat") {
@@ -95,7 +96,8 @@ std::string execute(const Launch& launch) {
     for (const std::string& argument : launch.command) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     execvp(argv[0], argv.data());
-    if (errno == ENOENT) return launch.command.front() + ": no such program; llama.cpp's tools have to be installed and on the PATH";
+    if (errno == ENOENT)
+        return launch.command.front() + ": no such program; llama.cpp's tools have to be installed and on the PATH";
     return launch.command.front() + ": " + std::strerror(errno);
 }
 

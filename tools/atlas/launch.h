@@ -8,9 +8,9 @@ namespace atlas::tool {
 
 /** A llama.cpp program, ready to start under Atlas. */
 struct Launch {
-    std::vector<std::string> command;                                    ///< program and arguments
-    std::vector<std::pair<std::string, std::string>> environment;        ///< variables to set
-    std::string error;                                                   ///< not empty: why it cannot be started
+    std::vector<std::string> command;                              ///< program and arguments
+    std::vector<std::pair<std::string, std::string>> environment;  ///< variables to set
+    std::string error;                                             ///< not empty: why it cannot be started
 };
 
 /**

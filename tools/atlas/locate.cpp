@@ -20,7 +20,8 @@ std::string locate_library(std::string* searched) {
     std::vector<fs::path> places = {here, here / "../lib/atlas", here / "../lib", here / "../../src/host"};
     // Debian's multi-architecture folders: one level below lib.
     for (const auto& entry : fs::directory_iterator(here / "../lib", error)) {
-        if (entry.path().filename().string().find("-linux-") != std::string::npos) places.push_back(entry.path() / "atlas");
+        if (entry.path().filename().string().find("-linux-") != std::string::npos)
+            places.push_back(entry.path() / "atlas");
     }
     for (const fs::path& place : places) {
         const fs::path candidate = (place / kName).lexically_normal();

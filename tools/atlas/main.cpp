@@ -33,7 +33,9 @@ int run_program(int argc, char** argv, const std::string& library) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    CLI::App app{"Runs any llama.cpp program with Atlas's attention and KV cache:\n  atlas llama-server -m model.gguf … [--atlas-…]"};
+    CLI::App app{
+        "Runs any llama.cpp program with Atlas's attention and KV cache:\n  atlas llama-server -m model.gguf … "
+        "[--atlas-…]"};
     app.footer(usage_of_settings());
     app.get_formatter()->enable_footer_formatting(false);
     app.require_subcommand(1);

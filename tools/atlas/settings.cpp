@@ -4,8 +4,10 @@ namespace atlas::tool {
 
 const std::vector<Setting>& settings() {
     static const std::vector<Setting> all = {
-        {"atlas-device", "ATLAS_DEVICE", "owner (Atlas keeps the KV cache, default) or accel (it stays in the CPU's buffers)", nullptr},
-        {"atlas-kernel", "ATLAS_KERNEL", "force a kernel variant: auto, reference, avx2, avx512, avx512_bf16, neon", nullptr},
+        {"atlas-device", "ATLAS_DEVICE",
+         "owner (Atlas keeps the KV cache, default) or accel (it stays in the CPU's buffers)", nullptr},
+        {"atlas-kernel", "ATLAS_KERNEL", "force a kernel variant: auto, reference, avx2, avx512, avx512_bf16, neon",
+         nullptr},
         {"atlas-kv-ram", "ATLAS_KV_RAM", "budget of the KV cache in RAM, for example 8G", nullptr},
         {"atlas-threads", "ATLAS_THREADS", "threads of Atlas's operations (default: what the program sets)", nullptr},
         {"atlas-log-level", "ATLAS_LOG_LEVEL", "trace, debug, info, warn (default), error or off", nullptr},

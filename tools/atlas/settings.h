@@ -11,7 +11,7 @@ struct Setting {
     const char* flag;      ///< without the leading --
     const char* variable;  ///< as docs/options.md lists it
     const char* help;
-    const char* implied;   ///< value of a flag without argument, or nullptr if it needs one
+    const char* implied;  ///< value of a flag without argument, or nullptr if it needs one
 };
 
 /** Every switch, in the order of the help text. */

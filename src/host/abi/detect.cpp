@@ -24,11 +24,13 @@ Status choose_layout(const HostFacts& facts, Layout* layout) {
     const std::string found = std::string("ggml ") + (facts.version ? facts.version : "of unknown version");
     int major = 0;
     int minor = 0;
-    if (!facts.version || std::sscanf(facts.version, "%d.%d", &major, &minor) != 2 || major != 0 || minor < 9 || minor >= 40) {
+    if (!facts.version || std::sscanf(facts.version, "%d.%d", &major, &minor) != 2 || major != 0 || minor < 9 ||
+        minor >= 40) {
         return Status::unsupported("host has " + found + "; supported is " + kSupported);
     }
     if (!facts.has_tensor_set_2d) {
-        return Status::unsupported("host has " + found + " with a backend interface older than April 2026; supported is " + kSupported);
+        return Status::unsupported("host has " + found +
+                                   " with a backend interface older than April 2026; supported is " + kSupported);
     }
     *layout = facts.has_buft_alloc_buffer_n ? Layout::kV3 : Layout::kV2;
     return Status::ok();

@@ -8,8 +8,8 @@ enum class Layout { kV2 = 2, kV3 = 3 };
 
 /** What a running ggml looks like from outside; separate from the probing so that tests can make hosts up. */
 struct HostFacts {
-    const char* version;         ///< ggml_version(), or nullptr
-    bool has_tensor_set_2d;      ///< symbol ggml_backend_tensor_set_2d: v2 of April 2026 or later
+    const char* version;           ///< ggml_version(), or nullptr
+    bool has_tensor_set_2d;        ///< symbol ggml_backend_tensor_set_2d: v2 of April 2026 or later
     bool has_buft_alloc_buffer_n;  ///< symbol ggml_backend_buft_alloc_buffer_n: v3
 };
 

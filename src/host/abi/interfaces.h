@@ -42,10 +42,10 @@ struct BufferInterface {
     void (*memset_tensor)(ggml_backend_buffer_t, ggml_tensor*, uint8_t value, size_t offset, size_t size);
     void (*set_tensor)(ggml_backend_buffer_t, ggml_tensor*, const void* data, size_t offset, size_t size);
     void (*get_tensor)(ggml_backend_buffer_t, const ggml_tensor*, void* data, size_t offset, size_t size);
-    void (*set_tensor_2d)(ggml_backend_buffer_t, ggml_tensor*, const void* data, size_t offset, size_t size, size_t n_copies,
-                          size_t stride_tensor, size_t stride_data);
-    void (*get_tensor_2d)(ggml_backend_buffer_t, const ggml_tensor*, void* data, size_t offset, size_t size, size_t n_copies,
-                          size_t stride_tensor, size_t stride_data);
+    void (*set_tensor_2d)(ggml_backend_buffer_t, ggml_tensor*, const void* data, size_t offset, size_t size,
+                          size_t n_copies, size_t stride_tensor, size_t stride_data);
+    void (*get_tensor_2d)(ggml_backend_buffer_t, const ggml_tensor*, void* data, size_t offset, size_t size,
+                          size_t n_copies, size_t stride_tensor, size_t stride_data);
     bool (*cpy_tensor)(ggml_backend_buffer_t, const ggml_tensor* src, ggml_tensor* dst);
     void (*clear)(ggml_backend_buffer_t, uint8_t value);
     void (*reset)(ggml_backend_buffer_t);
@@ -62,7 +62,7 @@ struct Buffer {
 struct BackendInterface {
     const char* (*get_name)(ggml_backend_t);
     void (*free)(ggml_backend_t);
-    void* set_tensor_async;     // optional, as are all that are void* here
+    void* set_tensor_async;  // optional, as are all that are void* here
     void* get_tensor_async;
     void* set_tensor_2d_async;
     void* get_tensor_2d_async;
@@ -125,5 +125,6 @@ struct Registry {
 }  // namespace atlas::host::abi
 
 // Exported by ggml-base; makes the buffer object that ggml_backend_buffer_free deletes.
-extern "C" ggml_backend_buffer_t ggml_backend_buffer_init(ggml_backend_buffer_type_t type, atlas::host::abi::BufferInterface iface,
-                                                          void* context, size_t size);
+extern "C" ggml_backend_buffer_t ggml_backend_buffer_init(ggml_backend_buffer_type_t type,
+                                                          atlas::host::abi::BufferInterface iface, void* context,
+                                                          size_t size);

@@ -21,9 +21,9 @@ size_t padded(int64_t d) { return (static_cast<size_t>(d) + kChunk - 1) / kChunk
 /** A part of the keys of one list, and the softmax state of its rows over them. */
 struct Task {
     int64_t stream, kv_head, list;
-    int64_t begin, end;  // key positions within the list
+    int64_t begin, end;     // key positions within the list
     int64_t first_of_list;  // index of the first task of the same list
-    float* state;        // [rows][2 + padded d_v]: maximum, sum, weighted values
+    float* state;           // [rows][2 + padded d_v]: maximum, sum, weighted values
 };
 
 class FewQueries {
@@ -83,11 +83,13 @@ private:
             for (int64_t part = 0; part < parts; ++part) {
                 const int64_t begin = blocks * part / parts * kBlockKeys;
                 const int64_t end = part + 1 == parts ? keys : blocks * (part + 1) / parts * kBlockKeys;
-                tasks_.push_back({i / (args.n_head_kv * p_.lists), i / p_.lists % args.n_head_kv, i % p_.lists, begin, end, first, nullptr});
+                tasks_.push_back({i / (args.n_head_kv * p_.lists), i / p_.lists % args.n_head_kv, i % p_.lists, begin,
+                                  end, first, nullptr});
             }
         }
         states_.resize(tasks_.size() * static_cast<size_t>(rows_) * state_stride_);
-        for (size_t i = 0; i < tasks_.size(); ++i) tasks_[i].state = states_.data() + i * static_cast<size_t>(rows_) * state_stride_;
+        for (size_t i = 0; i < tasks_.size(); ++i)
+            tasks_[i].state = states_.data() + i * static_cast<size_t>(rows_) * state_stride_;
     }
 
     void load_queries(const Task& task, int64_t token0, int64_t tokens, float* q) const {
@@ -100,7 +102,8 @@ private:
         }
     }
 
-    void add(const Task& task, int64_t token0, int64_t tokens, const Piece& piece, const float* q, float* s, float* decode_buffer) const {
+    void add(const Task& task, int64_t token0, int64_t tokens, const Piece& piece, const float* q, float* s,
+             float* decode_buffer) const {
         // Tokens that see nothing of the piece at either end are left out; in between they get weights of 0.
         const int64_t head0 = task.kv_head * p_.group;
         int64_t first = tokens;
@@ -132,8 +135,8 @@ private:
             type = DataType::kF32;
         }
         float* scores = s + row0 * kBlockKeys;
-        p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, k_stride, piece.count, static_cast<size_t>(args.d_k), scores,
-                                                kBlockKeys);
+        p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, k_stride, piece.count,
+                                                static_cast<size_t>(args.d_k), scores, kBlockKeys);
         for (size_t r = 0; r < rows; ++r) weigh(task, token0, row0 + r, piece, mixed, s);
 
         const std::byte* v = piece.v;
@@ -145,8 +148,9 @@ private:
             v_stride = static_cast<size_t>(args.d_v) * sizeof(float);
             type = DataType::kF32;
         }
-        p_.ops.value[static_cast<size_t>(type)](scores, kBlockKeys, rows, v, v_stride, piece.count, static_cast<size_t>(args.d_v),
-                                                task.state + row0 * state_stride_ + 16, state_stride_);
+        p_.ops.value[static_cast<size_t>(type)](scores, kBlockKeys, rows, v, v_stride, piece.count,
+                                                static_cast<size_t>(args.d_v), task.state + row0 * state_stride_ + 16,
+                                                state_stride_);
     }
 
     /** Turns one row of scores into weights and updates its maximum and sum. */
@@ -158,7 +162,8 @@ private:
         if (mixed) {
             const int64_t head = task.kv_head * p_.group + static_cast<int64_t>(row) % p_.group;
             const int64_t token = token0 + static_cast<int64_t>(row) / p_.group;
-            add_mask(p_.mask_row(task.stream, token, head) + piece.key, piece.count, alibi_slope(args.max_bias, head, args.n_head), scores);
+            add_mask(p_.mask_row(task.stream, token, head) + piece.key, piece.count,
+                     alibi_slope(args.max_bias, head, args.n_head), scores);
         }
         const float max = std::max(state[0], p_.ops.max(scores, piece.count));
         if (max == kMinusInfinity) {
@@ -192,11 +197,14 @@ private:
         const int64_t token0 = first.list * p_.tokens_per_list;
         const int64_t tokens = std::min(p_.tokens_per_list, args.n_tokens - token0);
         size_t parts = 1;
-        while (index + parts < tasks_.size() && tasks_[index + parts].first_of_list == static_cast<int64_t>(index)) ++parts;
+        while (index + parts < tasks_.size() && tasks_[index + parts].first_of_list == static_cast<int64_t>(index))
+            ++parts;
         for (int64_t row = 0; row < tokens * p_.group; ++row) {
             const int64_t head = first.kv_head * p_.group + row % p_.group;
             const int64_t token = token0 + row / p_.group;
-            const auto state = [&](size_t part) { return tasks_[index + part].state + static_cast<size_t>(row) * state_stride_; };
+            const auto state = [&](size_t part) {
+                return tasks_[index + part].state + static_cast<size_t>(row) * state_stride_;
+            };
             float max = args.sinks ? args.sinks[head] : kMinusInfinity;
             for (size_t part = 0; part < parts; ++part) max = std::max(max, state(part)[0]);
             float* out = p_.out(first.stream, token, head);

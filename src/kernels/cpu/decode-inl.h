@@ -38,18 +38,19 @@ HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumOfFour(V a, V b, V c, V e) {
     const V ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
     const auto ab64 = hn::BitCast(d64, ab);
     const auto ce64 = hn::BitCast(d64, ce);
-    const V blocks = hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)), hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64)));
+    const V blocks = hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab64, ce64)),
+                             hn::BitCast(d, hn::InterleaveUpper(d64, ab64, ce64)));
     return SumOfBlocks(d, blocks);
 }
 
 template <class Load, size_t kHeads>
-HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const uint8_t* const (&rows)[kKeyBlock], size_t d,
-                           float* HWY_RESTRICT s, size_t s_stride, size_t count) {
+HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const uint8_t* const (&rows)[kKeyBlock],
+                           size_t d, float* HWY_RESTRICT s, size_t s_stride, size_t count) {
     V sum[kHeads][kKeyBlock];
     for (size_t h = 0; h < kHeads; ++h) {
         for (size_t j = 0; j < kKeyBlock; ++j) sum[h][j] = hn::Zero(D());
     }
-    const auto accumulate = [&](size_t i, const V (&k)[kKeyBlock][kVectors]) HWY_ATTR {
+    const auto accumulate = [&](size_t i, const V(&k)[kKeyBlock][kVectors]) HWY_ATTR {
         for (size_t x = 0; x < kVectors; ++x) {
             for (size_t h = 0; h < kHeads; ++h) {
                 const V query = hn::LoadU(D(), q + h * q_stride + i + x * kLanes);
@@ -79,8 +80,8 @@ HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const u
 }
 
 template <class Load>
-void Score(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride, size_t count, size_t d, float* s,
-           size_t s_stride) {
+void Score(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride, size_t count, size_t d,
+           float* s, size_t s_stride) {
     const auto* base = reinterpret_cast<const uint8_t*>(k);
     const size_t row_bytes = atlas::row_bytes(Load::kType, static_cast<int64_t>(d));
     for (size_t j = 0; j < count; j += kKeyBlock) {
@@ -97,20 +98,23 @@ void Score(const float* q, size_t q_stride, size_t heads, const std::byte* k, si
             ScoreBlock<Load, kHeadBlock>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
         }
         if constexpr (kHeadBlock > 2) {
-            for (; h + 2 <= heads; h += 2) ScoreBlock<Load, 2>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
+            for (; h + 2 <= heads; h += 2)
+                ScoreBlock<Load, 2>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
         }
-        for (; h < heads; ++h) ScoreBlock<Load, 1>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
+        for (; h < heads; ++h)
+            ScoreBlock<Load, 1>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
     }
 }
 
 /** One or two chunks of dimensions of kHeads results, over all keys of the call. */
 template <class Load, size_t kHeads, size_t kChunks>
-HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const uint8_t* HWY_RESTRICT v, size_t v_stride, size_t count,
-                           size_t i, size_t tail, float* HWY_RESTRICT o, size_t o_stride) {
+HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const uint8_t* HWY_RESTRICT v, size_t v_stride,
+                           size_t count, size_t i, size_t tail, float* HWY_RESTRICT o, size_t o_stride) {
     V sum[kHeads][kChunks][kVectors];
     for (size_t h = 0; h < kHeads; ++h) {
         for (size_t c = 0; c < kChunks; ++c) {
-            for (size_t x = 0; x < kVectors; ++x) sum[h][c][x] = hn::LoadU(D(), o + h * o_stride + i + c * kChunk + x * kLanes);
+            for (size_t x = 0; x < kVectors; ++x)
+                sum[h][c][x] = hn::LoadU(D(), o + h * o_stride + i + c * kChunk + x * kLanes);
         }
     }
     for (size_t j = 0; j < count; ++j, v += v_stride) {
@@ -129,34 +133,39 @@ HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const u
     }
     for (size_t h = 0; h < kHeads; ++h) {
         for (size_t c = 0; c < kChunks; ++c) {
-            for (size_t x = 0; x < kVectors; ++x) hn::StoreU(sum[h][c][x], D(), o + h * o_stride + i + c * kChunk + x * kLanes);
+            for (size_t x = 0; x < kVectors; ++x)
+                hn::StoreU(sum[h][c][x], D(), o + h * o_stride + i + c * kChunk + x * kLanes);
         }
     }
 }
 
 template <class Load, size_t kHeads>
-HWY_INLINE void ValueHeads(const float* p, size_t p_stride, const uint8_t* v, size_t v_stride, size_t count, size_t d, float* o,
-                           size_t o_stride) {
+HWY_INLINE void ValueHeads(const float* p, size_t p_stride, const uint8_t* v, size_t v_stride, size_t count, size_t d,
+                           float* o, size_t o_stride) {
     // Two chunks at once fill the registers of AVX-512; elsewhere one chunk is four or eight vectors already.
     constexpr size_t kWide = kLanes >= 16 ? 2 : 1;
     size_t i = 0;
-    for (; i + kWide * kChunk <= d; i += kWide * kChunk) ValueBlock<Load, kHeads, kWide>(p, p_stride, v, v_stride, count, i, 0, o, o_stride);
-    for (; i + kChunk <= d; i += kChunk) ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, 0, o, o_stride);
+    for (; i + kWide * kChunk <= d; i += kWide * kChunk)
+        ValueBlock<Load, kHeads, kWide>(p, p_stride, v, v_stride, count, i, 0, o, o_stride);
+    for (; i + kChunk <= d; i += kChunk)
+        ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, 0, o, o_stride);
     if (i < d) ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, d - i, o, o_stride);
 }
 
 template <class Load>
-void Value(const float* p, size_t p_stride, size_t heads, const std::byte* v, size_t v_stride, size_t count, size_t d, float* o,
-           size_t o_stride) {
+void Value(const float* p, size_t p_stride, size_t heads, const std::byte* v, size_t v_stride, size_t count, size_t d,
+           float* o, size_t o_stride) {
     const auto* base = reinterpret_cast<const uint8_t*>(v);
     size_t h = 0;
     for (; h + kHeadBlock <= heads; h += kHeadBlock) {
         ValueHeads<Load, kHeadBlock>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride);
     }
     if constexpr (kHeadBlock > 2) {
-        for (; h + 2 <= heads; h += 2) ValueHeads<Load, 2>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride);
+        for (; h + 2 <= heads; h += 2)
+            ValueHeads<Load, 2>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride);
     }
-    for (; h < heads; ++h) ValueHeads<Load, 1>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride);
+    for (; h < heads; ++h)
+        ValueHeads<Load, 1>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride);
 }
 
 template <class Load>

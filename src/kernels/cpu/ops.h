@@ -11,17 +11,17 @@ namespace atlas::kernels::cpu {
 inline constexpr size_t kChunk = 32;
 
 /** s[h·s_stride + j] = Σ_i q[h·q_stride + i] · K[j][i] for h < heads, j < count; K rows of d elements, k_stride bytes apart. */
-using ScoreFn = void (*)(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride, size_t count, size_t d,
-                         float* s, size_t s_stride);
+using ScoreFn = void (*)(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride,
+                         size_t count, size_t d, float* s, size_t s_stride);
 /** o[h·o_stride + i] += Σ_j p[h·p_stride + j] · V[j][i]; `o` rows are padded to a multiple of kChunk. */
-using ValueFn = void (*)(const float* p, size_t p_stride, size_t heads, const std::byte* v, size_t v_stride, size_t count, size_t d,
-                         float* o, size_t o_stride);
+using ValueFn = void (*)(const float* p, size_t p_stride, size_t heads, const std::byte* v, size_t v_stride,
+                         size_t count, size_t d, float* o, size_t o_stride);
 /** out[j·out_stride + i] = rows[j][i] as f32. */
 using DecodeFn = void (*)(const std::byte* rows, size_t stride, size_t count, size_t d, float* out, size_t out_stride);
 
 /** One SIMD variant of everything that depends on the width of vectors. */
 struct CpuOps {
-    int64_t target;  ///< Highway's number of the target this table was compiled for
+    int64_t target;                   ///< Highway's number of the target this table was compiled for
     ScoreFn score[kDataTypeCount];    ///< by K type; kOther has none
     ValueFn value[kDataTypeCount];    ///< by V type
     DecodeFn decode[kDataTypeCount];  ///< by type

@@ -39,7 +39,8 @@ inline constexpr float kSlack = 8.0f;
 
 // s[kRows][kTile] (NC vectors at column 0) = Σ_i q[i][kRows] · k[i][kTile].
 template <int NC>
-HWY_INLINE void ScoreBlock6(const float* HWY_RESTRICT q, const float* HWY_RESTRICT k, int64_t d, float* HWY_RESTRICT s) {
+HWY_INLINE void ScoreBlock6(const float* HWY_RESTRICT q, const float* HWY_RESTRICT k, int64_t d,
+                            float* HWY_RESTRICT s) {
     const D tag;
     V acc[kRows][NC];
     ATLAS_UNROLL
@@ -67,8 +68,8 @@ HWY_INLINE void ScoreBlock6(const float* HWY_RESTRICT q, const float* HWY_RESTRI
 
 // o[kRows][o_stride] (NC vectors) = o · correction + Σ_j p[kRows][j] · v[j][NC · kWidth].
 template <int NC>
-HWY_INLINE void ValueBlock6(const float* HWY_RESTRICT p, const float* HWY_RESTRICT v, int n_keys, const float* HWY_RESTRICT correction,
-                            float* HWY_RESTRICT o, int64_t o_stride) {
+HWY_INLINE void ValueBlock6(const float* HWY_RESTRICT p, const float* HWY_RESTRICT v, int n_keys,
+                            const float* HWY_RESTRICT correction, float* HWY_RESTRICT o, int64_t o_stride) {
     const D tag;
     V acc[kRows][NC];
     ATLAS_UNROLL
@@ -117,17 +118,25 @@ struct ValueSlices {
     }
 };
 
-inline void AddValues(const float* p, const float* v, int n_keys, const ValueSlices& slices, const float* correction, float* o,
-                       int64_t o_stride) {
+inline void AddValues(const float* p, const float* v, int n_keys, const ValueSlices& slices, const float* correction,
+                      float* o, int64_t o_stride) {
     for (int i = 0; i < slices.n_slices; ++i) {
         const int begin = slices.begin(i);
         const float* panel = v + static_cast<int64_t>(begin) * kWidth * kTile;
         float* dst = o + static_cast<int64_t>(begin) * kWidth;
         switch (slices.begin(i + 1) - begin) {
-            case 1: ValueBlock6<1>(p, panel, n_keys, correction, dst, o_stride); break;
-            case 2: ValueBlock6<2>(p, panel, n_keys, correction, dst, o_stride); break;
-            case 3: ValueBlock6<kCols < 3 ? kCols : 3>(p, panel, n_keys, correction, dst, o_stride); break;
-            default: ValueBlock6<kCols>(p, panel, n_keys, correction, dst, o_stride); break;
+            case 1:
+                ValueBlock6<1>(p, panel, n_keys, correction, dst, o_stride);
+                break;
+            case 2:
+                ValueBlock6<2>(p, panel, n_keys, correction, dst, o_stride);
+                break;
+            case 3:
+                ValueBlock6 < kCols<3 ? kCols : 3>(p, panel, n_keys, correction, dst, o_stride);
+                break;
+            default:
+                ValueBlock6<kCols>(p, panel, n_keys, correction, dst, o_stride);
+                break;
         }
     }
 }
@@ -136,7 +145,8 @@ inline void AddValues(const float* p, const float* v, int n_keys, const ValueSli
 HWY_INLINE V Exp2Weight(V x) {
     const D tag;
     const hn::RebindToSigned<D> int_tag;
-    const V magic = hn::Set(tag, 12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer, left in the low mantissa bits
+    const V magic =
+        hn::Set(tag, 12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer, left in the low mantissa bits
     const V rounded = hn::Add(x, magic);
     const V f = hn::Sub(x, hn::Sub(rounded, magic));
     V y = hn::Set(tag, 0.0013276472f);
@@ -157,9 +167,9 @@ struct RowState {
 };
 
 struct LogitTransform {
-    float softcap2;    // softcap · log2 e, or 0; scores then arrive divided by softcap
+    float softcap2;        // softcap · log2 e, or 0; scores then arrive divided by softcap
     const uint16_t* mask;  // f16 [kTile] or nullptr
-    float slope2;      // slope · log2 e
+    float slope2;          // slope · log2 e
 };
 
 /** Turns kTile scores of a row into weights in place; returns the factor by which what was summed so far must be scaled. */
@@ -176,7 +186,8 @@ HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT s, const LogitTransform& transfo
         const V slope = hn::Set(tag, transform.slope2);
         const V minus_inf = hn::Set(tag, -HUGE_VALF);
         for (int j = 0; j < kTile; j += kWidth) {
-            const V bias = hn::PromoteTo(tag, hn::LoadU(half_tag, reinterpret_cast<const hwy::float16_t*>(transform.mask + j)));
+            const V bias =
+                hn::PromoteTo(tag, hn::LoadU(half_tag, reinterpret_cast<const hwy::float16_t*>(transform.mask + j)));
             const V biased = hn::MulAdd(slope, bias, hn::Load(tag, s + j));
             // A select, so that whatever lies in a masked key (NaN too) has weight 0.
             hn::Store(hn::IfThenElse(hn::Eq(bias, minus_inf), minus_inf, biased), tag, s + j);
@@ -206,7 +217,8 @@ HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT s, const LogitTransform& transfo
 
 /** panel[i][kTile], columns [0, 4): four keys of `d` elements (multiple of kWidth readable), src[4][src_stride], transposed. */
 template <class Tag>  // a template so that the blocks which narrower vectors lack are not instantiated
-HWY_INLINE void Transpose4(Tag tag, const float* HWY_RESTRICT src, int64_t src_stride, int64_t d, float* HWY_RESTRICT panel) {
+HWY_INLINE void Transpose4(Tag tag, const float* HWY_RESTRICT src, int64_t src_stride, int64_t d,
+                           float* HWY_RESTRICT panel) {
     using Vec = hn::Vec<Tag>;
     const hn::Repartition<double, Tag> pair_tag;
     const hn::Full128<float> block_tag;

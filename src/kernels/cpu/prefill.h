@@ -11,8 +11,9 @@ namespace atlas::kernels::cpu {
 struct PrefillTask {
     int64_t stream, kv_head, list;
     int64_t first_token, n_tokens;
-    int64_t begin, end;        ///< key positions within the list, counted over its runs
-    float* partial = nullptr;  ///< nullptr: writes out and lse; else [n_tokens · group][1 + d_v]: lse without sinks, then o
+    int64_t begin, end;  ///< key positions within the list, counted over its runs
+    float* partial =
+        nullptr;  ///< nullptr: writes out and lse; else [n_tokens · group][1 + d_v]: lse without sinks, then o
 };
 
 /** Keys are decoded and packed once per task, so tasks of about this many rows (tokens · group) cost least. */

@@ -20,16 +20,16 @@ inline int64_t masks_per_group(const AttentionArgs& args) {
 
 /** Carves one task's workspace; the same code measures it (base nullptr) and lays it out. */
 struct PrefillWorkspace {
-    float *k_panel;     // [d_k padded][kBlockKeys]
-    float *v_panel;     // slices [kBlockKeys][width] of d_v padded columns in all
-    float *q;           // [row blocks][d_k][kRowBlock]
-    float *o;           // [rows][d_v padded]
-    float *s;           // [kRowBlock][kBlockKeys]
-    float *max;         // [rows], base-2 logits
-    float *sum;         // [rows][kPad], lane-wise
-    float *correction;  // [kRowBlock]
-    float *decoded;     // 4 rows of K or V
-    float *slopes;      // [group], ALiBi times log2 e
+    float* k_panel;     // [d_k padded][kBlockKeys]
+    float* v_panel;     // slices [kBlockKeys][width] of d_v padded columns in all
+    float* q;           // [row blocks][d_k][kRowBlock]
+    float* o;           // [rows][d_v padded]
+    float* s;           // [kRowBlock][kBlockKeys]
+    float* max;         // [rows], base-2 logits
+    float* sum;         // [rows][kPad], lane-wise
+    float* correction;  // [kRowBlock]
+    float* decoded;     // 4 rows of K or V
+    float* slopes;      // [group], ALiBi times log2 e
     uint16_t* mask_tile;
     const uint16_t** mask_rows;
     BlockVisibility* visibility;

@@ -25,8 +25,9 @@ struct Problem {
         return args.runs[(stream * args.n_head_kv + kv_head) * lists + list];
     }
     const float* query(int64_t stream, int64_t token, int64_t head) const {
-        return reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args.q) + stream * args.q_stream_stride +
-                                              token * args.q_token_stride + head * args.q_head_stride);
+        return reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args.q) +
+                                              stream * args.q_stream_stride + token * args.q_token_stride +
+                                              head * args.q_head_stride);
     }
     float* out(int64_t stream, int64_t token, int64_t head) const {
         return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride +
@@ -82,14 +83,15 @@ void for_each_piece(const AttentionArgs& args, const HeadRuns& list, int64_t beg
 }
 
 /** Rows of a piece as f32 [count][d]: for types without a kernel, through their decoder. */
-inline void decode_rows(const CpuOps& ops, DataType type, RowDecoder decoder, const std::byte* rows, int64_t stride, size_t count,
-                        int64_t d, float* out) {
+inline void decode_rows(const CpuOps& ops, DataType type, RowDecoder decoder, const std::byte* rows, int64_t stride,
+                        size_t count, int64_t d, float* out) {
     if (type != DataType::kOther) {
         ops.decode[static_cast<size_t>(type)](rows, static_cast<size_t>(stride), count, static_cast<size_t>(d), out,
                                               static_cast<size_t>(d));
         return;
     }
-    for (size_t j = 0; j < count; ++j) decoder(rows + static_cast<int64_t>(j) * stride, out + static_cast<int64_t>(j) * d, d);
+    for (size_t j = 0; j < count; ++j)
+        decoder(rows + static_cast<int64_t>(j) * stride, out + static_cast<int64_t>(j) * d, d);
 }
 
 /** A float buffer of one thread, aligned for every vector, that only grows. */

@@ -88,7 +88,8 @@ HWY_INLINE VB FifthBits(uint32_t bits) {
     HWY_ALIGN static constexpr uint8_t kByte[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
     HWY_ALIGN static constexpr uint8_t kBit[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     const DB db;
-    const VB spread = hn::TableLookupBytes(hn::BitCast(db, hn::Set(hn::FixedTag<uint32_t, 4>(), bits)), hn::Load(db, kByte));
+    const VB spread =
+        hn::TableLookupBytes(hn::BitCast(db, hn::Set(hn::FixedTag<uint32_t, 4>(), bits)), hn::Load(db, kByte));
     return hn::IfThenElseZero(hn::TestBit(spread, hn::Load(db, kBit)), hn::Set(db, uint8_t{16}));
 }
 
@@ -127,8 +128,8 @@ struct LoadNibbles : NoTail {
         }
         const hn::Vec<DI> bias = hn::Set(DI(), static_cast<int8_t>(kBias));
         const V offset = kMin ? hn::Set(D(), LoadHalf(block + 2)) : hn::Zero(D());
-        Widen<kMin>(hn::Sub(hn::BitCast(DI(), low), bias), hn::Sub(hn::BitCast(DI(), high), bias), hn::Set(D(), LoadHalf(block)),
-                    offset, v);
+        Widen<kMin>(hn::Sub(hn::BitCast(DI(), low), bias), hn::Sub(hn::BitCast(DI(), high), bias),
+                    hn::Set(D(), LoadHalf(block)), offset, v);
     }
 };
 using LoadQ4_0 = LoadNibbles<DataType::kQ4_0, 18, 8, false, false>;
@@ -139,14 +140,15 @@ using LoadQ5_1 = LoadNibbles<DataType::kQ5_1, 24, 0, true, true>;
 struct LoadIQ4_NL : NoTail {
     static constexpr DataType kType = DataType::kIQ4_NL;
     static HWY_INLINE void Chunk(const uint8_t* row, size_t i, V (&v)[kVectors]) {
-        HWY_ALIGN static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+        HWY_ALIGN static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                         1,    13,   25,  38,  53,  69,  89,  113};
         const uint8_t* block = row + i / 32 * 18;
         const DB db;
         const VB both = hn::LoadU(db, block + 2);
         const auto levels = hn::Load(DI(), kLevels);
         Widen<false>(hn::TableLookupBytes(levels, hn::BitCast(DI(), hn::And(both, hn::Set(db, uint8_t{15})))),
-                     hn::TableLookupBytes(levels, hn::BitCast(DI(), hn::ShiftRight<4>(both))), hn::Set(D(), LoadHalf(block)),
-                     hn::Zero(D()), v);
+                     hn::TableLookupBytes(levels, hn::BitCast(DI(), hn::ShiftRight<4>(both))),
+                     hn::Set(D(), LoadHalf(block)), hn::Zero(D()), v);
     }
 };
 

@@ -16,7 +16,6 @@ std::vector<double> decode(DataType type, RowDecoder other, const std::byte* row
     return {values.begin(), values.end()};
 }
 
-
 double logit(const AttentionArgs& args, const float* q, const std::vector<double>& k, double bias) {
     double dot = 0;
     for (size_t i = 0; i < k.size(); ++i) dot += static_cast<double>(q[i]) * k[i];
@@ -26,8 +25,9 @@ double logit(const AttentionArgs& args, const float* q, const std::vector<double
 }
 
 void attend(const AttentionArgs& args, int64_t stream, int64_t token, int64_t head, const HeadRuns& list) {
-    const auto* q = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args.q) + stream * args.q_stream_stride +
-                                                   token * args.q_token_stride + head * args.q_head_stride);
+    const auto* q =
+        reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args.q) + stream * args.q_stream_stride +
+                                       token * args.q_token_stride + head * args.q_head_stride);
     const Mask& mask = args.mask;
     const uint16_t* mask_row = mask.data ? mask.data + (stream % mask.n_streams) * mask.stream_stride +
                                                (head % mask.n_heads) * mask.head_stride + token * mask.token_stride
@@ -57,9 +57,11 @@ void attend(const AttentionArgs& args, int64_t stream, int64_t token, int64_t he
     auto* out = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride +
                                          token * args.out_token_stride + head * args.out_head_stride);
     const bool nothing = max == kMinusInfinity;
-    for (int64_t i = 0; i < args.d_v; ++i) out[i] = nothing ? 0.0f : static_cast<float>(sum_of_values[static_cast<size_t>(i)] / sum);
+    for (int64_t i = 0; i < args.d_v; ++i)
+        out[i] = nothing ? 0.0f : static_cast<float>(sum_of_values[static_cast<size_t>(i)] / sum);
     if (args.lse) {
-        args.lse[(stream * args.n_tokens + token) * args.n_head + head] = static_cast<float>(nothing ? kMinusInfinity : max + std::log(sum));
+        args.lse[(stream * args.n_tokens + token) * args.n_head + head] =
+            static_cast<float>(nothing ? kMinusInfinity : max + std::log(sum));
     }
 }
 
@@ -73,7 +75,8 @@ Status attention_reference(const AttentionArgs& args) {
     for (int64_t stream = 0; stream < args.n_stream; ++stream) {
         for (int64_t token = 0; token < args.n_tokens; ++token) {
             for (int64_t head = 0; head < args.n_head; ++head) {
-                attend(args, stream, token, head, args.runs[(stream * args.n_head_kv + head / group) * lists + token / per_list]);
+                attend(args, stream, token, head,
+                       args.runs[(stream * args.n_head_kv + head / group) * lists + token / per_list]);
             }
         }
     }
