@@ -3,10 +3,13 @@
 #include <ggml.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string_view>
 #include <vector>
 
@@ -26,8 +29,9 @@ constexpr std::string_view kCachePrefixes[] = {"cache_k", "cache_v"};
 struct OwnerBuffer {
     std::byte* base = nullptr;
     size_t reserved = 0;
-    std::mutex mutex;  // guards the two below
+    std::mutex mutex;  // guards all below
     bool all_ordinary = false;
+    std::vector<std::pair<std::byte*, size_t>> ordinary;  // opened one by one, while all_ordinary is false
     std::map<const std::byte*, std::unique_ptr<kv::PagedTensor>> paged;  // by address
     kv::PageArena arena;
 
@@ -71,7 +75,9 @@ bool make_ordinary(OwnerBuffer& context, const ggml_tensor* tensor) {
         bytes = context.reserved;
         context.all_ordinary = true;
     }
-    if (mprotect(begin, std::min(bytes, static_cast<size_t>(context.base + context.reserved - begin)), PROT_READ | PROT_WRITE) == 0) {
+    bytes = std::min(bytes, static_cast<size_t>(context.base + context.reserved - begin));
+    if (mprotect(begin, bytes, PROT_READ | PROT_WRITE) == 0) {
+        if (!context.all_ordinary) context.ordinary.emplace_back(begin, bytes);
         return true;
     }
     log().error("buffer of {} bytes: the system gave no memory for tensor '{}' ({} bytes)", context.reserved, tensor->name, bytes);
@@ -82,7 +88,7 @@ void buffer_free(ggml_backend_buffer_t buffer) { delete &context_of(buffer); }
 
 void* buffer_base(ggml_backend_buffer_t buffer) { return context_of(buffer).base; }
 
-ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
+ggml_status init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
     OwnerBuffer& context = context_of(buffer);
     if (tensor->view_src != nullptr || ggml_nbytes(tensor) == 0 || context.base == nullptr) return GGML_STATUS_SUCCESS;
     const std::lock_guard lock(context.mutex);
@@ -96,10 +102,19 @@ ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor
         pages = std::make_unique<kv::PagedTensor>(context.arena, row_bytes, rows);
     }
     if (context.all_ordinary) {
-        mprotect(tensor->data, ggml_nbytes(tensor) / kAlignment * kAlignment, PROT_NONE);
+        mprotect(tensor->data, round_up(ggml_nbytes(tensor)), PROT_NONE);
     }
     tensor->extra = pages.get();
     return GGML_STATUS_SUCCESS;
+}
+
+ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
+    try {
+        return init_tensor(buffer, tensor);
+    } catch (const std::bad_alloc&) {
+        log().error("'{}' of {} bytes: no memory for its page table", tensor->name, ggml_nbytes(tensor));
+        return GGML_STATUS_ALLOC_FAILED;
+    }
 }
 
 void report(const Status& status, const char* operation, const ggml_tensor* tensor) {
@@ -155,9 +170,12 @@ bool buffer_cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggm
         return true;
     }
     if (!is_owner_buffer(from)) return false;
-    std::vector<std::byte> copy(ggml_nbytes(src));
-    buffer_get_tensor(from, src, copy.data(), 0, copy.size());
-    buffer_set_tensor(buffer, dst, copy.data(), 0, copy.size());
+    std::array<std::byte, 16384> part;
+    for (size_t done = 0; done < ggml_nbytes(src); done += part.size()) {
+        const size_t count = std::min(part.size(), ggml_nbytes(src) - done);
+        buffer_get_tensor(from, src, part.data(), done, count);
+        buffer_set_tensor(buffer, dst, part.data(), done, count);
+    }
     return true;
 }
 
@@ -168,11 +186,19 @@ void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
         const Status status = pages->fill(0, value, pages->bytes());
         if (!status.is_ok()) log().error("clearing a KV cache: {}", status.to_string());
     }
+    for (const auto& [begin, bytes] : context.ordinary) std::memset(begin, value, bytes);
     if (context.all_ordinary) {
-        if (context.paged.empty()) std::memset(context.base, value, context.reserved);
+        std::byte* begin = context.base;
+        for (const auto& [address, pages] : context.paged) {
+            // Tensors of a compute buffer may overlap in time-shared ranges.
+            if (begin < address) std::memset(begin, value, static_cast<size_t>(address - begin));
+            begin = std::max(begin, context.base + (address - context.base) + round_up(pages->bytes()));
+        }
+        const std::byte* end = context.base + context.reserved;
+        if (begin < end) std::memset(begin, value, static_cast<size_t>(end - begin));
         return;
     }
-    if (context.paged.empty() && context.base != nullptr) {
+    if (context.paged.empty() && context.ordinary.empty() && context.base != nullptr) {
         // Nothing lies in the buffer yet. Fresh memory is zero already; anything else has to be written now.
         if (value == 0) return;
         if (mprotect(context.base, context.reserved, PROT_READ | PROT_WRITE) != 0) return;
@@ -184,7 +210,8 @@ void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
 const char* type_name(ggml_backend_buffer_type_t) { return "ATLAS0"; }
 
 ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
-    auto context = std::make_unique<OwnerBuffer>();
+    std::unique_ptr<OwnerBuffer> context(new (std::nothrow) OwnerBuffer);
+    if (!context) return nullptr;
     context->reserved = round_up(std::max<size_t>(size, 1));
     void* base = mmap(nullptr, context->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {

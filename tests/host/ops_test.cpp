@@ -1,0 +1,140 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "plugin.h"
+
+namespace atlas::host::test {
+namespace {
+
+class CacheOps : public ::testing::Test {
+protected:
+    void SetUp() override {
+        ASSERT_NE(load_plugin(), nullptr);
+        device_ = ggml_backend_dev_by_name("ATLAS0");
+        ASSERT_NE(device_, nullptr);
+    }
+
+    /** Runs `body` on our device and on the CPU; it returns the bytes to compare. */
+    std::pair<std::vector<uint8_t>, std::vector<uint8_t>> both(const std::function<std::vector<uint8_t>(Bench&)>& body) const {
+        Bench ours(device_);
+        Bench theirs(cpu_device());
+        return {body(ours), body(theirs)};
+    }
+
+    ggml_backend_dev_t device_ = nullptr;
+};
+
+class CacheTypes : public CacheOps, public ::testing::WithParamInterface<ggml_type> {};
+
+TEST_P(CacheTypes, RowsWrittenEqualThoseOfTheHost) {
+    for (const ggml_type index : {GGML_TYPE_I64, GGML_TYPE_I32}) {
+        const auto [ours, theirs] = both([&](Bench& bench) {
+            ggml_tensor* cache = bench.tensor("cache_k_l0", GetParam(), {128, 300});
+            ggml_tensor* rows = bench.tensor("rows", GGML_TYPE_F32, {128, 70});
+            ggml_tensor* where = bench.tensor("where", index, {70});
+            ggml_tensor* written = ggml_set_rows(bench.context(), cache, rows, where);
+            EXPECT_NE(bench.allocate(), nullptr);
+            ggml_backend_buffer_clear(cache->buffer, 0);
+            Bench::set(rows, noise(128 * 70, 4));
+            for (int64_t i = 0; i < 70; ++i) {
+                const int64_t row = (i * 37 + 11) % 300;
+                if (index == GGML_TYPE_I64) {
+                    ggml_backend_tensor_set(where, &row, static_cast<size_t>(i) * 8, 8);
+                } else {
+                    const auto small = static_cast<int32_t>(row);
+                    ggml_backend_tensor_set(where, &small, static_cast<size_t>(i) * 4, 4);
+                }
+            }
+            EXPECT_EQ(bench.compute(written), GGML_STATUS_SUCCESS);
+            return Bench::bytes(cache);
+        });
+        EXPECT_EQ(ours, theirs);
+    }
+}
+
+TEST_P(CacheTypes, AttentionOverPagesEqualsTheHosts) {
+    constexpr int64_t kHead = 64, kHeadsKv = 2, kHeads = 8, kCells = 256, kTokens = 5;
+    const auto run = [&](Bench& bench) {
+        ggml_tensor* k = bench.tensor("cache_k_l0", GetParam(), {kHead * kHeadsKv, kCells});
+        ggml_tensor* v = bench.tensor("cache_v_l0", GetParam(), {kHead * kHeadsKv, kCells});
+        ggml_tensor* q = bench.tensor("q", GGML_TYPE_F32, {kHead, kTokens, kHeads});
+        ggml_tensor* mask = bench.tensor("mask", GGML_TYPE_F16, {kCells, kTokens});
+        const auto heads = [&](ggml_tensor* cache) {
+            return ggml_view_4d(bench.context(), cache, kHead, kCells, kHeadsKv, 1, cache->nb[1], ggml_row_size(cache->type, kHead),
+                                cache->nb[1] * kCells, 0);
+        };
+        ggml_tensor* out = ggml_flash_attn_ext(bench.context(), q, heads(k), heads(v), mask, 1.0f / std::sqrt(64.0f), 0.0f, 0.0f);
+        EXPECT_NE(bench.allocate(), nullptr);
+        Bench::set(k, noise(static_cast<size_t>(ggml_nelements(k)), 1));
+        Bench::set(v, noise(static_cast<size_t>(ggml_nelements(v)), 2));
+        Bench::set(q, noise(static_cast<size_t>(ggml_nelements(q)), 3));
+        std::vector<ggml_fp16_t> visible(kCells * kTokens);
+        for (int64_t i = 0; i < kCells * kTokens; ++i) {
+            visible[static_cast<size_t>(i)] = ggml_fp32_to_fp16(i % kCells < 200 + i / kCells ? 0.0f : -INFINITY);
+        }
+        ggml_backend_tensor_set(mask, visible.data(), 0, ggml_nbytes(mask));
+        EXPECT_EQ(bench.compute(out), GGML_STATUS_SUCCESS);
+        return Bench::floats(out);
+    };
+    Bench ours(device_);
+    Bench theirs(cpu_device());
+    const std::vector<float> expected = run(theirs);
+    // The host rounds q to the type of K, and we do not.
+    EXPECT_LT(nmse(expected, run(ours)), 5e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, CacheTypes,
+                         ::testing::Values(GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1,
+                                           GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL),
+                         [](const auto& info) { return std::string(ggml_type_name(info.param)); });
+
+TEST_F(CacheOps, ContextShiftRotatesKeysInPlace) {
+    const auto [ours, theirs] = both([&](Bench& bench) {
+        ggml_tensor* cache = bench.tensor("cache_k_l0", GGML_TYPE_F16, {128, 200});
+        ggml_tensor* shift = bench.tensor("shift", GGML_TYPE_I32, {200});
+        ggml_tensor* keys = ggml_view_3d(bench.context(), cache, 64, 2, 200, ggml_row_size(cache->type, 64), cache->nb[1], 0);
+        ggml_tensor* rotated = ggml_rope_ext_inplace(bench.context(), keys, shift, nullptr, 64, 0, 4096, 10000.0f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f);
+        EXPECT_NE(bench.allocate(), nullptr);
+        Bench::set(cache, noise(128 * 200, 8));
+        for (int32_t i = 0; i < 200; ++i) {
+            const int32_t by = i % 3 == 0 ? -17 : 0;
+            ggml_backend_tensor_set(shift, &by, static_cast<size_t>(i) * 4, 4);
+        }
+        EXPECT_EQ(bench.compute(rotated), GGML_STATUS_SUCCESS);
+        return Bench::bytes(cache);
+    });
+    EXPECT_EQ(ours, theirs);
+}
+
+TEST_F(CacheOps, QuantisedKeysAreDecodedAndWrittenBack) {
+    const auto [ours, theirs] = both([&](Bench& bench) {
+        ggml_tensor* cache = bench.tensor("cache_k_l0", GGML_TYPE_Q8_0, {128, 130});
+        ggml_tensor* doubled = ggml_scale(bench.context(), ggml_cast(bench.context(), cache, GGML_TYPE_F32), 2.0f);
+        ggml_tensor* written = ggml_cpy(bench.context(), doubled, cache);
+        EXPECT_NE(bench.allocate(), nullptr);
+        Bench::set(cache, noise(128 * 130, 8));
+        EXPECT_EQ(bench.compute(written), GGML_STATUS_SUCCESS);
+        return Bench::bytes(cache);
+    });
+    EXPECT_EQ(ours, theirs);
+}
+
+TEST_F(CacheOps, ARowNumberOutsideOfTheCacheFailsTheGraph) {
+    for (const int64_t bad : {int64_t{-1}, int64_t{64}, int64_t{1} << 40}) {
+        Bench bench(device_);
+        ggml_tensor* cache = bench.tensor("cache_k_l0", GGML_TYPE_F16, {32, 64});
+        ggml_tensor* rows = bench.tensor("rows", GGML_TYPE_F32, {32, 1});
+        ggml_tensor* where = bench.tensor("where", GGML_TYPE_I64, {1});
+        ggml_tensor* written = ggml_set_rows(bench.context(), cache, rows, where);
+        ASSERT_NE(bench.allocate(), nullptr);
+        Bench::set(rows, noise(32, 1));
+        ggml_backend_tensor_set(where, &bad, 0, 8);
+        EXPECT_EQ(bench.compute(written), GGML_STATUS_FAILED);
+        EXPECT_EQ(Bench::bytes(cache), std::vector<uint8_t>(ggml_nbytes(cache), 0));
+    }
+}
+
+}  // namespace
+}  // namespace atlas::host::test

@@ -1,0 +1,92 @@
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "host/abi/detect.h"
+#include "plugin.h"
+
+namespace atlas::host::test {
+namespace {
+
+using abi::choose_layout;
+using abi::HostFacts;
+using abi::Layout;
+
+TEST(Abi, ChoosesTheLayoutByWhatTheHostExports) {
+    Layout layout{};
+    EXPECT_TRUE(choose_layout({"0.27.0", true, true}, &layout).is_ok());
+    EXPECT_EQ(layout, Layout::kV3);
+    EXPECT_TRUE(choose_layout({"0.21.1", true, false}, &layout).is_ok());
+    EXPECT_EQ(layout, Layout::kV2);
+}
+
+TEST(Abi, RefusesOtherHostsNamingWhatItFound) {
+    Layout layout{};
+    for (const HostFacts& facts : {HostFacts{"0.8.4", true, true}, HostFacts{"0.99.0", true, true}, HostFacts{"1.0.0", true, true},
+                                   HostFacts{"0.12.0", false, false}, HostFacts{"nonsense", true, true}}) {
+        const Status status = choose_layout(facts, &layout);
+        EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+        EXPECT_NE(status.message().find(facts.version), std::string::npos) << status.message();
+    }
+    EXPECT_EQ(choose_layout({nullptr, true, true}, &layout).code(), StatusCode::kUnsupported);
+}
+
+/** Environment and options belong to a process, so each case runs in one of its own. */
+class OwnProcess : public ::testing::Test {
+protected:
+    void SetUp() override { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
+};
+
+[[noreturn]] void load_with(const char* variable, const char* value) {
+    setenv(variable, value, 1);
+    const bool declined = load_plugin() == nullptr;
+    // The host must still work without us.
+    Bench bench(cpu_device());
+    ggml_tensor* sum = ggml_add(bench.context(), bench.tensor("a", GGML_TYPE_F32, {4}), bench.tensor("b", GGML_TYPE_F32, {4}));
+    const bool works = bench.allocate() != nullptr && bench.compute(sum) == GGML_STATUS_SUCCESS;
+    std::_Exit(declined && works ? 0 : 1);
+}
+
+TEST_F(OwnProcess, MalformedOptionsAreNamedAndTheHostGoesOn) {
+    EXPECT_EXIT(load_with("ATLAS_DEVICE", "banana"), ::testing::ExitedWithCode(0), "ATLAS_DEVICE=banana");
+    EXPECT_EXIT(load_with("ATLAS_KV_RAM", "12Q"), ::testing::ExitedWithCode(0), "ATLAS_KV_RAM=12Q");
+    EXPECT_EXIT(load_with("ATLAS_KERNEL", "neural"), ::testing::ExitedWithCode(0), "ATLAS_KERNEL=neural");
+}
+
+[[noreturn]] void overflow_budget() {
+    setenv("ATLAS_KV_RAM", "16K", 1);
+    bool right = load_plugin() != nullptr;
+    Bench bench(ggml_backend_dev_by_name("ATLAS0"));
+    // Pages of 64 rows of 128 bytes: the third does not fit.
+    ggml_tensor* cache = bench.tensor("cache_k_l0", GGML_TYPE_F16, {64, 256});
+    ggml_tensor* rows = bench.tensor("rows", GGML_TYPE_F32, {64, 3});
+    ggml_tensor* where = bench.tensor("where", GGML_TYPE_I64, {3});
+    ggml_tensor* written = ggml_set_rows(bench.context(), cache, rows, where);
+    right = right && bench.allocate() != nullptr;
+    const int64_t cells[3] = {0, 64, 128};
+    ggml_backend_tensor_set(where, cells, 0, sizeof cells);
+    Bench::set(rows, noise(64 * 3, 1));
+    right = right && bench.compute(written) == GGML_STATUS_ALLOC_FAILED;
+    // Within the budget the same cache goes on working.
+    const int64_t fitting[3] = {1, 2, 65};
+    ggml_backend_tensor_set(where, fitting, 0, sizeof fitting);
+    right = right && bench.compute(written) == GGML_STATUS_SUCCESS;
+    std::_Exit(right ? 0 : 1);
+}
+
+TEST_F(OwnProcess, ABudgetTooSmallFailsTheGraphAndNamesIt) {
+    EXPECT_EXIT(overflow_budget(), ::testing::ExitedWithCode(0), "ATLAS_KV_RAM=16384");
+}
+
+[[noreturn]] void accel_device() {
+    setenv("ATLAS_DEVICE", "accel", 1);
+    const bool right = load_plugin() != nullptr && ggml_backend_dev_by_name("ATLAS0") == nullptr &&
+                       ggml_backend_dev_by_name("ATLAS") != nullptr &&
+                       ggml_backend_dev_buffer_type(ggml_backend_dev_by_name("ATLAS")) == ggml_backend_cpu_buffer_type();
+    std::_Exit(right ? 0 : 1);
+}
+
+TEST_F(OwnProcess, AccelModeSharesTheHostsBuffers) { EXPECT_EXIT(accel_device(), ::testing::ExitedWithCode(0), ""); }
+
+}  // namespace
+}  // namespace atlas::host::test
