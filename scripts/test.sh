@@ -40,7 +40,7 @@ finish() {
 }
 
 coverage() {  # line coverage of src/ by the unit tests and the short host tests (not the thousands of cases of host_ops), in a build of its own
-    threshold=${ATLAS_COVERAGE_MINIMUM:-0}
+    threshold=${ATLAS_COVERAGE_MINIMUM:-85}
     build coverage
     folder=$(build_folder coverage)
     find "$folder" -name '*.gcda' -delete
