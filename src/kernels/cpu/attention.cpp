@@ -5,9 +5,9 @@
 namespace atlas::kernels::cpu {
 namespace {
 
-// Up to this many rows per KV head the keys are streamed past the queries; beyond, tiles of 64 queries win although their lanes
-// are not all in use (measured: docs/roofline.md).
-constexpr int64_t kFewRows = 32;
+// Up to this many rows per KV head the keys are streamed past the queries; beyond, packing them into tiles pays, although with few
+// rows much of the time goes into it (measured crossover: 16 to 24 rows, docs/roofline.md).
+constexpr int64_t kFewRows = 20;
 
 }  // namespace
 

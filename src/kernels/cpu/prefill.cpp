@@ -10,6 +10,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/prefill.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/cpu/prefill-inl.h"
@@ -48,7 +49,13 @@ public:
         while (walker.next(tile)) {
             PackKeys(tile);
             PackValues(tile, walker);
-            for (int64_t row = 0; row < n_rows_; row += kRows) Attend(walker, tile, row);
+            const Segment upcoming = walker.upcoming();
+            int64_t fetched = 0;
+            for (int64_t row = 0; row < n_rows_; row += kRows) {
+                Attend(walker, tile, row);
+                const int64_t until = upcoming.count * std::min(row + kRows, n_rows_) / n_rows_;
+                for (; fetched < until; ++fetched) Prefetch(upcoming, fetched);
+            }
         }
         for (int64_t row = 0; row < n_rows_; ++row) Write(row);
     }
@@ -122,6 +129,17 @@ private:
             p_.ops.decode[static_cast<size_t>(type)](rows, static_cast<size_t>(stride), static_cast<size_t>(count),
                                                      static_cast<size_t>(d), out, static_cast<size_t>(out_stride));
         }
+    }
+
+    // Spread over the arithmetic of a tile, so that the next one's rows, far apart in memory, have arrived when they are packed.
+    void Prefetch(const Segment& segment, int64_t key) const {
+        const auto fetch = [](DataType type, const std::byte* row, int64_t d) {
+            if (type == DataType::kOther) return;
+            const auto bytes = static_cast<int64_t>(row_bytes(type, d));
+            for (int64_t b = 0; b < bytes; b += 64) hwy::Prefetch(row + b);
+        };
+        fetch(args_.k_type, segment.k + key * args_.k_stride, args_.d_k);
+        fetch(args_.v_type, segment.v + key * args_.v_stride, args_.d_v);
     }
 
     // One block of kRows rows against the packed tile.

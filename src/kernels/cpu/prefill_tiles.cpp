@@ -129,6 +129,13 @@ void TileWalker::finish(const KeyTile& tile) {
     }
 }
 
+Segment TileWalker::upcoming() const {
+    if (run_ >= runs_.runs.size() || left_ <= 0) return {};
+    const Run& run = runs_.runs[run_];
+    const auto count = static_cast<int32_t>(std::min<int64_t>({run.count - offset_, left_, kBlockKeys}));
+    return {run.k + runs_.k_offset + offset_ * args_.k_stride, run.v + runs_.v_offset + offset_ * args_.v_stride, run.key + offset_, count};
+}
+
 bool TileWalker::next(KeyTile& tile) {
     tile.n_segments = 0;
     tile.n_keys = 0;

@@ -35,6 +35,8 @@ public:
     /** The next tile, or false at the end. Fills the arrays below for it. */
     bool next(KeyTile& tile);
 
+    /** The keys that most likely follow the current tile, for prefetching; count 0 at the end. */
+    Segment upcoming() const;
     /** What mask head `i` (relative to the first) lets token `t` see of the tile. */
     BlockVisibility visibility(int64_t t, int64_t i) const { return visibility_[t * n_heads_ + i]; }
     /** Its kBlockKeys mask values, -inf beyond the tile's keys; only for kMixed. */
