@@ -2,6 +2,7 @@
 
 #include <array>
 #include <charconv>
+#include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
@@ -42,6 +43,25 @@ public:
         *out = static_cast<int>(value);
     }
 
+    void real(const char* name, double low, double high, double* out) {
+        const auto text = get_(name);
+        if (!text || text->empty()) return;
+        double value = 0;
+        const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+        // Written so that NaN is outside.
+        if (error != std::errc{} || end != text->data() + text->size() || !(value >= low && value <= high)) {
+            char range[64];
+            std::snprintf(range, sizeof range, "a number from %g to %g", low, high);
+            fail(name, *text, range);
+            return;
+        }
+        *out = value;
+    }
+
+    void text(const char* name, std::string* out) {
+        if (const auto value = get_(name)) *out = *value;
+    }
+
     void flag(const char* name, bool* out) { choice(name, std::array{std::pair{"0", false}, std::pair{"1", true}}, out); }
 
     void bytes(const char* name, uint64_t* out) {
@@ -72,6 +92,35 @@ private:
     const Getter& get_;
     Status status_;
 };
+
+void parse_sparse(Parser& parser, SparseOptions* out) {
+    constexpr int64_t kMost = int64_t{1} << 30;
+    parser.choice("ATLAS_MODE",
+                  std::array{std::pair{"exact", AttentionMode::kExact}, std::pair{"window", AttentionMode::kWindow},
+                             std::pair{"sparse", AttentionMode::kSparse}},
+                  &out->mode);
+    parser.choice("ATLAS_FAR",
+                  std::array{std::pair{"drop", FarEstimate::kDrop}, std::pair{"first", FarEstimate::kFirst},
+                             std::pair{"second", FarEstimate::kSecond}, std::pair{"bessel", FarEstimate::kBessel}},
+                  &out->estimate);
+    parser.choice("ATLAS_BLOCK", std::array{std::pair{"16", 16}, std::pair{"32", 32}, std::pair{"64", 64}}, &out->block_keys);
+    parser.integer("ATLAS_THRESHOLD", 0, kMost, &out->threshold);
+    parser.integer("ATLAS_SINKS", 0, 1 << 20, &out->sinks);
+    parser.integer("ATLAS_WINDOW", 0, kMost, &out->window);
+    parser.real("ATLAS_BUDGET", 0, 1, &out->fraction);
+    parser.integer("ATLAS_BUDGET_FLOOR", 0, kMost, &out->floor);
+    parser.integer("ATLAS_BUDGET_CAP", 0, kMost, &out->cap);
+    parser.real("ATLAS_EPSILON", 0, 1, &out->epsilon);
+    parser.real("ATLAS_REACH_SHARE", 0, 1, &out->reach_share);
+    parser.integer("ATLAS_FIRST_LAYERS", 0, 1024, &out->first_layers);
+    parser.real("ATLAS_FIRST_FACTOR", 1, 100, &out->first_factor);
+    parser.integer("ATLAS_TILE", 1, 512, &out->tile);
+    parser.integer("ATLAS_BEAM", 64, 1 << 20, &out->beam);
+    parser.integer("ATLAS_PROBES", 0, 64, &out->probes);
+    parser.real("ATLAS_PROBE_LIMIT", 0, 100, &out->probe_limit);
+    parser.integer("ATLAS_SEED", 0, INT32_MAX, &out->seed);
+    parser.text("ATLAS_STATS", &out->stats);
+}
 
 struct Loaded {
     Options options;
@@ -115,6 +164,7 @@ Status parse_options(const Getter& get, Options* out) {
     parser.integer("ATLAS_THREADS", 0, 1024, &parsed.threads);
     parser.bytes("ATLAS_KV_RAM", &parsed.kv_ram_bytes);
     parser.flag("ATLAS_PAGE_ALL", &parsed.page_all);
+    parse_sparse(parser, &parsed.sparse);
     const Status status = parser.status();
     *out = status.is_ok() ? parsed : Options{};
     return status;

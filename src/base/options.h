@@ -11,6 +11,56 @@ namespace atlas {
 
 enum class DeviceMode { kOwner, kAccel };
 
+enum class AttentionMode {
+    kExact,   ///< every key, the plain kernels
+    kWindow,  ///< sinks and window only: the control that fails at retrieval
+    kSparse,  ///< sinks, window, selected blocks, and an estimate of the rest
+};
+
+/** How the log mass of a block that is not read is estimated; docs/attention.md has the equations. */
+enum class FarEstimate { kDrop, kFirst, kSecond, kBessel };
+
+/** What the planner of long-context attention may do. Keys are cells of the KV cache. */
+struct SparseOptions {
+    /** ATLAS_MODE=exact|window|sparse. Exact until sparse keeps perplexity within 1 % at the longest context measured (docs/attention.md). */
+    AttentionMode mode = AttentionMode::kExact;
+    /** ATLAS_FAR=drop|first|second|bessel: estimate of what is not read. */
+    FarEstimate estimate = FarEstimate::kBessel;
+    /** ATLAS_BLOCK=16|32|64: keys per block of the index. */
+    int block_keys = 32;
+    /** ATLAS_THRESHOLD=0…2^30: queries that see no more keys than this are exact. */
+    int threshold = 4096;
+    /** ATLAS_SINKS=0…2^20: first visible keys, always exact; rounded up to pages of 64. */
+    int sinks = 64;
+    /** ATLAS_WINDOW=0…2^30: most recently written keys, always exact; rounded up to pages of 64. */
+    int window = 512;
+    /** ATLAS_BUDGET=0…1: share of the visible keys to select, between floor and cap. */
+    double fraction = 0.03;
+    /** ATLAS_BUDGET_FLOOR=0…2^30: selected keys at least. */
+    int floor = 512;
+    /** ATLAS_BUDGET_CAP=0…2^30: selected keys at most. */
+    int cap = 2048;
+    /** ATLAS_EPSILON=0…1: above the floor, selection stops when this share of the far mass is left to the estimate. */
+    double epsilon = 0.0;
+    /** ATLAS_REACH_SHARE=0…1: share of the selected blocks chosen by what a single key could reach, the rest by mass. */
+    double reach_share = 0.25;
+    /** ATLAS_FIRST_LAYERS=0…1024: layers 0 … n−1 get ATLAS_FIRST_FACTOR=1…100 times the budget. */
+    int first_layers = 1;
+    double first_factor = 2.0;
+    /** ATLAS_TILE=1…512: query tokens that share a selection in prefill. */
+    int tile = 32;
+    /** ATLAS_BEAM=64…2^20: blocks scored one by one; of more, only those inside the best super-blocks are. */
+    int beam = 1024;
+    /** ATLAS_PROBES=0…64: far blocks read per KV head to check the estimate, when decoding. */
+    int probes = 2;
+    /** ATLAS_PROBE_LIMIT=0…100: |ln(probed mass / estimated mass)| above which the call's budget doubles. */
+    double probe_limit = 1.0;
+    /** ATLAS_SEED=0…2^31−1: of the probes. */
+    int seed = 1;
+    /** ATLAS_STATS=<file>|1: statistics as JSON when the process ends, into a file or the log (level info). */
+    std::string stats;
+};
+
 /**
  * Everything an environment variable can set. This is the only place that reads the environment; each field names its variable,
  * its default and what is allowed. docs/options.md lists the same.
@@ -28,6 +78,7 @@ struct Options {
     uint64_t kv_ram_bytes = 0;
     /** ATLAS_PAGE_ALL=0|1: test switch, every 2-D to 4-D tensor that is not a compute buffer is paged, whatever its name. */
     bool page_all = false;
+    SparseOptions sparse;
 };
 
 /** Parses options; `get` returns the value of a variable or nullopt. Malformed or contradictory values name variable, value, allowed. */

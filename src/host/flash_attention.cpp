@@ -1,8 +1,13 @@
 #include "host/flash_attention.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <fstream>
+#include <string_view>
 
+#include "attention/stats.h"
+#include "base/log.h"
 #include "host/owner_buffer.h"
 
 namespace atlas::host {
@@ -63,6 +68,16 @@ kernels::AttentionArgs arguments_of(const ggml_tensor* op) {
     return args;
 }
 
+/** Layer number at the end of the cache tensor's name (cache_k_l12); 0 without one. */
+int layer_of(const ggml_tensor* cache) {
+    while (cache->view_src) cache = cache->view_src;
+    const std::string_view name(cache->name);
+    const size_t begin = name.find_last_not_of("0123456789");
+    int layer = 0;
+    if (begin != std::string_view::npos) std::from_chars(name.data() + begin + 1, name.data() + name.size(), layer);
+    return layer;
+}
+
 /** Walks the keys of one (stream, KV head) of K or V in pieces that are evenly spaced in memory. */
 class Rows {
 public:
@@ -118,6 +133,19 @@ bool supports_flash_attention(const ggml_tensor* op) {
         if (tensor->ne[0] % ggml_blck_size(tensor->type) != 0) return false;
     }
     return kernels::check_attention(args).is_ok();
+}
+
+FlashAttention::~FlashAttention() {
+    const std::string& target = options().sparse.stats;
+    const attention::Stats& stats = attention::Stats::instance();
+    if (target.empty() || stats.empty()) return;
+    if (target == "1") {
+        log().info("attention: {}", stats.json());
+        return;
+    }
+    std::ofstream file(target);
+    file << stats.json();
+    if (!file.flush()) log().error("statistics: cannot write '{}'", target);
 }
 
 void FlashAttention::set_mask(const ggml_tensor* mask, int64_t n_tokens, int64_t n_keys, int n_threads, kernels::Mask* out) {
@@ -185,6 +213,26 @@ void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v) {
     }
 }
 
+attention::KvIndex* FlashAttention::index_for(const ggml_tensor* k, const ggml_tensor* v, const kernels::AttentionArgs& args) {
+    const Placement k_place = placement_of(k);
+    const Placement v_place = placement_of(v);
+    // Only pages know when they were written; over the CPU's buffers everything is exact.
+    if (!k_place.pages || !v_place.pages || k->nb[1] != k_place.pages->row_bytes() || v->nb[1] != v_place.pages->row_bytes()) return nullptr;
+    base_pages_.clear();
+    for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+        const size_t k_row = (k_place.offset + static_cast<size_t>(stream) * k->nb[3]) / k->nb[1];
+        const size_t v_row = (v_place.offset + static_cast<size_t>(stream) * v->nb[3]) / v->nb[1];
+        if (k_row != v_row || k_row % static_cast<size_t>(kv::kPageRows) != 0) return nullptr;
+        base_pages_.push_back(static_cast<int64_t>(k_row) / kv::kPageRows);
+    }
+    auto& index = indexes_[{k_place.pages->id(), v_place.pages->id()}];
+    if (!index || !index->fits(args.n_head_kv, args.d_k, args.d_v)) {
+        index = std::make_unique<attention::KvIndex>(*k_place.pages, *v_place.pages, args.n_head_kv, args.d_k, args.d_v,
+                                                     engine_.settings().block_keys);
+    }
+    return index.get();
+}
+
 Status FlashAttention::run(const ggml_tensor* op, int n_threads) {
     kernels::AttentionArgs args = arguments_of(op);
     const ggml_tensor* k = op->src[1];
@@ -194,6 +242,11 @@ Status FlashAttention::run(const ggml_tensor* op, int n_threads) {
     args.out = static_cast<float*>(op->data);
     if (op->src[3]) set_mask(op->src[3], args.n_tokens, k->ne[1], n_threads, &args.mask);
     if (op->src[4]) args.sinks = static_cast<const float*>(op->src[4]->data);
+    if (engine_.wants_index(args, k->ne[1])) {
+        if (attention::KvIndex* index = index_for(k, op->src[2], args)) {
+            return engine_.attend(args, k->ne[1], *index, {layer_of(k), base_pages_.data()}, n_threads);
+        }
+    }
     return kernels::attention(args, n_threads);
 }
 

@@ -2,9 +2,12 @@
 
 #include <ggml.h>
 
-#include <unordered_map>
+#include <map>
+#include <memory>
 #include <vector>
 
+#include "attention/engine.h"
+#include "base/options.h"
 #include "base/status.h"
 #include "kernels/attention.h"
 
@@ -19,8 +22,17 @@ bool supports_flash_attention(const ggml_tensor* op);
  */
 class FlashAttention {
 public:
+    FlashAttention() = default;
+    /** Writes the statistics that ATLAS_STATS asks for. */
+    ~FlashAttention();
+    FlashAttention(const FlashAttention&) = delete;
+    FlashAttention& operator=(const FlashAttention&) = delete;
+
     /** To be called before the first node of a graph: masks may hold new values. */
-    void begin_graph() { summaries_in_use_ = 0; }
+    void begin_graph() {
+        summaries_in_use_ = 0;
+        kv::PagedTensor::advance_epoch();
+    }
 
     Status run(const ggml_tensor* op, int n_threads);
 
@@ -33,11 +45,15 @@ private:
 
     void set_mask(const ggml_tensor* mask, int64_t n_tokens, int64_t n_keys, int n_threads, kernels::Mask* out);
     void build_runs(const ggml_tensor* k, const ggml_tensor* v);
+    attention::KvIndex* index_for(const ggml_tensor* k, const ggml_tensor* v, const kernels::AttentionArgs& args);
 
     std::vector<Summary> summaries_;  // the first summaries_in_use_ belong to this graph
     size_t summaries_in_use_ = 0;
     std::vector<kernels::Run> runs_;
     std::vector<kernels::HeadRuns> heads_;
+    attention::Engine engine_{options().sparse};
+    std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KvIndex>> indexes_;  // by the ids of the K and V pages
+    std::vector<int64_t> base_pages_;
 };
 
 }  // namespace atlas::host

@@ -11,7 +11,13 @@ PagedTensor::PagedTensor(PageArena& arena, size_t row_bytes, int64_t rows)
       rows_(rows),
       page_bytes_(row_bytes * kPageRows),
       pages_(static_cast<size_t>((rows + kPageRows - 1) / kPageRows)),
-      zeros_(page_bytes_) {}
+      zeros_(page_bytes_),
+      versions_(pages_.size()),
+      epochs_(pages_.size()),
+      id_(next_id_.fetch_add(1)) {}
+
+std::atomic<uint32_t> PagedTensor::clock_{1};
+std::atomic<uint64_t> PagedTensor::next_id_{1};
 
 PagedTensor::~PagedTensor() { clear(); }
 
@@ -69,10 +75,12 @@ void PagedTensor::clear() {
     for (auto& page : pages_) {
         if (std::byte* memory = page.exchange(nullptr)) arena_.release(memory, page_bytes_);
     }
+    for (size_t i = 0; i < pages_.size(); ++i) stamp(i);
 }
 
 Status PagedTensor::writable(size_t offset, std::byte** memory) {
     generation_.fetch_add(1, std::memory_order_relaxed);
+    stamp(offset / page_bytes_);
     auto& page = pages_[offset / page_bytes_];
     std::byte* start = page.load(std::memory_order_acquire);
     if (start == nullptr) {

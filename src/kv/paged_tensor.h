@@ -49,6 +49,14 @@ public:
 
     /** Grows with every write, so that what is derived from the contents can tell that it is stale. */
     uint64_t generation() const { return generation_.load(std::memory_order_relaxed); }
+    /** Changes whenever a page is written by any path (rows, set_tensor, memset, clear); what is derived from a page compares it. */
+    uint32_t page_version(int64_t index) const { return versions_[static_cast<size_t>(index)].load(std::memory_order_relaxed); }
+    /** Value of the process's write clock at the page's last write: larger is more recent. */
+    uint32_t page_epoch(int64_t index) const { return epochs_[static_cast<size_t>(index)].load(std::memory_order_relaxed); }
+    /** Advances the write clock; called between groups of writes that count as simultaneous (one graph). */
+    static void advance_epoch() { clock_.fetch_add(1, std::memory_order_relaxed); }
+    /** A number that no other tensor of this process has or had. */
+    uint64_t id() const { return id_; }
 
 private:
     template <typename Visit>
@@ -62,6 +70,15 @@ private:
     std::vector<std::atomic<std::byte*>> pages_;
     std::vector<std::byte> zeros_;
     std::atomic<uint64_t> generation_{0};
+    void stamp(size_t index) {
+        versions_[index].fetch_add(1, std::memory_order_relaxed);
+        epochs_[index].store(clock_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    }
+    std::vector<std::atomic<uint32_t>> versions_;
+    std::vector<std::atomic<uint32_t>> epochs_;
+    const uint64_t id_;
+    static std::atomic<uint32_t> clock_;
+    static std::atomic<uint64_t> next_id_;
 };
 
 }  // namespace atlas::kv

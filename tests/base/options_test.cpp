@@ -34,6 +34,18 @@ TEST(OptionsTest, ReadsEveryKind) {
     EXPECT_EQ(options.log_level, 1);
 }
 
+TEST(OptionsTest, ReadsTheSparsePlanner) {
+    Options options;
+    ASSERT_TRUE(parse({{"ATLAS_MODE", "sparse"}, {"ATLAS_FAR", "first"}, {"ATLAS_BLOCK", "16"}, {"ATLAS_BUDGET", "0.05"}, {"ATLAS_STATS", "x.json"}},
+                      &options)
+                    .is_ok());
+    EXPECT_EQ(options.sparse.mode, AttentionMode::kSparse);
+    EXPECT_EQ(options.sparse.estimate, FarEstimate::kFirst);
+    EXPECT_EQ(options.sparse.block_keys, 16);
+    EXPECT_DOUBLE_EQ(options.sparse.fraction, 0.05);
+    EXPECT_EQ(options.sparse.stats, "x.json");
+}
+
 TEST(OptionsTest, ErrorsNameVariableValueAndWhatIsAllowed) {
     struct Case {
         const char* name;
@@ -45,6 +57,8 @@ TEST(OptionsTest, ErrorsNameVariableValueAndWhatIsAllowed) {
                           {"ATLAS_THREADS", "two", "from 0 to 1024"},
                           {"ATLAS_KV_RAM", "12Q", "512M"},
                           {"ATLAS_KV_RAM", "99999999999999999999G", "bytes"},
+                          {"ATLAS_BUDGET", "nan", "from 0 to 1"},
+                          {"ATLAS_BLOCK", "48", "16, 32, 64"},
                           {"ATLAS_PAGE_ALL", "yes", "0, 1"}};
     for (const Case& c : cases) {
         Options options;

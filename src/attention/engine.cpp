@@ -1,0 +1,275 @@
+#include "attention/engine.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <new>
+
+#include "attention/probe.h"
+#include "attention/stats.h"
+#include "kernels/merge.h"
+#include "kernels/row_codec.h"
+
+namespace atlas::attention {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+// Batches up to this many tokens are decoding (several slots, speculation): every token selects for itself.
+constexpr int64_t kDecodeTokens = 8;
+// Pages that calibrate the index.
+constexpr int64_t kCalibrationPages = 16;
+
+void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, float* k, float* v) {
+    const RowDecoder decode_k = args.k_type == DataType::kOther ? args.k_decode : kernels::row_decoder(args.k_type);
+    const RowDecoder decode_v = args.v_type == DataType::kOther ? args.v_decode : kernels::row_decoder(args.v_type);
+    const kernels::Run* run = nullptr;
+    for (int64_t j = 0; j < kv::kPageRows; ++j) {
+        if (run == nullptr || key + j >= run->key + run->count) run = find_run(list, key + j);
+        const int64_t inside = key + j - run->key;
+        if (k) decode_k(run->k + list.k_offset + inside * args.k_stride, k + j * args.d_k, args.d_k);
+        if (v) decode_v(run->v + list.v_offset + inside * args.v_stride, v + j * args.d_v, args.d_v);
+    }
+}
+
+/** Appends keys [key, key + count) of a list to `out`, split where the list's runs are. */
+void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count, std::vector<kernels::Run>* out) {
+    while (count > 0) {
+        const kernels::Run* run = find_run(list, key);
+        if (run == nullptr) return;
+        const int64_t inside = key - run->key;
+        const int64_t taken = std::min<int64_t>(count, run->count - inside);
+        const kernels::Run part{run->k + inside * args.k_stride, run->v + inside * args.v_stride, static_cast<int32_t>(key), static_cast<int32_t>(taken)};
+        if (!out->empty() && out->back().key + out->back().count == part.key && out->back().k + out->back().count * args.k_stride == part.k &&
+            out->back().v + out->back().count * args.v_stride == part.v) {
+            out->back().count += part.count;
+        } else {
+            out->push_back(part);
+        }
+        key += taken;
+        count -= taken;
+    }
+}
+
+}  // namespace
+
+bool can_estimate(const kernels::AttentionArgs& args) {
+    return args.max_bias == 0.0f && args.softcap == 0.0f && args.sinks == nullptr && args.mask.n_heads == 1 && args.d_k % 2 == 0 &&
+           (args.mask.data == nullptr || args.mask.summary != nullptr) && args.n_tokens < 65536;
+}
+
+bool Engine::wants_index(const kernels::AttentionArgs& args, int64_t n_keys) const {
+    return settings_.mode != Mode::kExact && n_keys > settings_.threshold && can_estimate(args) && most_visible(args, n_keys) > settings_.threshold;
+}
+
+void Engine::make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info) {
+    tile_ = args.n_tokens <= kDecodeTokens ? 1 : settings_.tile;
+    tiles_ = (args.n_tokens + tile_ - 1) / tile_;
+    views_.resize(static_cast<size_t>(args.n_stream * tiles_));
+    for (int64_t i = 0; i < args.n_stream * tiles_; ++i) {
+        TileView& view = views_[static_cast<size_t>(i)];
+        view.stream = i / tiles_;
+        view.token0 = i % tiles_ * tile_;
+        view.tokens = std::min(tile_, args.n_tokens - view.token0);
+        view.base_page = info.base_pages[view.stream];
+        classify_pages(args, n_keys, settings_, index, &view);
+    }
+}
+
+void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads) {
+    // Pages that some tile may estimate and that changed, with the stream through which they are read.
+    std::vector<std::pair<int64_t, int64_t>> pages;
+    for (const TileView& view : views_) {
+        for (size_t page = 0; page < view.use.size(); ++page) {
+            if (view.use[page] != PageUse::kFar && view.use[page] != PageUse::kFarSome) continue;
+            const int64_t absolute = view.base_page + static_cast<int64_t>(page);
+            if (!index.page_fresh(absolute)) pages.emplace_back(absolute, view.stream);
+        }
+    }
+    std::sort(pages.begin(), pages.end());
+    pages.erase(std::unique(pages.begin(), pages.end(), [](const auto& a, const auto& b) { return a.first == b.first; }), pages.end());
+    const auto n_pages = static_cast<int64_t>(pages.size());
+    const auto key_of = [&](const std::pair<int64_t, int64_t>& page) {
+        return (page.first - views_[static_cast<size_t>(page.second * tiles_)].base_page) * kv::kPageRows;
+    };
+    if (n_pages > 0 && !index.calibrated()) {
+        const int64_t used = std::min(n_pages, kCalibrationPages);
+        std::vector<float> keys(static_cast<size_t>(args.n_head_kv * used * kv::kPageRows * args.d_k));
+        for (int64_t head = 0; head < args.n_head_kv; ++head) {
+            for (int64_t i = 0; i < used; ++i) {
+                const auto& page = pages[static_cast<size_t>(i * n_pages / used)];
+                decode_page(args, args.runs[page.second * args.n_head_kv + head], key_of(page),
+                            keys.data() + (head * used + i) * kv::kPageRows * args.d_k, nullptr);
+            }
+        }
+        index.calibrate(keys.data(), used * kv::kPageRows);
+    }
+    for (const auto& page : pages) index.reserve(page.first);
+    const int64_t n_jobs = n_pages * args.n_head_kv;
+#pragma omp parallel num_threads(n_threads) if (n_jobs > 1)
+    {
+        std::vector<float> k(static_cast<size_t>(n_jobs > 0 ? kv::kPageRows * args.d_k : 0));
+        std::vector<float> v(static_cast<size_t>(n_jobs > 0 ? kv::kPageRows * args.d_v : 0));
+#pragma omp for schedule(static)
+        for (int64_t job = 0; job < n_jobs; ++job) {
+            const auto& page = pages[static_cast<size_t>(job / args.n_head_kv)];
+            const int64_t head = job % args.n_head_kv;
+            decode_page(args, args.runs[page.second * args.n_head_kv + head], key_of(page), k.data(), v.data());
+            index.update(page.first, head, k.data(), v.data());
+        }
+    }
+    for (const auto& page : pages) index.mark_fresh(page.first);
+
+    // Super-blocks are only looked at beyond the beam.
+    std::vector<int64_t> supers;
+    const int64_t per_super = index.pages_per_super();
+    for (const TileView& view : views_) {
+        if (view.far_pages * index.blocks_per_page() <= settings_.beam) continue;
+        const auto n = static_cast<int64_t>(view.use.size());
+        for (int64_t super = (view.base_page + per_super - 1) / per_super; (super + 1) * per_super <= view.base_page + n; ++super) {
+            if (index.super_fresh(super)) continue;
+            const auto from = view.use.begin() + static_cast<std::ptrdiff_t>(super * per_super - view.base_page);
+            if (std::all_of(from, from + static_cast<std::ptrdiff_t>(per_super), [](PageUse use) { return use == PageUse::kFar; })) supers.push_back(super);
+        }
+    }
+    std::sort(supers.begin(), supers.end());
+    supers.erase(std::unique(supers.begin(), supers.end()), supers.end());
+    const auto n_super_jobs = static_cast<int64_t>(supers.size()) * args.n_head_kv;
+#pragma omp parallel for schedule(static) num_threads(n_threads) if (n_super_jobs > 1)
+    for (int64_t job = 0; job < n_super_jobs; ++job) index.update_super(supers[static_cast<size_t>(job / args.n_head_kv)], job % args.n_head_kv);
+    for (const int64_t super : supers) index.mark_super_fresh(super);
+}
+
+int64_t Engine::budget_of(const TileView& view, int layer) const {
+    auto budget = static_cast<int64_t>(settings_.fraction * static_cast<double>(view.visible));
+    budget = std::clamp<int64_t>(budget, settings_.floor, std::max(settings_.floor, settings_.cap));
+    return layer < settings_.first_layers ? static_cast<int64_t>(settings_.first_factor * static_cast<double>(budget)) : budget;
+}
+
+void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, int n_threads) {
+    const int64_t group = args.n_head / args.n_head_kv;
+    const int64_t n = args.n_stream * args.n_head_kv * tiles_;
+    results_.resize(static_cast<size_t>(n));
+    workspaces_.resize(static_cast<size_t>(std::max(n_threads, 1)));
+    far_lse_.assign(static_cast<size_t>(args.n_stream * args.n_head * args.n_tokens), kMinusInfinity);
+    far_out_.resize(far_lse_.size() * static_cast<size_t>(args.d_v));
+    std::atomic<bool> failed{false};
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1)
+    for (int64_t i = 0; i < n; ++i) {
+        // Later tiles see more: first come, first served from the end.
+        const int64_t list = n - 1 - i;
+        const int64_t tile = list % tiles_;
+        const int64_t head = list / tiles_ % args.n_head_kv;
+        const int64_t stream = list / tiles_ / args.n_head_kv;
+        const TileView& view = views_[static_cast<size_t>(stream * tiles_ + tile)];
+        FarResult& result = results_[static_cast<size_t>(list)];
+        result.selected.clear();
+        result.far_keys = result.probes = result.probe_ratio = result.probe_log_squared = 0;
+        result.grown = false;
+        if (view.exact || view.far_pages == 0 || settings_.mode == Mode::kWindow) continue;
+        const int64_t row = ((stream * args.n_head_kv + head) * args.n_tokens + view.token0) * group;
+        try {
+            plan_far_field(args, index, settings_, view, head, budget_of(view, layer), &workspaces_[static_cast<size_t>(omp_get_thread_num())],
+                           far_lse_.data() + row, far_out_.data() + row * args.d_v, &result);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+    }
+    if (failed) throw std::bad_alloc();
+}
+
+void Engine::build_runs(const kernels::AttentionArgs& args, int64_t n_keys, int n_threads) {
+    const auto n = static_cast<int64_t>(results_.size());
+    runs_.resize(static_cast<size_t>(n));
+    lists_.resize(static_cast<size_t>(n));
+#pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 16)
+    for (int64_t list = 0; list < n; ++list) {
+        const TileView& view = views_[static_cast<size_t>(list / tiles_ / args.n_head_kv * tiles_ + list % tiles_)];
+        const kernels::HeadRuns& all = args.runs[list / tiles_];
+        std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
+        runs.clear();
+        const std::vector<KeyRange>& selected = results_[static_cast<size_t>(list)].selected;
+        size_t next = 0;
+        for (size_t page = 0; page < view.use.size(); ++page) {
+            const int64_t key = static_cast<int64_t>(page) * kernels::kBlockKeys;
+            if (view.use[page] == PageUse::kExact) append_runs(args, all, key, std::min<int64_t>(kernels::kBlockKeys, n_keys - key), &runs);
+            for (; next < selected.size() && selected[next].key < key + kernels::kBlockKeys; ++next) {
+                append_runs(args, all, selected[next].key, selected[next].count, &runs);
+            }
+        }
+        lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
+    }
+}
+
+void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads) {
+    const int64_t group = args.n_head / args.n_head_kv;
+    const int64_t n = args.n_stream * args.n_tokens * args.n_head;
+    double queries = 0.0;
+    double retained = 0.0;
+#pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 256) reduction(+ : queries, retained)
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t head = i % args.n_head;
+        const int64_t token = i / args.n_head % args.n_tokens;
+        const int64_t stream = i / args.n_head / args.n_tokens;
+        const int64_t row = ((stream * args.n_head_kv + head / group) * args.n_tokens + token) * group + head % group;
+        const float far = far_lse_[static_cast<size_t>(row)];
+        if (far == kMinusInfinity) continue;
+        auto* out = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride + token * args.out_token_stride +
+                                             head * args.out_head_stride);
+        const float near = lse_[static_cast<size_t>(i)];
+        kernels::merge_partial(out, &lse_[static_cast<size_t>(i)], far_out_.data() + row * args.d_v, far, args.d_v);
+        queries += 1.0;
+        retained += static_cast<double>(std::exp(near - lse_[static_cast<size_t>(i)]));
+    }
+    LayerStats stats;
+    stats.calls = 1;
+    stats.queries = queries;
+    stats.retained_mass = retained;
+    for (size_t list = 0; list < results_.size(); ++list) {
+        const auto at = static_cast<int64_t>(list);
+        const TileView& view = views_[static_cast<size_t>(at / tiles_ / args.n_head_kv * tiles_ + at % tiles_)];
+        const FarResult& result = results_[list];
+        stats.rows += 1.0;
+        stats.visible_keys += static_cast<double>(view.visible);
+        for (const kernels::Run& run : lists_[list].runs) stats.exact_keys += run.count;
+        stats.estimated_keys += result.far_keys;
+        stats.probes += result.probes;
+        stats.probe_ratio += result.probe_ratio;
+        stats.probe_log_squared += result.probe_log_squared;
+        stats.grown += result.grown;
+    }
+    Stats::instance().add(layer, stats);
+}
+
+Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info, int n_threads) {
+    try {
+        make_views(args, n_keys, index, info);
+        const bool plain = std::all_of(views_.begin(), views_.end(), [](const TileView& view) { return view.exact || view.far_pages == 0; });
+        if (plain) {
+            LayerStats stats;
+            stats.calls = stats.exact_calls = 1;
+            Stats::instance().add(info.layer, stats);
+            return kernels::attention(args, n_threads);
+        }
+        if (settings_.mode == Mode::kSparse) refresh(args, index, n_threads);
+        plan(args, index, info.layer, n_threads);
+        build_runs(args, n_keys, n_threads);
+        lse_.resize(static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head));
+        kernels::AttentionArgs near = args;
+        near.runs = lists_.data();
+        near.tokens_per_tile = tile_;
+        near.lse = lse_.data();
+        if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
+        merge(args, info.layer, n_threads);
+        LayerStats memory;
+        memory.index_bytes = index.bytes();
+        Stats::instance().add(info.layer, memory);
+        return Status::ok();
+    } catch (const std::bad_alloc&) {
+        return Status::out_of_memory("sparse attention: bookkeeping of layer " + std::to_string(info.layer));
+    }
+}
+
+}  // namespace atlas::attention

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/far_field.h"
+#include "attention/kv_index.h"
+#include "attention/settings.h"
+#include "attention/visibility.h"
+#include "base/status.h"
+#include "kernels/attention.h"
+
+namespace atlas::attention {
+
+/** Where the keys of a call lie in the index. */
+struct LayerInfo {
+    int layer = 0;
+    /** Per stream: page of the index that holds key 0. */
+    const int64_t* base_pages = nullptr;
+};
+
+/** Whether the far part of such a call has a defined estimate; otherwise attend() is exact. */
+bool can_estimate(const kernels::AttentionArgs& args);
+
+/**
+ * Runs attention with everything exact, or with selected blocks exact and the rest estimated from the index. Not thread-safe; keep one
+ * per backend instance, its buffers only grow.
+ */
+class Engine {
+public:
+    explicit Engine(const Settings& settings) : settings_(settings) {}
+
+    const Settings& settings() const { return settings_; }
+
+    /** Whether a call over n_keys keys may need an index at all; false means that the plain kernels are to be called. */
+    bool wants_index(const kernels::AttentionArgs& args, int64_t n_keys) const;
+
+    /**
+     * `args` with one list per (stream, KV head) covering keys 0…n_keys−1 in ascending runs, a mask summary if there is a mask, and
+     * args.lse = nullptr. Without an approximable part the result is that of kernels::attention(args), bit for bit.
+     */
+    Status attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info, int n_threads);
+
+private:
+    void make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
+    void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
+    int64_t budget_of(const TileView& view, int layer) const;
+    void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, int n_threads);
+    void build_runs(const kernels::AttentionArgs& args, int64_t n_keys, int n_threads);
+    void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
+
+    const Settings settings_;
+    std::vector<TileView> views_;      // [stream][tile]
+    int64_t tile_ = 1;                 // tokens per tile
+    int64_t tiles_ = 1;                // per stream
+    std::vector<FarResult> results_;   // [stream][KV head][tile]
+    std::vector<float> far_lse_;       // [stream][KV head][token][group]
+    std::vector<float> far_out_;       // the same, [d_v]
+    std::vector<float> lse_;           // [stream][token][head]
+    std::vector<std::vector<kernels::Run>> runs_;  // per list
+    std::vector<kernels::HeadRuns> lists_;
+    std::vector<FarWorkspace> workspaces_;  // per thread
+};
+
+}  // namespace atlas::attention

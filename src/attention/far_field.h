@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/kv_index.h"
+#include "attention/settings.h"
+#include "attention/visibility.h"
+#include "kernels/attention.h"
+
+namespace atlas::attention {
+
+/** First key and number of keys to read. */
+struct KeyRange {
+    int64_t key;
+    int64_t count;
+};
+
+/** Workspace of one thread; buffers only grow. */
+struct FarWorkspace {
+    std::vector<float> memory;
+    std::vector<float> mass, reach;                // [panel][row][64]
+    std::vector<float> column_mass, column_reach;  // [panel][64]
+    std::vector<uint8_t> state;                    // [panel][64]: is the lane a far block, a super-block, selected
+    std::vector<int64_t> order;
+};
+
+/** What the planner found for one (tile, KV head). */
+struct FarResult {
+    std::vector<KeyRange> selected;  ///< blocks to be read besides the exact pages, ascending
+    double far_keys = 0;             ///< keys left to the estimate
+    double probes = 0, probe_ratio = 0, probe_log_squared = 0;
+    bool grown = false;
+};
+
+/**
+ * Scores the far blocks of a tile for one KV head, selects those to read, and estimates the rest per query:
+ * far_lse[row] and far_out [row][d_v] for row = token·group + head of the group; far_lse is −inf where nothing is estimated.
+ * `budget` in keys. Needs the index of every far page (and whole far super-block) to be fresh.
+ * Layout of the work: rows of queries against panels of 64 blocks, docs/attention.md.
+ */
+void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings, const TileView& view,
+                    int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse, float* far_out, FarResult* result);
+
+}  // namespace atlas::attention

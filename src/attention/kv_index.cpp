@@ -1,0 +1,209 @@
+#include "attention/kv_index.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace atlas::attention {
+namespace {
+
+constexpr auto kLanes = static_cast<int64_t>(kernels::kPanelBlocks);
+constexpr uint64_t kNever = UINT64_MAX;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/** Chooses the scale and rounds: to nearest, or up so that no stored factor is below its value. */
+float quantise(const float* values, int64_t n, uint8_t* out, int64_t stride, bool up) {
+    float largest = 0.0f;
+    for (int64_t i = 0; i < n; ++i) largest = std::max(largest, values[i]);
+    // A scale a hair larger keeps value/scale ≤ 255 although both were rounded.
+    const float scale = largest / 255.0f * (1.0f + 1e-6f);
+    const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    for (int64_t i = 0; i < n; ++i) {
+        const float level = values[i] * inverse;
+        float rounded = up ? std::ceil(level) : std::nearbyint(level);
+        if (up && rounded * scale < values[i]) rounded += 1.0f;
+        out[i * stride] = static_cast<uint8_t>(std::clamp(rounded, 0.0f, 255.0f));
+    }
+    return scale;
+}
+
+float quantise_signed(const float* values, int64_t n, int8_t* out, int64_t stride) {
+    float largest = 0.0f;
+    for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(values[i]));
+    const float scale = largest / 127.0f;
+    const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    for (int64_t i = 0; i < n; ++i) out[i * stride] = static_cast<int8_t>(std::clamp(std::nearbyint(values[i] * inverse), -127.0f, 127.0f));
+    return scale;
+}
+
+/** Imbalance of the two dimensions' variances, summed over pairs: small where pairs turn. */
+double imbalance(const std::vector<double>& variance, Pairing pairing, int64_t heads, int64_t d) {
+    double difference = 0.0;
+    double total = 0.0;
+    for (int64_t head = 0; head < heads; ++head) {
+        for (int64_t p = 0; p < d / 2; ++p) {
+            const double a = variance[static_cast<size_t>(head * d + first_of_pair(pairing, p))];
+            const double b = variance[static_cast<size_t>(head * d + second_of_pair(pairing, p, d))];
+            // Relative, so that no single loud channel decides.
+            difference += a + b > 0.0 ? std::fabs(a - b) / (a + b) : 0.0;
+            total += 1.0;
+        }
+    }
+    return difference / std::max(total, 1.0);
+}
+
+}  // namespace
+
+Panel::Panel(int64_t d_k, int64_t d_v) : data(static_cast<size_t>((2 * d_k + d_v) * kLanes)) {
+    mean = reinterpret_cast<int8_t*>(data.data());
+    spread = reinterpret_cast<uint8_t*>(mean + d_k * kLanes);
+    reach = spread + d_k / 2 * kLanes;
+    value = reinterpret_cast<int8_t*>(reach + d_k / 2 * kLanes);
+}
+
+KvIndex::KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_head_kv, int64_t d_k, int64_t d_v, int block_keys)
+    : k_(k), v_(v), n_heads_(n_head_kv), d_k_(d_k), d_v_(d_v), block_keys_(block_keys) {
+    const int64_t n_pages = divide_up(std::min(k.rows(), v.rows()), kv::kPageRows);
+    n_panels_ = divide_up(n_pages * blocks_per_page(), kLanes);
+    n_super_panels_ = divide_up(n_panels_ * kLanes / kSuperBlocks, kLanes);
+    seen_.assign(static_cast<size_t>(n_pages), kNever);
+    super_valid_.assign(static_cast<size_t>(n_super_panels_ * kLanes), 0);
+    offsets_.assign(static_cast<size_t>(n_heads_ * d_k_), 0.0f);
+    panels_.resize(static_cast<size_t>(n_heads_ * n_panels_));
+    super_panels_.resize(static_cast<size_t>(n_heads_ * n_super_panels_));
+    bytes_ = seen_.size() * sizeof(uint64_t) + (panels_.size() + super_panels_.size()) * sizeof(void*);
+}
+
+void KvIndex::calibrate(const float* keys, int64_t n) {
+    std::vector<double> variance(static_cast<size_t>(n_heads_ * d_k_));
+    for (int64_t head = 0; head < n_heads_; ++head) {
+        for (int64_t i = 0; i < d_k_; ++i) {
+            const float* channel = keys + head * n * d_k_ + i;
+            double total = 0.0;
+            for (int64_t begin = 0; begin < n; begin += kv::kPageRows) {
+                double sum = 0.0;
+                double squares = 0.0;
+                for (int64_t j = begin; j < begin + kv::kPageRows; ++j) {
+                    const double x = channel[j * d_k_];
+                    sum += x;
+                    squares += x * x;
+                }
+                total += sum;
+                variance[static_cast<size_t>(head * d_k_ + i)] += squares - sum * sum / static_cast<double>(kv::kPageRows);
+            }
+            offsets_[static_cast<size_t>(head * d_k_ + i)] = static_cast<float>(total / static_cast<double>(n));
+        }
+    }
+    const double adjacent = imbalance(variance, Pairing::kAdjacent, n_heads_, d_k_);
+    const double halves = imbalance(variance, Pairing::kHalves, n_heads_, d_k_);
+    pairing_ = halves < adjacent ? Pairing::kHalves : Pairing::kAdjacent;
+    calibrated_ = true;
+}
+
+void KvIndex::reserve(int64_t page) {
+    const int64_t block = page * blocks_per_page();
+    for (int64_t head = 0; head < n_heads_; ++head) {
+        for (auto* panel : {&panels_[static_cast<size_t>(head * n_panels_ + block / kLanes)],
+                            &super_panels_[static_cast<size_t>(head * n_super_panels_ + block / kSuperBlocks / kLanes)]}) {
+            if (*panel) continue;
+            *panel = std::make_unique<Panel>(d_k_, d_v_);
+            bytes_ += (*panel)->bytes();
+        }
+    }
+}
+
+void KvIndex::store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach, const float* value) {
+    if (mean) panel.mean_scale[lane] = quantise_signed(mean, d_k_, panel.mean + lane, kLanes);
+    if (spread) panel.spread_scale[lane] = quantise(spread, d_k_ / 2, panel.spread + lane, kLanes, false);
+    if (reach) panel.reach_scale[lane] = quantise(reach, d_k_ / 2, panel.reach + lane, kLanes, true);
+    if (value) panel.value_scale[lane] = quantise_signed(value, d_v_, panel.value + static_cast<int64_t>(lane) * d_v_, 1);
+}
+
+void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v) {
+    const int64_t pairs = d_k_ / 2;
+    const float* offset = offsets_.data() + head * d_k_;
+    std::vector<float> mean(static_cast<size_t>(d_k_)), value(static_cast<size_t>(d_v_));
+    std::vector<float> spread(static_cast<size_t>(pairs)), reach(static_cast<size_t>(pairs));
+    for (int64_t part = 0; part < blocks_per_page(); ++part) {
+        const int64_t block = page * blocks_per_page() + part;
+        Panel& panel = *panels_[static_cast<size_t>(head * n_panels_ + block / kLanes)];
+        const auto lane = static_cast<size_t>(block % kLanes);
+        const float* keys = k + part * block_keys_ * d_k_;
+        const float* values = v + part * block_keys_ * d_v_;
+        const float inverse = 1.0f / static_cast<float>(block_keys_);
+        std::fill(mean.begin(), mean.end(), 0.0f);
+        std::fill(value.begin(), value.end(), 0.0f);
+        for (int j = 0; j < block_keys_; ++j) {
+            for (int64_t i = 0; i < d_k_; ++i) mean[static_cast<size_t>(i)] += keys[j * d_k_ + i] - offset[i];
+            for (int64_t i = 0; i < d_v_; ++i) value[static_cast<size_t>(i)] += values[j * d_v_ + i];
+        }
+        for (float& x : mean) x *= inverse;
+        for (float& x : value) x *= inverse;
+        store(panel, lane, mean.data(), nullptr, nullptr, value.data());
+        // Spread and reach are measured from the mean as stored.
+        for (int64_t i = 0; i < d_k_; ++i) {
+            mean[static_cast<size_t>(i)] = panel.mean_scale[lane] * static_cast<float>(panel.mean[i * kLanes + static_cast<int64_t>(lane)]) + offset[i];
+        }
+        for (int64_t p = 0; p < pairs; ++p) {
+            const int64_t a = first_of_pair(pairing_, p);
+            const int64_t b = second_of_pair(pairing_, p, d_k_);
+            float sum = 0.0f;
+            float largest = 0.0f;
+            for (int j = 0; j < block_keys_; ++j) {
+                const float x = keys[j * d_k_ + a] - mean[static_cast<size_t>(a)];
+                const float y = keys[j * d_k_ + b] - mean[static_cast<size_t>(b)];
+                const float square = x * x + y * y;
+                sum += square;
+                largest = std::max(largest, square);
+            }
+            spread[static_cast<size_t>(p)] = std::sqrt(sum * inverse);
+            reach[static_cast<size_t>(p)] = std::sqrt(largest);
+        }
+        store(panel, lane, nullptr, spread.data(), reach.data(), nullptr);
+    }
+}
+
+void KvIndex::mark_fresh(int64_t page) {
+    seen_[static_cast<size_t>(page)] = version(page);
+    super_valid_[static_cast<size_t>(page * blocks_per_page() / kSuperBlocks)] = 0;
+}
+
+void KvIndex::update_super(int64_t super, int64_t head) {
+    const int64_t pairs = d_k_ / 2;
+    const int64_t first = super * kSuperBlocks;
+    const Panel& from = *panels_[static_cast<size_t>(head * n_panels_ + first / kLanes)];
+    Panel& to = *super_panels_[static_cast<size_t>(head * n_super_panels_ + super / kLanes)];
+    const auto lane = static_cast<size_t>(super % kLanes);
+    const int64_t lane0 = first % kLanes;
+    std::vector<float> mean(static_cast<size_t>(d_k_)), value(static_cast<size_t>(d_v_));
+    std::vector<float> spread(static_cast<size_t>(pairs)), reach(static_cast<size_t>(pairs));
+    const auto mean_of = [&](int64_t i, int64_t b) { return from.mean_scale[b] * static_cast<float>(from.mean[i * kLanes + b]); };
+    constexpr float kInverse = 1.0f / static_cast<float>(kSuperBlocks);
+    for (int64_t b = lane0; b < lane0 + kSuperBlocks; ++b) {
+        for (int64_t i = 0; i < d_k_; ++i) mean[static_cast<size_t>(i)] += kInverse * mean_of(i, b);
+        for (int64_t i = 0; i < d_v_; ++i) value[static_cast<size_t>(i)] += kInverse * from.value_scale[b] * static_cast<float>(from.value[b * d_v_ + i]);
+    }
+    store(to, lane, mean.data(), nullptr, nullptr, value.data());
+    for (int64_t i = 0; i < d_k_; ++i) {
+        mean[static_cast<size_t>(i)] = to.mean_scale[lane] * static_cast<float>(to.mean[i * kLanes + static_cast<int64_t>(lane)]);
+    }
+    for (int64_t p = 0; p < pairs; ++p) {
+        const int64_t i0 = first_of_pair(pairing_, p);
+        const int64_t i1 = second_of_pair(pairing_, p, d_k_);
+        float sum = 0.0f;
+        float largest = 0.0f;
+        for (int64_t b = lane0; b < lane0 + kSuperBlocks; ++b) {
+            const float x = mean_of(i0, b) - mean[static_cast<size_t>(i0)];
+            const float y = mean_of(i1, b) - mean[static_cast<size_t>(i1)];
+            const float inner = from.spread_scale[b] * static_cast<float>(from.spread[p * kLanes + b]);
+            sum += x * x + y * y + inner * inner;
+            largest = std::max(largest, std::sqrt(x * x + y * y) + from.reach_scale[b] * static_cast<float>(from.reach[p * kLanes + b]));
+        }
+        spread[static_cast<size_t>(p)] = std::sqrt(sum * kInverse);
+        // Float rounding of the sums must not lower the bound.
+        reach[static_cast<size_t>(p)] = largest * (1.0f + 1e-6f);
+    }
+    store(to, lane, nullptr, spread.data(), reach.data(), nullptr);
+}
+
+}  // namespace atlas::attention

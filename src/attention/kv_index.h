@@ -1,0 +1,116 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/moments.h"
+#include "kv/paged_tensor.h"
+
+namespace atlas::attention {
+
+/** Blocks per super-block: the second level of the index. */
+inline constexpr int64_t kSuperBlocks = 16;
+
+/** Which two dimensions of a key turn together. */
+enum class Pairing {
+    kAdjacent,  ///< (2i, 2i+1)
+    kHalves,    ///< (i, i + d/2)
+};
+
+/**
+ * Moments of 64 blocks of one KV head. Factors are 8 bit with one scale per block: mean[b] = scale·i8 + the head's offset. Per pair p of
+ * dimensions, spread is the root mean square and reach the largest distance of a key from the *stored* mean, so that
+ * q·mean + Σ_p |q_p|·reach_p bounds every q·k of the block whatever the rounding of the mean (reach itself is rounded up).
+ */
+struct Panel {
+    Panel(int64_t d_k, int64_t d_v);
+
+    size_t bytes() const { return data.size() + sizeof *this; }
+
+    std::vector<std::byte> data;
+    int8_t* mean;     ///< [d_k][64]
+    uint8_t* spread;  ///< [d_k / 2][64]
+    uint8_t* reach;   ///< [d_k / 2][64]
+    int8_t* value;    ///< [64][d_v]
+    float mean_scale[kernels::kPanelBlocks] = {};
+    float spread_scale[kernels::kPanelBlocks] = {};
+    float reach_scale[kernels::kPanelBlocks] = {};
+    float value_scale[kernels::kPanelBlocks] = {};
+};
+
+/**
+ * Block moments of one K/V cache pair: blocks of block_keys consecutive rows of the cache tensors (all streams together), and
+ * super-blocks of kSuperBlocks blocks. Filled page by page when the planner needs a page that changed since (page_version), so the
+ * write paths need not know of it. Distinct (page, head) pairs may be updated at the same time; reading needs updates to have ended.
+ */
+class KvIndex {
+public:
+    KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_head_kv, int64_t d_k, int64_t d_v, int block_keys);
+
+    bool fits(int64_t n_head_kv, int64_t d_k, int64_t d_v) const { return n_head_kv == n_heads_ && d_k == d_k_ && d_v == d_v_; }
+    int64_t pages() const { return static_cast<int64_t>(seen_.size()); }
+    int block_keys() const { return block_keys_; }
+    int64_t blocks_per_page() const { return kv::kPageRows / block_keys_; }
+    int64_t pages_per_super() const { return kSuperBlocks / blocks_per_page(); }
+    Pairing pairing() const { return pairing_; }
+    uint32_t epoch(int64_t page) const { return k_.page_epoch(page); }
+
+    bool page_fresh(int64_t page) const { return seen_[static_cast<size_t>(page)] == version(page); }
+    bool super_fresh(int64_t super) const { return super_valid_[static_cast<size_t>(super)] != 0; }
+
+    /**
+     * Before the first update: keys of all heads, f32 [n_head][n][d_k], n a multiple of 64, in order. Chooses the pairing whose two dimensions vary
+     * alike within blocks (a rotary pair that turns has equal variances) and each head's offset (its mean key, which takes constant outlier channels
+     * out of the 8-bit range).
+     */
+    void calibrate(const float* keys, int64_t n);
+    bool calibrated() const { return calibrated_; }
+
+    /** Makes the panels of a page exist; not thread-safe. Throws std::bad_alloc. */
+    void reserve(int64_t page);
+    /** Moments of one page of one head from its decoded rows, k [64][d_k], v [64][d_v]. */
+    void update(int64_t page, int64_t head, const float* k, const float* v);
+    /** To be called after `update` of all heads of the page. */
+    void mark_fresh(int64_t page);
+    /** Moments of a super-block of one head from its blocks, whose pages must be fresh. */
+    void update_super(int64_t super, int64_t head);
+    void mark_super_fresh(int64_t super) { super_valid_[static_cast<size_t>(super)] = 1; }
+
+    const Panel* panel(int64_t head, int64_t index) const { return panels_[static_cast<size_t>(head * n_panels_ + index)].get(); }
+    const Panel* super_panel(int64_t head, int64_t index) const {
+        return super_panels_[static_cast<size_t>(head * n_super_panels_ + index)].get();
+    }
+    /** f32 [d_k], to be added to every stored mean of the head. */
+    const float* offset(int64_t head) const { return offsets_.data() + head * d_k_; }
+
+    uint64_t bytes() const { return bytes_; }
+
+private:
+    uint64_t version(int64_t page) const { return uint64_t{k_.page_version(page)} << 32 | v_.page_version(page); }
+    void store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach, const float* value);
+
+    const kv::PagedTensor& k_;
+    const kv::PagedTensor& v_;
+    const int64_t n_heads_;
+    const int64_t d_k_;
+    const int64_t d_v_;
+    const int block_keys_;
+    int64_t n_panels_ = 0;
+    int64_t n_super_panels_ = 0;
+    bool calibrated_ = false;
+    Pairing pairing_ = Pairing::kAdjacent;
+    std::vector<float> offsets_;
+    std::vector<std::unique_ptr<Panel>> panels_;        // [head][panel]
+    std::vector<std::unique_ptr<Panel>> super_panels_;  // [head][panel]
+    std::vector<uint64_t> seen_;                        // version at the last update, per page
+    std::vector<uint8_t> super_valid_;
+    uint64_t bytes_ = 0;
+};
+
+/** First and second dimension of pair `p` of `d`. */
+inline int64_t first_of_pair(Pairing pairing, int64_t p) { return pairing == Pairing::kAdjacent ? 2 * p : p; }
+inline int64_t second_of_pair(Pairing pairing, int64_t p, int64_t d) { return pairing == Pairing::kAdjacent ? 2 * p + 1 : p + d / 2; }
+
+}  // namespace atlas::attention

@@ -1,0 +1,65 @@
+#include "attention/probe.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/row_codec.h"
+
+namespace atlas::attention {
+namespace {
+
+/** SplitMix64's mixer (Steele, Lea, Flood 2014). */
+uint64_t mix(uint64_t x) {
+    x ^= x >> 30;
+    x *= 0xBF58476D1CE4E5B9ULL;
+    x ^= x >> 27;
+    x *= 0x94D049BB133111EBULL;
+    return x ^ (x >> 31);
+}
+
+}  // namespace
+
+ProbeRandom::ProbeRandom(uint64_t seed, const float* query, int64_t d) : state_(mix(seed + 0x9E3779B97F4A7C15ULL)) {
+    for (int64_t i = 0; i < d; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, query + i, sizeof bits);
+        state_ = mix(state_ ^ bits);
+    }
+}
+
+double ProbeRandom::next() {
+    state_ += 0x9E3779B97F4A7C15ULL;
+    return (static_cast<double>(mix(state_) >> 11) + 0.5) * 0x1p-53;
+}
+
+const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key) {
+    const auto after = std::upper_bound(list.runs.begin(), list.runs.end(), key, [](int64_t k, const kernels::Run& run) { return k < run.key; });
+    if (after == list.runs.begin()) return nullptr;
+    const kernels::Run& run = *(after - 1);
+    return key < run.key + run.count ? &run : nullptr;
+}
+
+double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count, const float* q) {
+    const RowDecoder decode = args.k_type == DataType::kOther ? args.k_decode : kernels::row_decoder(args.k_type);
+    std::vector<float> row(static_cast<size_t>(args.d_k));
+    double sum = 0.0;
+    double max = -HUGE_VAL;
+    for (int64_t j = key; j < key + count; ++j) {
+        const kernels::Run* run = find_run(list, j);
+        if (run == nullptr) continue;
+        decode(run->k + list.k_offset + (j - run->key) * args.k_stride, row.data(), args.d_k);
+        double dot = 0.0;
+        for (int64_t i = 0; i < args.d_k; ++i) dot += static_cast<double>(q[i]) * static_cast<double>(row[static_cast<size_t>(i)]);
+        if (dot > max) {
+            sum = sum * std::exp(max - dot) + 1.0;
+            max = dot;
+        } else {
+            sum += std::exp(dot - max);
+        }
+    }
+    return max + std::log(sum);
+}
+
+}  // namespace atlas::attention

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/attention.h"
+
+namespace atlas::attention {
+
+/** Uniform numbers in (0, 1) from the seed and the query itself, so that the same query draws the same blocks wherever it is computed. */
+class ProbeRandom {
+public:
+    ProbeRandom(uint64_t seed, const float* query, int64_t d);
+    double next();
+
+private:
+    uint64_t state_;
+};
+
+/** ln Σ_j e^{q·k_j} over keys [key, key + count) of a list, in double; q already scaled. */
+double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count, const float* q);
+
+/** Row of `key` in the runs of a list (ascending by key), or nullptr; `remaining` keys lie evenly from it on. */
+const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key);
+
+}  // namespace atlas::attention

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/kv_index.h"
+#include "attention/settings.h"
+#include "kernels/attention.h"
+
+namespace atlas::attention {
+
+/** What a tile of tokens does with one page of 64 keys. */
+enum class PageUse : uint8_t {
+    kSkip,     ///< no token sees any key
+    kExact,    ///< read: sink, window, or visible in part to some token
+    kFar,      ///< all keys visible to every token of the tile: selected or estimated
+    kFarSome,  ///< all keys visible to some tokens, none to the others
+};
+
+/** The pages of one stream as seen by one tile of tokens; the same for all KV heads. */
+struct TileView {
+    int64_t stream = 0;
+    int64_t token0 = 0;
+    int64_t tokens = 0;
+    int64_t base_page = 0;  ///< page of the index that holds key 0 of the stream
+    bool exact = false;     ///< everything visible is read
+    int64_t visible = 0;    ///< keys that the token that sees most sees, whole blocks counted
+    int64_t far_pages = 0;
+    std::vector<PageUse> use;  ///< per page of 64 keys
+};
+
+/** Visible keys (whole blocks counted) of the token that sees most, over all streams and tokens. args.mask.summary may be null. */
+int64_t most_visible(const kernels::AttentionArgs& args, int64_t n_keys);
+
+/** Classifies the pages for view.stream and view.token0…+tokens, filling the rest of `view`. */
+void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Settings& settings, const KvIndex& index, TileView* view);
+
+/** What `token` sees of page `page` of its stream. */
+inline kernels::BlockVisibility visibility_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t page) {
+    const kernels::Mask& mask = args.mask;
+    if (!mask.data) return kernels::BlockVisibility::kAll;
+    return mask.summary[((stream % mask.n_streams) * args.n_tokens + token) * mask.summary_blocks + page];
+}
+
+}  // namespace atlas::attention

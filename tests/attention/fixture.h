@@ -1,0 +1,181 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "attention/engine.h"
+#include "kernels/row_codec.h"
+#include "kv/paged_tensor.h"
+
+namespace atlas::attention {
+
+/** A K/V cache of f32 rows in pages, queries and a causal mask: keys are rotary-like (pairs that turn) plus noise. */
+class Scene {
+public:
+    Scene(int64_t n_keys, int64_t n_tokens, int64_t n_head = 4, int64_t n_head_kv = 2, int64_t d = 16, int64_t n_stream = 1, uint32_t seed = 1)
+        : n_keys(n_keys),
+          d(d),
+          k(arena_, row_bytes(n_head_kv), n_keys * n_stream),
+          v(arena_, row_bytes(n_head_kv), n_keys * n_stream),
+          random(seed),
+          n_head_kv_(n_head_kv) {
+        args.d_k = args.d_v = d;
+        args.n_tokens = n_tokens;
+        args.n_head = n_head;
+        args.n_head_kv = n_head_kv;
+        args.n_stream = n_stream;
+        args.k_type = args.v_type = DataType::kF32;
+        args.k_stride = args.v_stride = static_cast<int64_t>(row_bytes(n_head_kv));
+        args.scale = 1.0f / std::sqrt(static_cast<float>(d));
+        for (int64_t row = 0; row < n_keys * n_stream; ++row) write_row(row, 1.0f);
+        q.resize(static_cast<size_t>(n_stream * n_tokens * n_head * d));
+        for (float& x : q) x = 2.0f * normal(random);
+        args.q = q.data();
+        args.q_head_stride = d * 4;
+        args.q_token_stride = n_head * d * 4;
+        args.q_stream_stride = n_tokens * n_head * d * 4;
+        out.resize(q.size());
+        args.out = out.data();
+        args.out_head_stride = args.q_head_stride;
+        args.out_token_stride = args.q_token_stride;
+        args.out_stream_stride = args.q_stream_stride;
+        for (int64_t stream = 0; stream < n_stream; ++stream) base_pages.push_back(stream * n_keys / kv::kPageRows);
+        set_causal();
+        build_runs();
+    }
+
+    void write_row(int64_t row, float size) {
+        std::vector<float> values(static_cast<size_t>(n_head_kv_ * d));
+        for (int64_t head = 0; head < n_head_kv_; ++head) {
+            for (int64_t p = 0; p < d / 2; ++p) {
+                const double angle = static_cast<double>(row) * std::pow(10000.0, -2.0 * static_cast<double>(p) / static_cast<double>(d));
+                values[static_cast<size_t>(head * d + 2 * p)] = size * static_cast<float>(std::cos(angle)) + 0.3f * normal(random);
+                values[static_cast<size_t>(head * d + 2 * p + 1)] = size * static_cast<float>(std::sin(angle)) + 0.3f * normal(random);
+            }
+        }
+        ASSERT_TRUE(k.write(static_cast<size_t>(row) * row_bytes(n_head_kv_), values.data(), row_bytes(n_head_kv_)).is_ok());
+        for (float& x : values) x = normal(random);
+        ASSERT_TRUE(v.write(static_cast<size_t>(row) * row_bytes(n_head_kv_), values.data(), row_bytes(n_head_kv_)).is_ok());
+    }
+
+    /** Token t of every stream sees keys 0 … n_keys − n_tokens + t. */
+    void set_causal() {
+        mask.assign(static_cast<size_t>(args.n_stream * args.n_tokens * n_keys), 0);
+        for (int64_t row = 0; row < args.n_stream * args.n_tokens; ++row) {
+            for (int64_t key = n_keys - args.n_tokens + row % args.n_tokens + 1; key < n_keys; ++key) {
+                mask[static_cast<size_t>(row * n_keys + key)] = 0xFC00;
+            }
+        }
+        summarize();
+    }
+
+    void summarize() {
+        args.mask.data = mask.data();
+        args.mask.token_stride = n_keys;
+        args.mask.head_stride = args.mask.stream_stride = n_keys * args.n_tokens;
+        args.mask.n_streams = args.n_stream;
+        args.mask.summary_blocks = (n_keys + 63) / 64;
+        summary.resize(static_cast<size_t>(args.n_stream * args.n_tokens * args.mask.summary_blocks));
+        args.mask.summary = nullptr;
+        kernels::summarize_mask(args.mask, args.n_tokens, n_keys, summary.data(), 1);
+        args.mask.summary = summary.data();
+    }
+
+    void build_runs() {
+        runs.clear();
+        for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+            for (int64_t key = 0; key < n_keys; key += kv::kPageRows) {
+                const int64_t page = base_pages[static_cast<size_t>(stream)] + key / kv::kPageRows;
+                runs.push_back({k.page(page), v.page(page), static_cast<int32_t>(key),
+                                static_cast<int32_t>(std::min<int64_t>(kv::kPageRows, n_keys - key))});
+            }
+        }
+        lists.clear();
+        const size_t per_stream = runs.size() / static_cast<size_t>(args.n_stream);
+        for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+            for (int64_t head = 0; head < n_head_kv_; ++head) {
+                lists.push_back({{runs.data() + static_cast<size_t>(stream) * per_stream, per_stream}, head * d * 4, head * d * 4});
+            }
+        }
+        args.runs = lists.data();
+    }
+
+    std::vector<float> exact() {
+        std::vector<float> result(out.size());
+        kernels::AttentionArgs copy = args;
+        copy.out = result.data();
+        EXPECT_TRUE(kernels::attention_reference(copy).is_ok());
+        return result;
+    }
+
+    std::vector<float> attend(const Settings& settings, KvIndex& index, int threads = 2) {
+        Engine engine(settings);
+        std::fill(out.begin(), out.end(), NAN);
+        EXPECT_TRUE(engine.attend(args, n_keys, index, {5, base_pages.data()}, threads).is_ok());
+        return out;
+    }
+
+    KvIndex make_index(int block) const { return KvIndex(k, v, n_head_kv_, d, d, block); }
+
+    /** Page `page` of head `head` as f32 [64][d]. */
+    std::vector<float> rows_of(const kv::PagedTensor& tensor, int64_t page, int64_t head) const {
+        std::vector<float> rows(static_cast<size_t>(kv::kPageRows * d));
+        for (int64_t j = 0; j < kv::kPageRows; ++j) {
+            tensor.read(static_cast<size_t>((page * kv::kPageRows + j)) * row_bytes(n_head_kv_) + static_cast<size_t>(head * d * 4),
+                        rows.data() + j * d, static_cast<size_t>(d * 4));
+        }
+        return rows;
+    }
+
+    const int64_t n_keys;
+    const int64_t d;
+
+private:
+    size_t row_bytes(int64_t heads) const { return static_cast<size_t>(heads * d) * sizeof(float); }
+    kv::PageArena arena_;
+
+public:
+    kv::PagedTensor k, v;
+    kernels::AttentionArgs args;
+    std::vector<float> q, out;
+    std::vector<uint16_t> mask;
+    std::vector<kernels::BlockVisibility> summary;
+    std::vector<kernels::Run> runs;
+    std::vector<kernels::HeadRuns> lists;
+    std::vector<int64_t> base_pages;
+    std::mt19937 random;
+    std::normal_distribution<float> normal;
+
+private:
+    const int64_t n_head_kv_;
+};
+
+/** ‖a − b‖² / ‖b‖². */
+inline double nmse(const std::vector<float>& a, const std::vector<float>& b) {
+    double error = 0.0;
+    double size = 0.0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        error += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+        size += static_cast<double>(b[i]) * b[i];
+    }
+    return error / size;
+}
+
+/** Settings that estimate as much as they can: one page of sinks, a page or two of window, nothing selected. */
+inline Settings bare() {
+    Settings settings;
+    settings.mode = Mode::kSparse;
+    settings.threshold = 0;
+    settings.sinks = 1;
+    settings.window = 1;
+    settings.fraction = 0.0;
+    settings.floor = settings.cap = 0;
+    settings.probes = 0;
+    return settings;
+}
+
+}  // namespace atlas::attention

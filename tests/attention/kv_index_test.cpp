@@ -1,0 +1,150 @@
+#include "attention/kv_index.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "fixture.h"
+
+namespace atlas::attention {
+namespace {
+
+class KvIndexTest : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(BlockKeys, KvIndexTest, testing::Values(16, 32, 64));
+
+void fill(Scene& scene, KvIndex& index) {
+    const auto sample = scene.rows_of(scene.k, 0, 0);
+    std::vector<float> keys(sample);
+    const auto other = scene.rows_of(scene.k, 0, 1);
+    keys.insert(keys.end(), other.begin(), other.end());
+    index.calibrate(keys.data(), kv::kPageRows);
+    for (int64_t page = 0; page < index.pages(); ++page) {
+        index.reserve(page);
+        for (int64_t head = 0; head < 2; ++head) index.update(page, head, scene.rows_of(scene.k, page, head).data(), scene.rows_of(scene.v, page, head).data());
+        index.mark_fresh(page);
+    }
+}
+
+double stored_mean(const KvIndex& index, const Panel& panel, int64_t head, int64_t lane, int64_t i) {
+    return static_cast<double>(panel.mean_scale[lane]) * panel.mean[i * 64 + lane] + static_cast<double>(index.offset(head)[i]);
+}
+
+TEST_P(KvIndexTest, MomentsMatchFloat64WithinEightBits) {
+    Scene scene(1024, 1);
+    KvIndex index = scene.make_index(GetParam());
+    fill(scene, index);
+    const int64_t n = GetParam();
+    for (int64_t block = 0; block < 1024 / n; ++block) {
+        for (int64_t head = 0; head < 2; ++head) {
+            const auto keys = scene.rows_of(scene.k, block * n / 64, head);
+            const auto values = scene.rows_of(scene.v, block * n / 64, head);
+            const Panel& panel = *index.panel(head, block / 64);
+            const int64_t lane = block % 64;
+            const int64_t row0 = block * n % 64;
+            for (int64_t i = 0; i < scene.d; ++i) {
+                double mean = 0.0;
+                double value = 0.0;
+                for (int64_t j = row0; j < row0 + n; ++j) {
+                    mean += keys[static_cast<size_t>(j * scene.d + i)] / static_cast<double>(n);
+                    value += values[static_cast<size_t>(j * scene.d + i)] / static_cast<double>(n);
+                }
+                ASSERT_NEAR(stored_mean(index, panel, head, lane, i), mean, 0.51 * panel.mean_scale[lane] + 1e-6);
+                ASSERT_NEAR(panel.value_scale[lane] * panel.value[lane * scene.d + i], value, 0.51 * panel.value_scale[lane] + 1e-6);
+            }
+        }
+    }
+}
+
+TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) {
+    Scene scene(2048, 1);
+    KvIndex index = scene.make_index(GetParam());
+    fill(scene, index);
+    const int64_t n = GetParam();
+    for (int64_t super = 0; super < 2048 / n / kSuperBlocks; ++super) {
+        for (int64_t head = 0; head < 2; ++head) index.update_super(super, head);
+    }
+    for (int trial = 0; trial < 20; ++trial) {
+        std::vector<double> q(static_cast<size_t>(scene.d));
+        for (double& x : q) x = scene.normal(scene.random);
+        const auto bound = [&](const Panel& panel, int64_t head, int64_t lane) {
+            double sum = 0.0;
+            for (int64_t i = 0; i < scene.d; ++i) sum += q[static_cast<size_t>(i)] * stored_mean(index, panel, head, lane, i);
+            for (int64_t p = 0; p < scene.d / 2; ++p) {
+                const double a = q[static_cast<size_t>(first_of_pair(index.pairing(), p))];
+                const double b = q[static_cast<size_t>(second_of_pair(index.pairing(), p, scene.d))];
+                sum += std::hypot(a, b) * static_cast<double>(panel.reach_scale[lane]) * panel.reach[p * 64 + lane];
+            }
+            return sum;
+        };
+        for (int64_t head = 0; head < 2; ++head) {
+            for (int64_t key = 0; key < 2048; ++key) {
+                const auto keys = scene.rows_of(scene.k, key / 64, head);
+                double dot = 0.0;
+                for (int64_t i = 0; i < scene.d; ++i) dot += q[static_cast<size_t>(i)] * keys[static_cast<size_t>(key % 64 * scene.d + i)];
+                const int64_t block = key / n;
+                ASSERT_LE(dot, bound(*index.panel(head, block / 64), head, block % 64) + 1e-5);
+                const int64_t super = block / kSuperBlocks;
+                ASSERT_LE(dot, bound(*index.super_panel(head, super / 64), head, super % 64) + 1e-5);
+            }
+            if (trial == 0) continue;
+            break;
+        }
+    }
+}
+
+TEST(KvIndex, FindsWhichDimensionsTurnTogether) {
+    constexpr int64_t kD = 32;
+    for (const Pairing truth : {Pairing::kAdjacent, Pairing::kHalves}) {
+        std::mt19937 random(7);
+        std::normal_distribution<float> normal;
+        std::vector<float> keys(256 * kD);
+        std::vector<float> size(kD / 2);
+        for (float& x : size) x = 0.2f + std::fabs(normal(random));
+        for (int64_t j = 0; j < 256; ++j) {
+            for (int64_t p = 0; p < kD / 2; ++p) {
+                const double angle = static_cast<double>(j) * std::pow(10000.0, -2.0 * static_cast<double>(p) / kD) + 0.2 * normal(random);
+                keys[static_cast<size_t>(j * kD + first_of_pair(truth, p))] = size[static_cast<size_t>(p)] * static_cast<float>(std::cos(angle));
+                keys[static_cast<size_t>(j * kD + second_of_pair(truth, p, kD))] = size[static_cast<size_t>(p)] * static_cast<float>(std::sin(angle));
+            }
+        }
+        kv::PageArena arena;
+        kv::PagedTensor k(arena, kD * 4, 256), v(arena, kD * 4, 256);
+        KvIndex index(k, v, 1, kD, kD, 32);
+        index.calibrate(keys.data(), 256);
+        EXPECT_EQ(index.pairing(), truth);
+    }
+}
+
+TEST(KvIndex, EveryWritePathMakesThePageStale) {
+    Scene scene(512, 1);
+    KvIndex index = scene.make_index(32);
+    fill(scene, index);
+    const float x = 1.0f;
+    std::byte* memory = nullptr;
+    const size_t page_bytes = scene.k.page_bytes();
+    EXPECT_TRUE(index.page_fresh(1));
+    ASSERT_TRUE(scene.k.write(page_bytes + 8, &x, 4).is_ok());
+    EXPECT_FALSE(index.page_fresh(1));
+    ASSERT_TRUE(scene.v.writable(2 * page_bytes, &memory).is_ok());
+    EXPECT_FALSE(index.page_fresh(2));
+    ASSERT_TRUE(scene.v.fill(3 * page_bytes, 1, 4).is_ok());
+    EXPECT_FALSE(index.page_fresh(3));
+    EXPECT_TRUE(index.page_fresh(0));
+    EXPECT_TRUE(index.page_fresh(4));
+    scene.k.clear();
+    EXPECT_FALSE(index.page_fresh(4));
+}
+
+TEST(KvIndex, StaysBelowThreePercentOfAnF16Cache) {
+    for (const int64_t d : {64, 128}) {
+        kv::PageArena arena;
+        const int64_t rows = 131072;
+        kv::PagedTensor k(arena, static_cast<size_t>(d) * 2, rows), v(arena, static_cast<size_t>(d) * 2, rows);
+        KvIndex index(k, v, 1, d, d, Settings{}.block_keys);
+        for (int64_t page = 0; page < index.pages(); ++page) index.reserve(page);
+        EXPECT_LE(static_cast<double>(index.bytes()), 0.03 * static_cast<double>(k.bytes() + v.bytes())) << "head size " << d;
+    }
+}
+
+}  // namespace
+}  // namespace atlas::attention
