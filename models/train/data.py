@@ -50,10 +50,11 @@ class Maker:
         self.books, self.context = books, context
         self.tasks = Tasks(tokenizer, self.rng)
 
-    def _weave(self, length, inserts):
-        """Book text of `length` tokens with inserts [(tokens, classes)] at sentence ends, kept in order."""
+    def _weave(self, length, inserts, base=None):
+        """Book text (the beginning of `base`) of `length` tokens with inserts [(tokens, classes)] at sentence ends."""
         need = sum(len(t) for t, _ in inserts)
-        base = self.books.window(self.rng, max(length - need, 16))
+        base = self.books.window(self.rng, length) if base is None else base
+        base = base[:max(length - need, 16)]
         places = self.books.places(base)
         at = sorted(self.rng.choice(places) for _ in inserts)
         ids, cls, last = [], [], 0
@@ -72,10 +73,10 @@ class Maker:
         prompt, answer, kind = q
         return prompt + answer, [NONE] * len(prompt) + [ANSWER] * len(answer)
 
-    def _questions(self, length, questions):
-        """A tail: some book text, then questions one after the other, text between some of them."""
+    def _questions(self, length, questions, base=None):
+        """A tail: some book text (the beginning of `base`), then questions, text between some of them."""
         rng, spans = self.rng, []
-        ids = self.books.window(rng, rng.randrange(8, 64)).tolist()
+        ids = (self.books.window(rng, rng.randrange(8, 64)) if base is None else base).tolist()
         cls = [TEXT] * len(ids)
         for q in questions:
             t, c = self._question(q)
@@ -108,16 +109,20 @@ class Maker:
                 room[c] -= len(p)
                 inserts[c].append(self._plant(p))
         # Plants of one chunk keep their order; tasks are mixed by chance of chunk only.
+        # Half of the contexts are one passage of a book that the tails continue, so that far text helps to predict text.
+        joined = rng.random() < 0.5
+        book = self.books.window(rng, chunks * size + tail_size) if joined else None
         rows, cls = [], []
         for c in range(chunks):
-            ids, k = self._weave(size + 1, inserts[c])
+            ids, k = self._weave(size + 1, inserts[c], book[c * size:(c + 1) * size + 1] if joined else None)
             rows.append([0] + ids)
             cls.append(k)
         questions = [q for _, qs in tasks for q in qs]
         asked = []
         for _ in range(tails):
             rng.shuffle(questions)
-            asked.append(self._questions(tail_size, questions))
+            more = book[chunks * size:][:rng.randrange(8, tail_size // 2)] if joined else None
+            asked.append(self._questions(tail_size, questions, more))
         total = chunks * size + tail_size
         gaps = np.sort(np.array([rng.random() for _ in range(chunks)]))
         slack = rng.choice((0, rng.randrange(max(1, self.context - total - 64))))
@@ -134,13 +139,18 @@ class Maker:
         b.tokens = b.rows.size + b.tails.size
         return b
 
-    def causal(self, rows, size):
-        """Ordinary rows: plants and questions in the order of the text, repeated segments, position skips (PoSE)."""
+    def causal(self, rows, size, plain=False):
+        """Ordinary rows: plants and questions in the order of the text, repeated segments, position skips (PoSE).
+
+        With `plain`, book text only, and skips in few of the rows.
+        """
         rng = self.rng
         b = Batch(np.zeros((rows, size + 1), np.int64), np.zeros((rows, size + 1), np.int64))
         targets, classes = [], []
         for r in range(rows):
-            if rng.random() < 0.25:
+            if plain:
+                ids, cls, marks = self.books.window(rng, size + 1).tolist(), [TEXT] * (size + 1), []
+            elif rng.random() < 0.25:
                 ids, cls = self._repeats(size + 1)
                 marks = []
             else:
@@ -149,7 +159,8 @@ class Maker:
             targets.append(ids)
             classes.append(cls)
             b.spans += [(kind, r * (size + 1) + s, r * (size + 1) + e) for kind, s, e in marks]
-            cuts = np.sort(np.array([rng.randrange(1, size) for _ in range(rng.choice((0, 1, 3, 8)))], dtype=np.int64))
+            n = rng.choice((0, 0, 0, 0, 3) if plain else (0, 1, 3, 8))
+            cuts = np.sort(np.array([rng.randrange(1, size) for _ in range(n)], dtype=np.int64))
             slack = rng.randrange(self.context - size - 1)
             skips = np.sort(np.array([rng.randrange(slack) for _ in cuts], dtype=np.int64))
             p = np.arange(size) + 1

@@ -86,7 +86,7 @@ class Tasks:
 
     def multi_value(self, n, questions):
         what = self.rng.choice(NUMBERS)
-        known = [(who, [self.number(5) for _ in range(self.rng.choice((2, 3, 4)))]) for who in self.names(n)]
+        known = [(who, [self.number(5) for _ in range(self.rng.choice((2, 2, 3, 3, 4)))]) for who in self.names(n)]
         plants, at = [], [0] * n
         order = [i for i, (_, vs) in enumerate(known) for _ in vs]
         self.rng.shuffle(order)
@@ -127,7 +127,7 @@ class Tasks:
         out = []
         for _ in range(questions):
             line, value = self.rng.choice(ends)
-            if self.rng.random() < 0.7:
+            if self.rng.random() < 0.6:
                 steps = [f"VAR {b} = VAR {a}" for a, b in zip(line, line[1:])][::-1] + [f"VAR {line[0]} = {value}"]
                 asked = line[-1]
                 first = steps[0].split(" = ")[0]
@@ -164,19 +164,19 @@ class Tasks:
         out, rng = [], self.rng
         while budget > 0:
             x = rng.random()
-            if x < 0.45:
+            if x < 0.34:
                 q = rng.randrange(2, 9)
                 task = self.facts(rng.choice((q, q, q + 4, q + 12, 1)), q)
-            elif x < 0.60:
+            elif x < 0.45:
                 q = rng.randrange(1, 5)
                 task = self.magic(q + rng.randrange(0, 9), q)
-            elif x < 0.72:
+            elif x < 0.63:
                 task = self.multi_value(rng.randrange(1, 5), 2)
-            elif x < 0.80:
+            elif x < 0.71:
                 task = self.multi_query(rng.randrange(3, 10), 1)
-            elif x < 0.92:
+            elif x < 0.89:
                 task = self.variables(rng.randrange(1, 4), 2)
-            elif x < 0.96:
+            elif x < 0.91:
                 task = self.copying(1)
             else:
                 task = self.common()

@@ -3,12 +3,18 @@
 The pre-tokenizer's pattern splits digits singly and is the one llama.cpp applies for tokenizer.ggml.pre = "qwen2",
 so that llama.cpp tokenises exactly as the model was trained (tests/models checks it).
 """
+import lzma
+
 import gguf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
            r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 BOS, EOS = "<|bos|>", "<|eos|>"
+
+
+def open_text(path):
+    return lzma.open(path, "rt", encoding="utf-8") if path.endswith(".xz") else open(path, encoding="utf-8")
 
 
 def _dress(tok):
@@ -26,7 +32,7 @@ def train_tokenizer(text_path, vocab_size=4096, sample_bytes=40_000_000):
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
 
     def pieces():
-        with open(text_path, encoding="utf-8") as f:
+        with open_text(text_path) as f:
             left = sample_bytes
             while left > 0 and (block := f.read(1 << 16)):
                 left -= len(block)

@@ -3,7 +3,8 @@ import argparse
 import json
 import math
 import os
-import random
+import signal
+import sys
 import time
 from collections import defaultdict
 
@@ -21,15 +22,22 @@ from model import Config, Model
 def arguments():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--run", required=True, help="folder for tokens, checkpoints and the log")
-    p.add_argument("--text", required=True, help="training text (UTF-8)")
+    p.add_argument("--text", required=True, help="training text (UTF-8, .xz or not)")
     p.add_argument("--valid", required=True, help="text held out, for perplexity only")
     p.add_argument("--init-from", help="GGUF file to go on from (its tokenizer is used too)")
     p.add_argument("--vocab", type=int, default=4096, help="size of a new tokenizer, without --init-from")
     for name, default in Config().as_dict().items():
         if name not in ("vocab", "rope_base", "eps", "context"):
             p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
-    p.add_argument("--minutes", type=float, default=110, help="time of this run; the learning rate ends at 0 with it")
-    p.add_argument("--steps", type=int, help="stop after this many steps in all, even before the time is over")
+    p.add_argument("--minutes", type=float, default=110, help="training time in all; the learning rate ends at 0 with it")
+    p.add_argument("--tokens", type=float, help="end after this many tokens instead (then the curve repeats exactly)")
+    p.add_argument("--end-at", help="end at this time of day instead, HH:MM, however fast the machine is until then")
+    p.add_argument("--steps", type=int, help="stop after this many steps in all, even before the end")
+    p.add_argument("--plain", type=float, default=0.0, help="share of the steps that are book text and nothing else")
+    p.add_argument("--warm", type=int, default=60, help="steps in which the learning rate rises")
+    p.add_argument("--decay", type=float, default=0.6, help="share of the run in which it falls, linearly, to 0")
+    p.add_argument("--log-every", type=int, default=25, help="steps")
+    p.add_argument("--valid-every", type=int, default=200, help="steps")
     p.add_argument("--muon-lr", type=float, default=0.02)
     p.add_argument("--adam-lr", type=float, default=2e-3)
     p.add_argument("--answers", type=float, default=1.0, help="weight of the answers' loss beside the text's")
@@ -44,7 +52,7 @@ def arguments():
 def tokens_of(path, tok, out):
     """Token ids of a text, made once. Encoded in pieces that end with a paragraph."""
     if not os.path.exists(out):
-        text = open(path, encoding="utf-8").read()
+        text = tokenizers_.open_text(path).read()
         cuts = [0]
         while cuts[-1] < len(text):
             end = text.find("\n\n", cuts[-1] + (1 << 18))
@@ -53,15 +61,29 @@ def tokens_of(path, tok, out):
         for i in range(0, len(cuts) - 1, 32):
             pieces = [text[a:b] for a, b in zip(cuts[i:i + 32], cuts[i + 1:i + 33])]
             parts += [np.array(e.ids, dtype=np.uint16) for e in tok.encode_batch(pieces)]
+        ids = np.concatenate(parts or [np.zeros(0, np.uint16)])
+        if len(ids) < 40000 and "train" in os.path.basename(out) or len(ids) < 2:
+            sys.exit(f"{path} is too short: {len(ids)} tokens")
         with open(out + ".tmp", "wb") as f:
-            np.save(f, np.concatenate(parts))
+            np.save(f, ids)
         os.replace(out + ".tmp", out)
     return np.load(out, mmap_mode="r")
 
 
-def next_batch(maker, progress, batch, from_scratch):
+def end_of(clock):
+    """The next time that the clock shows HH:MM, in seconds since the epoch."""
+    now = time.time()
+    h, m = map(int, clock.split(":"))
+    at = time.mktime(time.localtime(now)[:3] + (h, m, 0, 0, 0, -1))
+    return at if at > now else at + 86400
+
+
+def next_batch(maker, progress, batch, from_scratch, plain):
     """The curriculum. From scratch: short rows with repeats until recall has formed (a quarter of the time)."""
     r = maker.rng
+    if r.random() < plain:
+        size = r.choice((512, 512, 1024, 1024, 2048))
+        return maker.causal(max(1, batch // size), size, plain=True)
     if from_scratch and progress < 0.25:
         size = r.choice((256, 512)) if progress < 0.12 else r.choice((256, 512, 1024))
         return maker.causal(max(1, batch // size), size)
@@ -106,6 +128,9 @@ def main():
     if a.threads:
         torch.set_num_threads(a.threads)
     os.makedirs(a.run, exist_ok=True)
+    for name in [] if os.path.exists(os.path.join(a.run, "train.npy")) else [a.text, a.valid]:
+        if not os.path.isfile(name):
+            sys.exit(f"no file {name}")
     at = lambda name: os.path.join(a.run, name)
     dtype = torch.bfloat16
     if a.init_from:
@@ -120,17 +145,20 @@ def main():
     model.to(a.device)
     opts = optim.build(model, a.muon_lr, a.adam_lr)
     rates = [[g["lr"] for g in o.param_groups] for o in opts]
-    state = dict(step=0, tokens=0, seconds=0.0)
+    state = dict(step=0, tokens=0, seconds=0.0, progress=0.0)
     if os.path.exists(at("last.pt")):
         saved = torch.load(at("last.pt"), map_location=a.device, weights_only=True)
         model.load_state_dict(saved["model"])
         for o, s in zip(opts, saved["optimisers"]):
             o.load_state_dict(s)
-        state = saved["state"]
+        state.update(saved["state"])
         print(f"resumed at step {state['step']}", flush=True)
     train_ids, valid_ids = tokens_of(a.text, tok, at("train.npy")), tokens_of(a.valid, tok, at("valid.npy"))
-    maker = data.Maker(data.Books(train_ids, tok), tok, random.Random(a.seed * 7919 + state["step"]).random(),
-                       model.c.context)
+    maker = data.Maker(data.Books(train_ids, tok), tok, a.seed, model.c.context)
+    end = end_of(a.end_at) if a.end_at else None
+    stopping = []
+    for s in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(s, lambda *_: stopping.append(True))
     log = open(at("log.jsonl"), "a")
 
     def save():
@@ -141,15 +169,15 @@ def main():
         os.replace(at("last.gguf.tmp"), at("last.gguf"))
 
     seen, last_save, sums = defaultdict(lambda: [0, 0]), time.time(), defaultdict(list)
-    while state["seconds"] < a.minutes * 60 and not (a.steps and state["step"] >= a.steps):
+    while state["progress"] < 1 and not stopping and not (a.steps and state["step"] >= a.steps):
         began = time.time()
-        progress = state["seconds"] / (a.minutes * 60)
-        warm = min(1.0, (state["step"] + 1) / 60)
-        factor = warm * min(1.0, (1 - progress) / 0.6)  # linear to 0 over the last 60%
+        progress = state["progress"]
+        factor = min(1.0, (state["step"] + 1) / a.warm) * min(1.0, (1 - progress) / a.decay)
         for o, base in zip(opts, rates):
             for g, lr in zip(o.param_groups, base):
                 g["lr"] = lr * factor
-        b = next_batch(maker, progress, a.batch, not a.init_from)
+        maker.rng.seed(f"{a.seed}/{state['step']}")  # a resumed run sees what an uninterrupted one would have seen
+        b = next_batch(maker, progress, a.batch, not a.init_from, a.plain)
         text, answer, repeat, right = losses(model, b, a.device, dtype)
         (text + a.answers * answer + 0.3 * repeat).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -162,17 +190,24 @@ def main():
             hits = seen[f"{kind}@{b.rows.size // 1024 if long else 'causal'}"]
             hits[0] += bool(right[s:e].all())
             hits[1] += 1
-        sums["text"].append(text.item())
+        sums["text" if b.spans or repeat else "plain"].append(text.item())
         sums["answer"].append(answer.item())
         sums["repeat"].append(repeat.item())
         state["step"] += 1
         state["tokens"] += b.tokens
         state["seconds"] += min(time.time() - began, 60)  # a pause (SIGSTOP) counts for a minute at most
-        if state["step"] % 25 == 0:
+        if a.tokens:
+            state["progress"] = state["tokens"] / a.tokens
+        elif end:  # what is left of the way is spread over what is left of the time, so pauses make no jump
+            left = end - began
+            state["progress"] += (1 - progress) * min(1.0, (time.time() - began) / left) if left > 0 else 1.0
+        else:
+            state["progress"] = state["seconds"] / (a.minutes * 60)
+        if state["step"] % a.log_every == 0:
             row = dict(state, lr=round(factor, 4), **{k: round(float(np.mean([x for x in v if x] or [0])), 4)
                                                       for k, v in sums.items()},
                        **{k: f"{h}/{n}" for k, (h, n) in sorted(seen.items())})
-            if state["step"] % 200 == 0:
+            if state["step"] % a.valid_every == 0:
                 row["valid"] = {n: round(perplexity(model, valid_ids, n, 16384 // n, a.device, dtype), 2)
                                 for n in (512, 2048)}
             print(json.dumps(row), flush=True)

@@ -1,9 +1,12 @@
 """Parts of models/train: attention, tails, positions, optimiser, batches, GGUF, stopping and resuming."""
+import json
+import lzma
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -19,6 +22,7 @@ try:
     import model as model_
     import optim
     import tokenizer as tokenizers_
+    import train as train_
 except ImportError as e:
     print(f"skipped: {e}")
     sys.exit(77)
@@ -140,6 +144,25 @@ class Batches(unittest.TestCase):
                     self.assertIn(self.tok.decode(b.targets[s:e].tolist()), context)
         self.assertGreater(asked, 50)
 
+    def test_plain_rows_are_passages_of_the_text(self):
+        b = data.Maker(self.books, self.tok, 4).causal(4, 300, plain=True)
+        self.check(b)
+        self.assertTrue((b.classes == data.TEXT).all() and not b.spans)
+        whole = self.books.ids.astype(np.int64)
+        for row in b.rows[:, 1:]:
+            self.assertTrue(any((whole[i:i + 300] == row).all() for i in np.flatnonzero(whole[:-300] == row[0])))
+
+    def test_half_of_the_contexts_are_one_passage_that_the_tail_continues(self):
+        maker, joined = data.Maker(self.books, self.tok, 6), 0
+        whole = "".join(map(chr, self.books.ids.astype(np.int64) + 1))
+        for _ in range(40):
+            b = maker.wide(4, 512, 2, 384)
+            # The passage goes on for at least 8 tokens in every tail, in place of some other passage in each.
+            begins = ["".join(map(chr, t[:8] + 1)) for t in b.tails]
+            last = "".join(map(chr, b.rows[-1, 1:9] + 1))
+            joined += begins[0] == begins[1] and begins[0] in whole and last in whole
+        self.assertTrue(10 <= joined <= 30, joined)
+
     def test_the_same_seed_gives_the_same_batch(self):
         a, b = (data.Maker(self.books, self.tok, 5).wide(4, 512, 2, 384) for _ in range(2))
         np.testing.assert_array_equal(a.targets, b.targets)
@@ -157,26 +180,100 @@ class Files(unittest.TestCase):
                 self.assertTrue(torch.equal(a, b), name)
             self.assertEqual(tokenizers_.from_gguf(path).get_vocab(), tok.get_vocab())
 
-    def test_training_from_nothing_stops_and_resumes(self):
-        sample = os.path.join(HERE, "sample.txt")
-        with tempfile.TemporaryDirectory() as run:
-            with open(os.path.join(run, "text.txt"), "w", encoding="utf-8") as f:
-                f.write(Path(sample).read_text(encoding="utf-8") * 12)
 
-            def train(steps):
-                out = subprocess.run([sys.executable, os.path.join(TRAIN, "train.py"), "--run", run, "--text",
-                                      os.path.join(run, "text.txt"), "--valid", sample, "--vocab", "400",
-                                      "--layers", "2", "--width", "32", "--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--ffn",
-                                      "64", "--batch", "1024", "--threads", "1", "--device", "cpu", "--steps",
-                                      str(steps)], capture_output=True, text=True)
-                self.assertEqual(out.returncode, 0, out.stderr[-2000:])
-                return out.stdout, torch.load(os.path.join(run, "last.pt"), weights_only=True)["state"]["step"]
+class Training(unittest.TestCase):
+    """train.py itself, with a model of two layers and a width of 32."""
 
-            _, first = train(4)
-            text, second = train(7)
-            self.assertEqual((first, second), (4, 7))
-            self.assertIn("resumed at step 4", text)
-            self.assertEqual(gguf_io.load(os.path.join(run, "last.gguf")).c.vocab, 400)
+    SIZES = ("--vocab 400 --layers 2 --width 32 --heads 2 --kv-heads 1 --head-dim 16 --ffn 64 --batch 512 --threads 1 "
+             "--device cpu --warm 4 --log-every 1 --plain 0.5 --seed 11").split()
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder, self.sample = folder.name, os.path.join(HERE, "sample.txt")
+        self.text = os.path.join(self.folder, "text.txt.xz")
+        with lzma.open(self.text, "wt", encoding="utf-8") as f:
+            f.write(Path(self.sample).read_text(encoding="utf-8") * 12)
+
+    def command(self, run, *more):
+        return [sys.executable, os.path.join(TRAIN, "train.py"), "--run", os.path.join(self.folder, run), "--text",
+                self.text, "--valid", self.sample, *self.SIZES, *more]
+
+    def train(self, run, *more):
+        out = subprocess.run(self.command(run, *more), capture_output=True, text=True)
+        self.assertEqual(out.returncode, 0, out.stderr[-2000:])
+        return out.stdout
+
+    def log(self, run):
+        """The log's rows without what depends on the machine's speed."""
+        with open(os.path.join(self.folder, run, "log.jsonl"), encoding="utf-8") as f:
+            rows = [json.loads(line) for line in f]
+        for r in rows:
+            del r["seconds"]
+        return rows
+
+    def weights(self, run):
+        return torch.load(os.path.join(self.folder, run, "last.pt"), weights_only=True)["model"]
+
+    def test_the_loss_falls_from_nothing(self):
+        self.train("a", "--tokens", "100000", "--valid-every", "30", "--plain", "1", "--muon-lr", "0.05", "--adam-lr", "0.01")
+        rows = self.log("a")
+        first, last = (np.mean([r["plain"] for r in part]) for part in (rows[:3], rows[-10:]))
+        # Chance is log 400 = 5.99 nats, knowing how frequent each token is 4.90: what goes below has learnt from context.
+        self.assertGreater(first, 5.8)
+        self.assertLess(last, 4.5)
+        perplexities = [r["valid"]["512"] for r in rows if "valid" in r]
+        self.assertGreaterEqual(len(perplexities), 3)
+        self.assertEqual(perplexities, sorted(perplexities, reverse=True))
+        self.assertEqual(max(r["lr"] for r in rows), 1.0)
+        self.assertLess(rows[-1]["lr"], 0.05)
+        self.assertEqual(gguf_io.load(os.path.join(self.folder, "a", "last.gguf")).c.vocab, 400)
+
+    def test_a_resumed_run_repeats_the_curve_of_an_uninterrupted_one(self):
+        self.train("whole", "--tokens", "30000")
+        self.train("parts", "--tokens", "30000", "--steps", "5")
+        self.assertEqual([r["step"] for r in self.log("parts")], [1, 2, 3, 4, 5])
+        self.assertIn("resumed at step 5", self.train("parts", "--tokens", "30000"))
+        self.assertGreater(len(self.log("whole")), 10)
+        self.assertEqual(self.log("whole"), self.log("parts"))
+        for name, w in self.weights("whole").items():
+            self.assertTrue(torch.equal(w, self.weights("parts")[name]), name)
+        # Nothing is left to do: the same command once more changes nothing.
+        self.train("parts", "--tokens", "30000")
+        self.assertEqual(self.log("whole"), self.log("parts"))
+
+    def test_a_run_told_to_stop_leaves_a_checkpoint_to_go_on_from(self):
+        p = subprocess.Popen(self.command("s", "--minutes", "30"), stdout=subprocess.PIPE, text=True)
+        self.addCleanup(p.stdout.close)
+        self.assertIn('"step": 1', p.stdout.readline())
+        p.terminate()
+        p.communicate(timeout=60)
+        self.assertEqual(p.returncode, 0)
+        done = len(self.log("s"))
+        self.train("s", "--minutes", "30", "--steps", str(done + 2))
+        self.assertEqual([r["step"] for r in self.log("s")], list(range(1, done + 3)))
+
+    def test_a_run_that_starts_from_a_model_keeps_what_it_knows(self):
+        run = os.path.join(self.folder, "b")
+        self.train("b", "--init-from", SHIPPED, "--plain", "1", "--steps", "2", "--valid-every", "1", "--muon-lr", "1e-4", "--adam-lr", "1e-5")
+        self.assertLess(self.log("b")[0]["valid"]["512"], 100)  # 4096 for a model that knows nothing
+        self.assertEqual(gguf_io.load(os.path.join(run, "last.gguf")).c, gguf_io.load(SHIPPED).c)
+
+    def test_the_clock_ends_a_run(self):
+        end = train_.end_of(time.strftime("%H:%M", time.localtime(time.time() + 3600)))
+        self.assertTrue(3500 < end - time.time() <= 3600, end - time.time())
+        before = train_.end_of(time.strftime("%H:%M", time.localtime(time.time() - 3600)))
+        self.assertTrue(80000 < before - time.time() < 86400)
+
+    def test_bad_input_is_told(self):
+        empty = os.path.join(self.folder, "empty.txt")
+        Path(empty).touch()
+        for text, said in (("/nowhere.txt", "nowhere.txt"), (empty, "too short")):
+            out = subprocess.run([sys.executable, os.path.join(TRAIN, "train.py"), "--run", os.path.join(self.folder, "c"), "--text",
+                                  text, "--valid", self.sample, *self.SIZES], capture_output=True, text=True)
+            self.assertNotEqual(out.returncode, 0)
+            self.assertIn(said, out.stderr)
+            self.assertNotIn("Traceback", out.stderr)
 
 
 if __name__ == "__main__":
