@@ -109,7 +109,7 @@ class Maker:
                 room[c] -= len(p)
                 inserts[c].append(self._plant(p))
         # Plants of one chunk keep their order; tasks are mixed by chance of chunk only.
-        # Half of the contexts are one passage of a book that the tails continue, so that far text helps to predict text.
+        # Half of the contexts are one passage that the tails continue, so that far text helps to predict text.
         joined = rng.random() < 0.5
         book = self.books.window(rng, chunks * size + tail_size) if joined else None
         rows, cls = [], []
@@ -150,7 +150,7 @@ class Maker:
         for r in range(rows):
             if plain:
                 ids, cls, marks = self.books.window(rng, size + 1).tolist(), [TEXT] * (size + 1), []
-            elif rng.random() < 0.25:
+            elif rng.random() < 0.35:
                 ids, cls = self._repeats(size + 1)
                 marks = []
             else:

@@ -29,7 +29,7 @@ def arguments():
     for name, default in Config().as_dict().items():
         if name not in ("vocab", "rope_base", "eps", "context"):
             p.add_argument("--" + name.replace("_", "-"), type=int, default=default)
-    p.add_argument("--minutes", type=float, default=110, help="training time in all; the learning rate ends at 0 with it")
+    p.add_argument("--minutes", type=float, default=110, help="training time in all; the learning rate is then 0")
     p.add_argument("--tokens", type=float, help="end after this many tokens instead (then the curve repeats exactly)")
     p.add_argument("--end-at", help="end at this time of day instead, HH:MM, however fast the machine is until then")
     p.add_argument("--steps", type=int, help="stop after this many steps in all, even before the end")
@@ -41,7 +41,8 @@ def arguments():
     p.add_argument("--muon-lr", type=float, default=0.02)
     p.add_argument("--adam-lr", type=float, default=2e-3)
     p.add_argument("--answers", type=float, default=1.0, help="weight of the answers' loss beside the text's")
-    p.add_argument("--batch", type=int, default=8192, help="tokens of one step, about")
+    p.add_argument("--batch", type=int, default=8192, help="tokens of one batch, about")
+    p.add_argument("--accumulate", type=int, default=1, help="batches of one step")
     p.add_argument("--save-every", type=float, default=120, help="seconds")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--threads", type=int, default=0)
@@ -88,7 +89,7 @@ def next_batch(maker, progress, batch, from_scratch, plain):
         size = r.choice((256, 512)) if progress < 0.12 else r.choice((256, 512, 1024))
         return maker.causal(max(1, batch // size), size)
     x = r.random()
-    if x < 0.30:
+    if x < 0.40:
         size = r.choice((512, 1024, 1024, 2048, 2048, 4096))
         return maker.causal(max(1, batch // size), size)
     # Contexts grow with the run; the longest are rare because their tails cost most.
@@ -123,8 +124,23 @@ def perplexity(model, ids, length, rows, device, dtype):
     return math.exp(total / (n * length))
 
 
+def settle():
+    """Starts this program anew with what makes it fast on CPUs, where the caller has not chosen otherwise.
+
+    glibc and OpenMP read these at start only: large temporaries are reused instead of mapped anew, and threads do not
+    burn their share of a busy machine while they wait for each other.
+    """
+    wanted = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="100000000000", OMP_WAIT_POLICY="passive",
+                  GOMP_SPINCOUNT="0")
+    if any(name not in os.environ for name in wanted):
+        os.environ.update({k: v for k, v in wanted.items() if k not in os.environ})
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
 def main():
     a = arguments()
+    if a.device == "cpu":
+        settle()
     if a.threads:
         torch.set_num_threads(a.threads)
     os.makedirs(a.run, exist_ok=True)
@@ -177,24 +193,24 @@ def main():
             for g, lr in zip(o.param_groups, base):
                 g["lr"] = lr * factor
         maker.rng.seed(f"{a.seed}/{state['step']}")  # a resumed run sees what an uninterrupted one would have seen
-        b = next_batch(maker, progress, a.batch, not a.init_from, a.plain)
-        text, answer, repeat, right = losses(model, b, a.device, dtype)
-        (text + a.answers * answer + 0.3 * repeat).backward()
+        for _ in range(a.accumulate):
+            b = next_batch(maker, progress, a.batch, not a.init_from, a.plain)
+            text, answer, repeat, right = losses(model, b, a.device, dtype)
+            ((text + a.answers * answer + 0.3 * repeat) / a.accumulate).backward()
+            for kind, s, e in b.spans:
+                hits = seen[f"{kind}@{'causal' if b.tails is None else b.rows.size // 1024}"]
+                hits[0] += bool(right[s:e].all())
+                hits[1] += 1
+            sums["text" if b.spans or repeat else "plain"].append(text.item())
+            sums["answer"].append(answer.item())
+            sums["repeat"].append(repeat.item())
+            state["tokens"] += b.tokens
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             for o in opts:
                 o.step()
         model.zero_grad(set_to_none=True)
-        long = b.tails is not None
-        for kind, s, e in b.spans:
-            hits = seen[f"{kind}@{b.rows.size // 1024 if long else 'causal'}"]
-            hits[0] += bool(right[s:e].all())
-            hits[1] += 1
-        sums["text" if b.spans or repeat else "plain"].append(text.item())
-        sums["answer"].append(answer.item())
-        sums["repeat"].append(repeat.item())
         state["step"] += 1
-        state["tokens"] += b.tokens
         state["seconds"] += min(time.time() - began, 60)  # a pause (SIGSTOP) counts for a minute at most
         if a.tokens:
             state["progress"] = state["tokens"] / a.tokens
@@ -210,6 +226,7 @@ def main():
             if state["step"] % a.valid_every == 0:
                 row["valid"] = {n: round(perplexity(model, valid_ids, n, 16384 // n, a.device, dtype), 2)
                                 for n in (512, 2048)}
+            row = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
             print(json.dumps(row), flush=True)
             log.write(json.dumps(row) + "\n")
             log.flush()
