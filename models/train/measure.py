@@ -1,8 +1,9 @@
 """Retrieval with exact attention in unmodified llama.cpp: the table of ../README.md.
 
 Starts llama-server on the model, writes facts into windows of a held-out text, asks for each, and scores by exact match
-of the whole value. `single`: a document has four facts, each the only one of its form, each asked on its own;
-`multi-key`: nine facts of one form, six of them asked (eight distractors); `chain`: variables copied twice, asked back.
+of the whole value or list. `single`: a document has four facts, each the only one of its form, each asked on its own;
+`multi-key`: nine facts of one form, six of them asked (eight distractors); `chain`: variables copied twice, asked back;
+`multi-value`, `multi-query`, `holders`, `common`, `copy`: the other tasks of FORMS.md.
 The same seed gives the same documents.
 """
 import argparse
@@ -19,6 +20,11 @@ import urllib.request
 import tokenizer as tokenizers_
 from tasks import Tasks
 
+# Kinds in the training's own wording (FORMS.md): how a few of a document's four questions are made, and their kind there.
+OTHERS = {"multi-value": (lambda t: t.multi_value(2, 2), "values"),
+          "multi-query": (lambda t: t.multi_query(4, 1), "query"),
+          "holders": (lambda t: t.variables(2, 2), "holders"), "common": (lambda t: t.common(), "common"),
+          "copy": (lambda t: t.copying(1), "copy")}
 FORMS = ("secret code", "locker number", "ticket number", "magic number")
 
 
@@ -94,6 +100,15 @@ def trials(kind, tasks, rng):
                 plants.append(f" VAR {a[0]} = {asked[c][1]}." if hop == 0 else f" VAR {a[hop]} = VAR {a[hop - 1]}.")
         return plants, [(f"\n\nWhat is the value of VAR {a[2]}? VAR {a[2]} =",
                          f"VAR {a[1]}, VAR {a[1]} = VAR {a[0]}, VAR {a[0]} = {v}") for a, v in asked]
+    if kind in OTHERS:
+        make, of = OTHERS[kind]
+        plants, asked = [], []
+        while len(asked) < 4:
+            more, questions = make(tasks)
+            questions = [(tasks.tok.decode(q), tasks.tok.decode(a).strip(" .")) for q, a, k in questions if k == of]
+            if questions:
+                plants, asked = plants + [tasks.tok.decode(p) for p in more], asked + questions
+        return plants, asked[:4]
     n = 9 if kind == "multi-key" else 4
     known = [(who, tasks.number(5)) for who in tasks.names(n)]
     form = lambda i: FORMS[0] if kind == "multi-key" else FORMS[i]
@@ -132,7 +147,7 @@ def main():
                 plants, asked = trials(kind, tasks, rng)
                 doc = hay.document(length, plants)
                 for question, value in asked:
-                    got, used = server.complete(doc + question, 64 if kind == "chain" else 12)
+                    got, used = server.complete(doc + question, 12 if kind in ("single", "multi-key") else 80)
                     n += 1
                     hits += got == value
                     digits += sum(x == y for x, y in zip(got, value)) / len(value)
