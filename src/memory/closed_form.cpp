@@ -1,0 +1,103 @@
+#include "memory/closed_form.h"
+
+#include <cmath>
+#include <string>
+
+namespace atlas::memory {
+
+Status ridge(const std::vector<double>& x, const std::vector<double>& v, size_t n, size_t d_in, size_t d_out,
+             double lambda, std::vector<double>* w) {
+    // Normal equations G Wᵀ = B, G = Σxxᵀ + λI (lower half), solved by Cholesky's L Lᵀ.
+    std::vector<double> l(d_in * d_in, 0.0);
+    std::vector<double> b(d_in * d_out, 0.0);
+    for (size_t i = 0; i < n; ++i) {
+        const double* row = x.data() + i * d_in;
+        for (size_t r = 0; r < d_in; ++r) {
+            for (size_t c = 0; c <= r; ++c) l[r * d_in + c] += row[r] * row[c];
+            for (size_t o = 0; o < d_out; ++o) b[r * d_out + o] += row[r] * v[i * d_out + o];
+        }
+    }
+    for (size_t r = 0; r < d_in; ++r) {
+        l[r * d_in + r] += lambda;
+        for (size_t c = 0; c <= r; ++c) {
+            double sum = l[r * d_in + c];
+            for (size_t k = 0; k < c; ++k) sum -= l[r * d_in + k] * l[c * d_in + k];
+            if (r != c) {
+                l[r * d_in + c] = sum / l[c * d_in + c];
+            } else if (sum > 0.0) {
+                l[r * d_in + r] = std::sqrt(sum);
+            } else {
+                return Status::invalid_argument("ridge over " + std::to_string(n) + " pairs of " +
+                                                std::to_string(d_in) + " features is singular with lambda " +
+                                                std::to_string(lambda));
+            }
+        }
+    }
+    for (size_t r = 0; r < d_in; ++r) {
+        for (size_t o = 0; o < d_out; ++o) {
+            double sum = b[r * d_out + o];
+            for (size_t k = 0; k < r; ++k) sum -= l[r * d_in + k] * b[k * d_out + o];
+            b[r * d_out + o] = sum / l[r * d_in + r];
+        }
+    }
+    w->assign(d_out * d_in, 0.0);
+    for (size_t r = d_in; r-- > 0;) {
+        for (size_t o = 0; o < d_out; ++o) {
+            double sum = b[r * d_out + o];
+            for (size_t k = r + 1; k < d_in; ++k) sum -= l[k * d_in + r] * (*w)[o * d_in + k];
+            (*w)[o * d_in + r] = sum / l[r * d_in + r];
+        }
+    }
+    return Status::ok();
+}
+
+std::vector<double> hebbian(const std::vector<double>& x, const std::vector<double>& v, size_t n, size_t d_in,
+                            size_t d_out) {
+    std::vector<double> w(d_out * d_in, 0.0);
+    for (size_t i = 0; i < n; ++i) {
+        for (size_t o = 0; o < d_out; ++o) {
+            for (size_t j = 0; j < d_in; ++j) w[o * d_in + j] += v[i * d_out + o] * x[i * d_in + j];
+        }
+    }
+    return w;
+}
+
+RecursiveLeastSquares::RecursiveLeastSquares(size_t d_in, size_t d_out, double lambda, double forgetting)
+    : d_in_(d_in), d_out_(d_out), forgetting_(forgetting), w_(d_out * d_in, 0.0), p_(d_in * d_in, 0.0) {
+    for (size_t i = 0; i < d_in; ++i) p_[i * d_in + i] = 1.0 / lambda;
+}
+
+void RecursiveLeastSquares::learn(const double* x, const double* v) {
+    // Sherman–Morrison: P ← (P − P x xᵀP / (f + xᵀP x)) / f, W ← W + (v − W x)(P x)ᵀ/(f + xᵀP x).
+    std::vector<double> px(d_in_, 0.0);
+    double denominator = forgetting_;
+    for (size_t i = 0; i < d_in_; ++i) {
+        for (size_t j = 0; j < d_in_; ++j) px[i] += p_[i * d_in_ + j] * x[j];
+        denominator += px[i] * x[i];
+    }
+    for (size_t o = 0; o < d_out_; ++o) {
+        double error = v[o];
+        for (size_t j = 0; j < d_in_; ++j) error -= w_[o * d_in_ + j] * x[j];
+        for (size_t j = 0; j < d_in_; ++j) w_[o * d_in_ + j] += error * px[j] / denominator;
+    }
+    for (size_t i = 0; i < d_in_; ++i) {
+        for (size_t j = 0; j < d_in_; ++j)
+            p_[i * d_in_ + j] = (p_[i * d_in_ + j] - px[i] * px[j] / denominator) / forgetting_;
+    }
+}
+
+DeltaRule::DeltaRule(size_t d_in, size_t d_out, double step)
+    : d_in_(d_in), d_out_(d_out), step_(step), w_(d_out * d_in, 0.0) {}
+
+void DeltaRule::learn(const double* x, const double* v) {
+    double square = 0.0;
+    for (size_t j = 0; j < d_in_; ++j) square += x[j] * x[j];
+    if (!(square > 0.0)) return;
+    for (size_t o = 0; o < d_out_; ++o) {
+        double error = v[o];
+        for (size_t j = 0; j < d_in_; ++j) error -= w_[o * d_in_ + j] * x[j];
+        for (size_t j = 0; j < d_in_; ++j) w_[o * d_in_ + j] += step_ * error * x[j] / square;
+    }
+}
+
+}  // namespace atlas::memory

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "base/status.h"
+
+/** Linear memories without tuning, in float64: what a learned memory has to be compared with. Matrices are row-major. */
+namespace atlas::memory {
+
+/** W [d_out][d_in] minimising Σ‖W x_i − v_i‖² + lambda‖W‖²; x [n][d_in], v [n][d_out]. Fails when lambda = 0 meets a singular Σxxᵀ. */
+Status ridge(const std::vector<double>& x, const std::vector<double>& v, size_t n, size_t d_in, size_t d_out,
+             double lambda, std::vector<double>* w);
+
+/** W = Σ v_i x_iᵀ. */
+std::vector<double> hebbian(const std::vector<double>& x, const std::vector<double>& v, size_t n, size_t d_in,
+                            size_t d_out);
+
+/** Recursive least squares: after n pairs W is ridge's with the same lambda, old pairs weighted by forgetting^age (lambda as well). */
+class RecursiveLeastSquares {
+public:
+    RecursiveLeastSquares(size_t d_in, size_t d_out, double lambda, double forgetting = 1.0);
+    void learn(const double* x, const double* v);
+    const std::vector<double>& weights() const { return w_; }
+
+private:
+    size_t d_in_, d_out_;
+    double forgetting_;
+    std::vector<double> w_, p_;  // P = (Σ xxᵀ + λI)⁻¹
+};
+
+/** The delta rule: W ← W + step·(v − W x)xᵀ / ‖x‖² (one pass of normalised least mean squares). */
+class DeltaRule {
+public:
+    DeltaRule(size_t d_in, size_t d_out, double step);
+    void learn(const double* x, const double* v);
+    const std::vector<double>& weights() const { return w_; }
+
+private:
+    size_t d_in_, d_out_;
+    double step_;
+    std::vector<double> w_;
+};
+
+}  // namespace atlas::memory

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+
+namespace atlas::memory {
+
+/** Element (i, j) of an f32 matrix is data[i·row_stride + j·col_stride]. */
+struct MatrixView {
+    const float* data;
+    size_t row_stride;
+    size_t col_stride = 1;
+
+    MatrixView transposed() const { return {data, col_stride, row_stride}; }
+};
+
+/**
+ * C = alpha·A·B + beta·C for A [m][k], B [k][n], C [m][n] with contiguous rows c_stride elements apart; beta 0 does not read C. C overlaps
+ * neither A nor B. Single-threaded (callers run heads in parallel), allocates nothing. Fastest where B's rows are contiguous; a transposed B
+ * is packed in panels of k = 256.
+ */
+void gemm(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c, size_t c_stride);
+
+}  // namespace atlas::memory
