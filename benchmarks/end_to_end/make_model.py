@@ -65,7 +65,7 @@ def add_vocabulary(writer, size):
     writer.add_add_bos_token(True)
 
 
-def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, context, seed):
+def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, context, seed, texts=True):
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("atlas-random-weights")
@@ -81,7 +81,10 @@ def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary
     writer.add_rope_dimension_count(head_size)
     writer.add_rope_freq_base(500000.0)
     writer.add_vocab_size(vocabulary)
-    add_vocabulary(writer, vocabulary)
+    if texts:
+        add_vocabulary(writer, vocabulary)
+    else:
+        writer.add_tokenizer_model("no_vocab")
 
     def matrix(name, rows, columns):
         writer.add_tensor(name, random_matrix(rng, rows, columns, kind), raw_dtype=WEIGHT_TYPES[kind])
@@ -116,6 +119,7 @@ def main():
         parser.add_argument(f"--{option}", type=int)
     parser.add_argument("--type", choices=WEIGHT_TYPES)
     parser.add_argument("--context", type=int, default=1 << 20)
+    parser.add_argument("--no-vocabulary", action="store_true", help="token numbers without texts, as test programs use them")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
@@ -132,7 +136,8 @@ def main():
         for name, value in (("width", width), ("ffn", ffn), ("heads × head size", heads * head_size)):
             if value % BLOCK:
                 sys.exit(f"{name} {value}: {kind} needs multiples of {BLOCK}")
-    write_model(args.output, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, args.context, args.seed)
+    write_model(args.output, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, args.context, args.seed,
+                not args.no_vocabulary)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def check_folders(root, breaches):
 
 
 def check_options(root, breaches):
-    """docs/options.md and the comments of options.h name exactly the variables that options.cpp parses."""
+    """docs/options.md, the comments of options.h and the launcher's switches name exactly the variables that options.cpp parses."""
     parsed = set(VARIABLE.findall((root / "src/base/options.cpp").read_text(encoding="utf-8")))
     for name in ("src/base/options.h", "docs/options.md"):
         text = (root / name).read_text(encoding="utf-8") if (root / name).exists() else ""
@@ -97,6 +97,14 @@ def check_options(root, breaches):
             table = set(re.findall(r"^\|\s*`(ATLAS_[A-Z0-9_]+)`", text, re.MULTILINE))
             for variable in sorted(table - parsed):
                 breaches.append(f"{name}: {variable} is described here and parsed nowhere")
+    # ATLAS_PAGE_ALL is for tests; every other variable has its switch, named like it.
+    launcher = root / "tools/atlas/settings.cpp"
+    switches = dict(re.findall(r'"(atlas-[a-z0-9-]+)",\s*"(ATLAS_[A-Z0-9_]+)"', launcher.read_text(encoding="utf-8") if launcher.exists() else ""))
+    for variable in sorted(parsed - {"ATLAS_PAGE_ALL"} - set(switches.values())):
+        breaches.append(f"tools/atlas/settings.cpp: {variable} is parsed in src/base/options.cpp and has no switch here")
+    for switch, variable in sorted(switches.items()):
+        if variable not in parsed or switch != variable.lower().replace("_", "-"):
+            breaches.append(f"tools/atlas/settings.cpp: --{switch} sets {variable}: parsed nowhere, or not named like it")
     return len(parsed)
 
 

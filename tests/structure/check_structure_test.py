@@ -15,6 +15,7 @@ CLEAN = {
     "src/attention/a.h": '#include "kv/page.h"\n#include "memory/m.h"\n',
     "src/host/a.cpp": '#include <ggml.h>\n#include "ggml-backend.h"\n#include "runtime/session.h"\n',
     "docs/options.md": "| `ATLAS_DEVICE` | owner |\n",
+    "tools/atlas/settings.cpp": '{"atlas-device", "ATLAS_DEVICE", ""},\n',
 }
 
 
@@ -48,6 +49,8 @@ class CheckStructure(unittest.TestCase):
             ("src/extra/b.cpp", "int a;\n", "do not know"),
             ("tools/atlas/b.cpp", '#include "base/options.h"\n', "public headers only"),
             ("src/base/options.cpp", 'get("ATLAS_DEVICE"); get("ATLAS_NEW");\n', "ATLAS_NEW is parsed"),
+            ("tools/atlas/settings.cpp", "", "has no switch"),
+            ("tools/atlas/settings.cpp", '{"atlas-dev", "ATLAS_DEVICE", ""},\n', "not named like it"),
             ("docs/options.md", "| `ATLAS_DEVICE` | |\n| `ATLAS_GONE` | |\n", "ATLAS_GONE is described"),
         ]:
             with self.subTest(name=name, text=text):

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 
 #include "info.h"
 #include "launch.h"
@@ -19,10 +20,23 @@ std::string usage_of_settings() {
     std::string text = "Switches (each sets the variable behind it):\n";
     char line[200];
     for (const Setting& setting : settings()) {
-        std::snprintf(line, sizeof line, "  --%-18s %-16s %s\n", setting.flag, setting.variable, setting.help);
+        std::snprintf(line, sizeof line, "  --%-18s %-20s %s\n", setting.flag, setting.variable, setting.help);
         text += line;
     }
     return text;
+}
+
+/** atlas-eval links libllama, this program does not: it lies beside it, and is not there where libllama's headers were missing. */
+int run_eval(int argc, char** argv) {
+    std::error_code error;
+    const std::string program =
+        (std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "atlas-eval").string();
+    Launch launch;
+    launch.command.assign(argv + 1, argv + argc);
+    launch.command.front() = program;
+    if (!std::filesystem::exists(program, error))
+        return fail(program + " is not there: Atlas was built without libllama's headers");
+    return fail(execute(launch));
 }
 
 int run_program(int argc, char** argv, const std::string& library) {
@@ -40,12 +54,14 @@ int main(int argc, char** argv) {
     app.get_formatter()->enable_footer_formatting(false);
     app.require_subcommand(1);
     bool json = false;
+    app.add_subcommand("eval", "Retrieval, perplexity and speed of a model, modes side by side; atlas eval --help");
     CLI::App* info = app.add_subcommand("info", "What the host is, whether the plug-in loads, which kernels it chose");
     info->add_flag("--json", json, "As JSON");
 
+    const std::string first = argc > 1 ? argv[1] : "";
+    if (first == "eval") return run_eval(argc, argv);
     std::string searched;
     const std::string library = locate_library(&searched);
-    const std::string first = argc > 1 ? argv[1] : "";
     const bool is_program = !first.empty() && first != "info" && first != "-h" && first != "--help";
     if (is_program) {
         if (library.empty()) return fail("libggml-atlas.so is not there; looked for " + searched);

@@ -1,0 +1,168 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "eval/haystack.h"
+#include "eval/plan.h"
+#include "eval/report.h"
+#include "eval/score.h"
+#include "eval/tasks.h"
+
+namespace atlas::eval {
+namespace {
+
+TEST(ScoreTest, WilsonMatchesItsTable) {
+    // Values of the closed form at z = 1.96, computed by hand for the ends and the middle.
+    EXPECT_NEAR(wilson(0, 10).high, 0.2775, 1e-4);
+    EXPECT_EQ(wilson(0, 10).low, 0);
+    EXPECT_NEAR(wilson(10, 10).low, 0.7225, 1e-4);
+    EXPECT_NEAR(wilson(50, 100).low, 0.4038, 1e-4);
+    EXPECT_NEAR(wilson(50, 100).high, 0.5962, 1e-4);
+    EXPECT_EQ(wilson(0, 0).high, 1);
+}
+
+TEST(ScoreTest, OnlyWholeWordsAreFound) {
+    EXPECT_EQ(share_found(" 48213.", {"48213"}), 1);
+    EXPECT_EQ(share_found("148213", {"48213"}), 0);
+    EXPECT_EQ(share_found("482130, 48213", {"48213"}), 1);
+    EXPECT_EQ(share_found("ABC, XYZ.", {"ABC", "DEF"}), 0.5);
+    EXPECT_EQ(share_found("", {"1"}), 0);
+}
+
+TEST(ModeTest, NamesAndVariables) {
+    Mode mode;
+    EXPECT_EQ(parse_mode("sparse:ATLAS_FAR=drop+ATLAS_BUDGET=0.1", &mode), "");
+    EXPECT_TRUE(mode.with_atlas);
+    ASSERT_EQ(mode.environment.size(), 3u);
+    EXPECT_EQ(mode.environment[0], std::pair(std::string("ATLAS_MODE"), std::string("sparse")));
+    EXPECT_EQ(mode.environment[2], std::pair(std::string("ATLAS_BUDGET"), std::string("0.1")));
+    EXPECT_EQ(parse_mode("host", &mode), "");
+    EXPECT_FALSE(mode.with_atlas);
+    EXPECT_NE(parse_mode("fast", &mode).find("fast: no such mode"), std::string::npos);
+    EXPECT_NE(parse_mode("host:ATLAS_SEED=1", &mode).find("takes no variables"), std::string::npos);
+    EXPECT_NE(parse_mode("sparse:PATH=1", &mode).find("PATH=1"), std::string::npos);
+}
+
+TEST(PlanTest, SurvivesJson) {
+    Plan plan;
+    plan.model = "m.gguf";
+    plan.texts = {"a", "b"};
+    plan.tasks = {"single"};
+    plan.lengths = {128, 256};
+    plan.depths = {0, 100};
+    plan.seed = 1ull << 63;
+    plan.wording = Wording::kChat;
+    plan.repeat_text = true;
+    const nlohmann::json json = plan;
+    const Plan back = nlohmann::json::parse(json.dump());
+    EXPECT_EQ(nlohmann::json(back), json);
+    EXPECT_EQ(back.seed, plan.seed);
+    EXPECT_EQ(back.wording, Wording::kChat);
+}
+
+TEST(TaskTest, PlantsHoldWhatIsExpectedAndNothingElseOfTheQuestion) {
+    Plan plan;
+    for (const Wording wording : {Wording::kPlain, Wording::kRuler}) {
+        plan.wording = wording;
+        for (const std::string& task : task_names()) {
+            Random random(1, task);
+            const Trial trial = make_trial(task, plan, random);
+            ASSERT_FALSE(trial.expected.empty()) << task;
+            ASSERT_FALSE(trial.plants.empty() && trial.words.empty()) << task;
+            std::string document;
+            for (const std::string& plant : trial.plants) {
+                EXPECT_EQ(plant.front(), ' ');
+                document += plant;
+            }
+            for (const std::string& word : trial.words) document += " " + word;
+            for (const std::string& word : trial.expected) {
+                EXPECT_EQ(share_found(document, {word}), 1) << task;
+                // An opening that holds the answer would make the task trivial.
+                EXPECT_EQ(share_found(trial.opening, {word}), 0) << task;
+            }
+        }
+    }
+    Random random(1, "x");
+    EXPECT_EQ(make_trial("multi-key", plan, random).plants.size(), 9u);
+    EXPECT_THROW(make_trial("nothing", plan, random), std::invalid_argument);
+}
+
+TEST(TaskTest, SameSeedSameTrial) {
+    const Plan plan;
+    Random a(7, "single 128");
+    Random b(7, "single 128");
+    Random c(8, "single 128");
+    EXPECT_EQ(make_trial("single", plan, a).question, make_trial("single", plan, b).question);
+    EXPECT_NE(make_trial("single", plan, a).expected, make_trial("single", plan, c).expected);
+}
+
+TEST(HaystackTest, SentencesJoinToTheText) {
+    std::string text = "One. Two? No end 3.14 here! \n\nA title\n\nlast words";
+    text += std::string(3000, 'x') + " " + std::string(100, 'y');
+    const std::vector<std::string> sentences = split_sentences(text);
+    std::string joined;
+    for (const std::string& sentence : sentences) joined += sentence;
+    EXPECT_EQ(joined, text);
+    EXPECT_EQ(sentences.front(), "One.");
+    EXPECT_EQ(sentences[1], " Two?");
+    EXPECT_EQ(sentences[2], " No end 3.14 here!");
+    EXPECT_GE(sentences.size(), 6u);
+}
+
+nlohmann::json made_up_report() {
+    nlohmann::json result = {
+        {"peak_memory_mib", 10.0},
+        {"retrieval",
+         {{{"task", "single"},
+           {"length", 128},
+           {"trials",
+            {{{"found", 1.0}, {"depth", 0}}, {{"found", 0.5}, {"depth", 50}}, {{"found", 1.0}, {"depth", 50}}}},
+           {"prompt_tokens", 300},
+           {"prompt_seconds", 3.0},
+           {"answer_tokens", 10},
+           {"answer_seconds", 2.0}}}},
+        {"perplexity",
+         {{"context", 512},
+          {"documents", 1},
+          {"loss", std::log(20.0)},
+          {"perplexity", 20.0},
+          {"standard_error", 0.1},
+          {"by_position", {{{"from", 1}, {"to", 256}, {"loss", 3.1}}, {{"from", 256}, {"to", 512}, {"loss", 2.9}}}},
+          {"kl", nullptr}}}};
+    summarize(&result);
+    nlohmann::json other = result;
+    other["perplexity"]["loss"] = std::log(21.0);
+    other["perplexity"]["kl"] = {{"positions", 100}, {"mean", 0.0123}, {"p99", 0.1}, {"same_top_token", 0.975}};
+    return {{"plan", {{"model", "/a/model<1>.gguf"}, {"tasks", {"single"}}, {"kl_positions", 100}}},
+            {"modes", {{{"name", "host"}, {"result", result}}, {{"name", "sparse"}, {"result", other}}}}};
+}
+
+TEST(ReportTest, SummaryCountsExactMatchesByDepth) {
+    const nlohmann::json report = made_up_report();
+    const nlohmann::json& row = report["modes"][0]["result"]["retrieval"][0];
+    EXPECT_EQ(row["hits"], 2);
+    EXPECT_NEAR(row["share_found"].get<double>(), 2.5 / 3, 1e-12);
+    EXPECT_EQ(row["by_depth"][1]["depth"], 50);
+    EXPECT_EQ(row["by_depth"][1]["hits"], 1);
+    EXPECT_EQ(row["by_depth"][1]["trials"], 2);
+}
+
+TEST(ReportTest, TablesAndPictureShowTheFigures) {
+    const nlohmann::json report = made_up_report();
+    const std::string text = tables(report);
+    for (const char* part :
+         {"| single, 128 | 2/3 = 67 % (21–94) |", "| reading 128 | 100 | 100 |", "| writing at 128 | 5.0 | 5.0 |",
+          "| ratio to host | 1.0000 | 1.0500 |", "| KL divergence, mean | – | 0.01230 |",
+          "| same likeliest token | – | 97.50 % |", "| loss at 256–511 | 2.9000 | 2.9000 |"})
+        EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+    const std::string svg = picture(report);
+    EXPECT_NE(svg.find("model&lt;1>.gguf"), std::string::npos);
+    EXPECT_NE(svg.find("single: accuracy by length"), std::string::npos);
+    EXPECT_EQ(svg.find("nan"), std::string::npos);
+    // Accuracy 2/3 in two modes, loss, and two speeds.
+    EXPECT_EQ(std::count(svg.begin(), svg.end(), '\n') > 40, true);
+}
+
+}  // namespace
+}  // namespace atlas::eval

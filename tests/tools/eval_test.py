@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""`atlas eval` through the real plug-in and the shipped model: what it writes, and what it says to bad input."""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ARGS = None
+
+
+def evaluate(*arguments, **variables):
+    command = [ARGS.atlas, "eval", *[str(argument) for argument in arguments]]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATLAS_", "GGML_BACKEND_PATH"))}
+    environment.update({"ATLAS_LIBRARY": ARGS.plugin, "OMP_WAIT_POLICY": "passive", **variables})
+    return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=300,
+                          check=False)
+
+
+class Eval(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.text = self.folder / "text.txt"
+        self.text.write_text(" ".join(f"The {word} number {n} went along the long road to the village." for n in range(120)
+                                      for word in ("man", "horse", "night")), encoding="utf-8")
+
+    def test_measures_and_writes_a_report(self):
+        out = self.folder / "out"
+        run = evaluate("-m", ARGS.model, "--text", self.text, "--modes", "host,exact", "--tasks", "single,multi-value", "--lengths", "256,512",
+                       "--depths", "0,100", "--samples", "4", "--perplexity", "512", "--documents", "2", "--kl-positions", "64", "-o", out)
+        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+        report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        host, exact = (mode["result"] for mode in report["modes"])
+        for a, b in zip(host["retrieval"], exact["retrieval"]):
+            self.assertEqual([trial["answer"] for trial in a["trials"]], [trial["answer"] for trial in b["trials"]])
+            self.assertEqual(len(a["trials"]), 4)
+        single = exact["retrieval"][0]
+        self.assertEqual((single["task"], single["length"], single["hits"]), ("single", 256, 4), run.stdout)
+        self.assertEqual([row["depth"] for row in single["by_depth"]], [0, 100])
+        self.assertLess(abs(exact["perplexity"]["loss"] - host["perplexity"]["loss"]), 1e-3)
+        self.assertLess(exact["perplexity"]["kl"]["mean"], 1e-4)
+        self.assertEqual(exact["perplexity"]["kl"]["positions"] >= 64, True)
+        self.assertIn("| single, 256 |", run.stdout)
+        self.assertTrue((out / "report.svg").read_text(encoding="utf-8").startswith("<svg"))
+        self.assertEqual(sorted(path.name for path in out.iterdir()), ["report.json", "report.md", "report.svg"])
+
+    def test_the_same_seed_gives_the_same_documents(self):
+        answers = []
+        for seed in (5, 5, 6):
+            out = self.folder / "seed"
+            run = evaluate("-m", ARGS.model, "--text", self.text, "--modes", "host", "--tasks", "single", "--lengths", "200", "--samples", "3",
+                           "--seed", seed, "-o", out)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            rows = json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"][0]["result"]["retrieval"]
+            answers.append([trial["expected"] for trial in rows[0]["trials"]])
+        self.assertEqual(answers[0], answers[1])
+        self.assertNotEqual(answers[0], answers[2])
+
+    def test_bad_input_is_named(self):
+        empty = self.folder / "empty.txt"
+        empty.write_text("")
+        blank = self.folder / "blank.txt"
+        blank.write_text(" \n\n")
+        binary = self.folder / "binary.txt"
+        binary.write_bytes(b"a\0b")
+        broken = self.folder / "broken.gguf"
+        broken.write_bytes(b"GGUF and nothing else")
+        bare = self.folder / "bare.gguf"
+        subprocess.run([sys.executable, ARGS.make_model, bare, "--shape", "tiny", "--no-vocabulary"], check=True, capture_output=True)
+        good = ["-m", ARGS.model, "--text", self.text, "--modes", "host", "--lengths", "256", "--samples", "1", "-o", self.folder / "out"]
+        for extra, said in [
+            (["--text", self.folder / "none.txt"], "none.txt: No such file"),
+            (["--text", empty], "empty.txt: the text is empty"),
+            (["--text", blank], "the text is empty"),
+            (["--text", binary], "not a text file"),
+            (["--lengths", "20000"], "give more text, or --repeat-text"),
+            (["--lengths", "40000"], "beyond the 32768"),
+            (["--perplexity", "40000"], "beyond the 32768"),
+            (["--lengths", "12"], "--lengths 12: allowed is 64"),
+            (["--depths", "130"], "--depths 130: allowed is 0 to 100"),
+            (["--tasks", "poems"], "poems: no such task; there are single"),
+            (["--tasks", "none"], "nothing to measure"),
+            (["--modes", "turbo"], "turbo: no such mode"),
+            (["--modes", "exact:ATLAS_KERNEL=sse9"], "ATLAS_KERNEL=sse9"),
+            (["-m", self.folder / "none.gguf"], "none.gguf: no such file"),
+            (["-m", broken], "broken.gguf: llama.cpp cannot load"),
+            (["-m", bare], "no vocabulary"),
+            (["--ctk", "q9"], "q9: no such cache type"),
+            (["--samples", "0"], "--samples"),
+            (["-o", self.text / "folder"], "text.txt"),
+        ]:
+            with self.subTest(extra=extra):
+                # The last value of an option counts, except that lists add up.
+                arguments = [str(part) for part in good]
+                for flag in extra[::2]:
+                    if flag in arguments:
+                        at = arguments.index(flag)
+                        del arguments[at:at + 2]
+                run = evaluate(*arguments, *extra)
+                self.assertNotEqual(run.returncode, 0, run.stdout)
+                self.assertGreater(run.returncode, 0, "ended by a signal")
+                self.assertIn(said, run.stdout + run.stderr)
+
+
+def main():
+    global ARGS
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--atlas", required=True)
+    parser.add_argument("--plugin", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--make-model", required=True)
+    ARGS, rest = parser.parse_known_args()
+    unittest.main(argv=[sys.argv[0], *rest])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+#include "eval/haystack.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+
+namespace atlas::eval {
+namespace {
+
+// Tokens that sentences counted alone may differ by from the same sentences joined, and room for the line breaks around the question.
+constexpr int kSlack = 8;
+constexpr size_t kLongSentence = 800;  // bytes
+
+constexpr const char* kChatIntroduction =
+    "Some special facts are hidden within the following text. Make sure to memorize them. I will quiz you about them "
+    "afterwards.\n";
+
+bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+
+}  // namespace
+
+std::string read_texts(const std::vector<std::string>& paths) {
+    std::string joined;
+    for (const std::string& path : paths) {
+        std::ifstream file(path, std::ios::binary);
+        std::ostringstream content;
+        if (!file || !(content << file.rdbuf())) {
+            // An empty file fails the copy without an error.
+            if (!file.is_open()) throw std::runtime_error(path + ": " + std::strerror(errno));
+            throw std::runtime_error(path + ": the text is empty");
+        }
+        const std::string text = content.str();
+        if (text.find('\0') != std::string::npos) throw std::runtime_error(path + ": not a text file");
+        joined += text + "\n\n";
+    }
+    if (std::all_of(joined.begin(), joined.end(), is_space)) throw std::runtime_error("the text is empty");
+    return joined;
+}
+
+std::vector<std::string> split_sentences(const std::string& text) {
+    std::vector<std::string> sentences;
+    size_t begin = 0;
+    for (size_t i = 0; i + 1 < text.size(); ++i) {
+        const bool end_mark = text[i] == '.' || text[i] == '!' || text[i] == '?';
+        // Text without marks is cut at a space, so that needles have places.
+        const bool long_one = i - begin > kLongSentence && is_space(text[i + 1]);
+        const bool paragraph = text[i] == '\n' && text[i + 1] == '\n' && i > begin;
+        if (!(end_mark && is_space(text[i + 1])) && !paragraph && !long_one) continue;
+        // The white space belongs to the next sentence, so that a plant can follow the mark.
+        const size_t end = paragraph ? i : i + 1;
+        if (end > begin) sentences.push_back(text.substr(begin, end - begin));
+        begin = end;
+    }
+    if (begin < text.size()) sentences.push_back(text.substr(begin));
+    return sentences;
+}
+
+Haystack::Haystack(const Session& session, const Plan& plan, std::vector<std::string> sentences)
+    : session_(session), plan_(plan), sentences_(std::move(sentences)), counts_(sentences_.size(), 0) {}
+
+int Haystack::tokens_of(size_t sentence) const {
+    int& count = counts_[sentence];
+    if (count == 0) count = std::max(1, static_cast<int>(session_.tokenize(sentences_[sentence]).size()));
+    return count;
+}
+
+std::string Haystack::with_text(const Trial& trial, int budget, int depth, Random& random) const {
+    for (const std::string& plant : trial.plants) budget -= static_cast<int>(session_.tokenize(plant).size());
+    if (budget < 0) throw std::runtime_error("the facts alone are longer than the document may be");
+    // A start that leaves enough text behind it, unless the text may be repeated.
+    size_t first = random.below(sentences_.size());
+    std::vector<size_t> chosen;
+    std::vector<int> before;  // tokens before the sentence
+    int total = 0;
+    const auto collect = [&] {
+        chosen.clear();
+        before.clear();
+        total = 0;
+        for (size_t i = first; total < budget; ++i) {
+            if (i >= sentences_.size() && !plan_.repeat_text) break;
+            const size_t sentence = i % sentences_.size();
+            before.push_back(total);
+            chosen.push_back(sentence);
+            total += tokens_of(sentence);
+        }
+    };
+    collect();
+    if (total < budget) {
+        // Too near to the end: as far back as it takes.
+        int missing = budget - total;
+        while (first > 0 && missing > 0) missing -= tokens_of(--first);
+        if (missing > 0) {
+            throw std::runtime_error("the text has about " + std::to_string(budget - missing) +
+                                     " tokens, a document needs " + std::to_string(budget) +
+                                     "; give more text, or --repeat-text");
+        }
+        collect();
+    }
+    // The last sentence went over the budget; a document of one sentence keeps it, and the caller cuts.
+    if (chosen.size() > 1 && total > budget) total = before.back(), chosen.pop_back(), before.pop_back();
+    std::vector<size_t> places;  // before which sentence each plant goes
+    const double n = static_cast<double>(trial.plants.size());
+    for (size_t i = 0; i < trial.plants.size(); ++i) {
+        const double share = trial.plants.size() == 1 ? depth / 100.0 : (static_cast<double>(i) + random.uniform()) / n;
+        const auto at = std::lower_bound(before.begin(), before.end(), static_cast<int>(share * total));
+        places.push_back(static_cast<size_t>(at - before.begin()));
+    }
+    std::string text;
+    size_t next = 0;
+    for (size_t i = 0; i <= chosen.size(); ++i) {
+        for (; next < places.size() && places[next] <= i; ++next) text += trial.plants[next];
+        if (i < chosen.size()) text += sentences_[chosen[i]];
+    }
+    return text;
+}
+
+std::string Haystack::with_words(const Trial& trial, int budget, Random& random) const {
+    std::vector<std::string> list;
+    int total = 0;
+    int round = 0;
+    for (const std::string& word : trial.words) round += static_cast<int>(session_.tokenize(" " + word).size());
+    while (total + round <= budget) {
+        list.insert(list.end(), trial.words.begin(), trial.words.end());
+        total += round;
+    }
+    if (list.empty()) {
+        throw std::runtime_error("a list needs " + std::to_string(round) + " tokens, this length leaves " +
+                                 std::to_string(budget));
+    }
+    random.shuffle(&list);
+    std::string text;
+    for (const std::string& word : list) text += " " + word;
+    return text;
+}
+
+Tokens Haystack::prompt(const Trial& trial, int length, int depth, Random& random) const {
+    std::pair<std::string, std::string> frame;
+    if (plan_.wording == Wording::kChat) {
+        frame = session_.chat_frame();
+        frame.first += trial.plants.empty() ? "" : kChatIntroduction;
+    }
+    Tokens front = session_.beginning();
+    const Tokens head = session_.tokenize(frame.first, true);
+    // A template that writes the BOS token itself must not get two.
+    if (!front.empty() && !head.empty() && head.front() == front.front()) front.clear();
+    front.insert(front.end(), head.begin(), head.end());
+    Tokens back;
+    if (plan_.wording == Wording::kChat) {
+        back = session_.tokenize("\n\n" + trial.question);
+        const Tokens tail = session_.tokenize(frame.second + trial.opening, true);
+        back.insert(back.end(), tail.begin(), tail.end());
+    } else {
+        back = session_.tokenize("\n\n" + trial.question + " " + trial.opening);
+    }
+    const int room = length - trial.answer_tokens - static_cast<int>(front.size() + back.size()) - kSlack;
+    if (room < 1) {
+        throw std::runtime_error("length " + std::to_string(length) + ": question and answer alone need " +
+                                 std::to_string(length - room) + " tokens");
+    }
+    // Sentences joined may have a few tokens more than counted alone: then with less text, the same random numbers again.
+    for (int budget = room;; budget -= std::max(8, budget / 50)) {
+        Random replay = random;
+        const std::string text =
+            trial.words.empty() ? with_text(trial, budget, depth, replay) : with_words(trial, budget, replay);
+        const Tokens body = session_.tokenize(text);
+        if (static_cast<int>(body.size()) > room + kSlack) continue;
+        random = replay;
+        Tokens all = front;
+        all.insert(all.end(), body.begin(), body.end());
+        all.insert(all.end(), back.begin(), back.end());
+        return all;
+    }
+}
+
+}  // namespace atlas::eval

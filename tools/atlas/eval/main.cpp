@@ -1,0 +1,212 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+
+#include "eval/measure.h"
+#include "eval/plan.h"
+#include "eval/report.h"
+#include "eval/worker.h"
+#include "locate.h"
+
+namespace {
+
+using namespace atlas::eval;
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+int fail(const std::string& message) {
+    std::fprintf(stderr, "atlas eval: %s\n", message.c_str());
+    return 1;
+}
+
+/** A bar on a terminal, a line every ten percent elsewhere. */
+class Bar {
+public:
+    Bar(std::string mode, int64_t total)
+        : mode_(std::move(mode)), total_(std::max<int64_t>(1, total)), terminal_(isatty(2) != 0) {}
+
+    void advance(const std::string& what, int tokens) {
+        done_ += tokens;
+        const int percent = static_cast<int>(std::min<int64_t>(100, done_ * 100 / total_));
+        if (terminal_) {
+            const std::string filled(static_cast<size_t>(percent / 4), '#');
+            std::fprintf(stderr, "\r%-20s [%-25s] %3d %%  %-24s", mode_.c_str(), filled.c_str(), percent, what.c_str());
+        } else if (percent / 10 > shown_) {
+            shown_ = percent / 10;
+            std::fprintf(stderr, "%s: %d %% (%s)\n", mode_.c_str(), percent, what.c_str());
+        }
+    }
+
+    void end() const {
+        if (terminal_) std::fputc('\n', stderr);
+    }
+
+private:
+    std::string mode_;
+    int64_t total_, done_ = 0;
+    bool terminal_;
+    int shown_ = 0;
+};
+
+std::vector<std::string> default_texts() {
+    std::vector<std::string> texts;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator("/usr/share/common-licenses", error))
+        if (entry.is_regular_file() && !entry.is_symlink()) texts.push_back(entry.path().string());
+    std::sort(texts.begin(), texts.end());
+    return texts;
+}
+
+std::string check(const Plan& plan) {
+    for (const std::string& task : plan.tasks) {
+        const auto& known = task_names();
+        if (std::find(known.begin(), known.end(), task) != known.end()) continue;
+        std::string names;
+        for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
+        return task + ": no such task; there are " + names;
+    }
+    for (const int length : plan.lengths)
+        if (length < 64) return "--lengths " + std::to_string(length) + ": allowed is 64 and more";
+    for (const int depth : plan.depths)
+        if (depth < 0 || depth > 100) return "--depths " + std::to_string(depth) + ": allowed is 0 to 100 (percent)";
+    if (plan.perplexity_context != 0 && plan.perplexity_context < 64)
+        return "--perplexity " + std::to_string(plan.perplexity_context) + ": allowed is 0 (off) or 64 tokens and more";
+    if (plan.tasks.empty() && plan.perplexity_context == 0) return "nothing to measure: no --tasks and --perplexity 0";
+    if (!plan.tasks.empty() && (plan.lengths.empty() || plan.depths.empty()))
+        return "--tasks need --lengths and --depths";
+    if (plan.texts.empty()) return "no text: give files with --text";
+    if (std::error_code error; !fs::is_regular_file(plan.model, error)) return plan.model + ": no such file";
+    return {};
+}
+
+std::string write_file(const fs::path& path, const std::string& text) {
+    std::ofstream file(path, std::ios::binary);
+    file << text;
+    file.close();
+    return file ? std::string() : path.string() + ": " + std::strerror(errno);
+}
+
+/** Runs all modes and writes the report. Returns the exit status. */
+int evaluate(const Plan& plan, const std::vector<Mode>& modes, const std::string& plugin, const fs::path& output) {
+    std::error_code error;
+    fs::create_directories(output, error);
+    if (error) return fail(output.string() + ": " + error.message());
+    const fs::path base = output / ("distributions-" + std::to_string(getpid()) + ".bin");
+    Json report{{"plan", plan}, {"modes", Json::array()}};
+    std::string failure;
+    for (const Mode& mode : modes) {
+        Bar bar(mode.name, work_of(plan));
+        Json result = run_mode(plan, mode, plugin, base.string(), &mode == &modes.front(),
+                               [&](const std::string& what, int tokens) { bar.advance(what, tokens); });
+        bar.end();
+        if (result.contains("error")) {
+            failure = "mode " + mode.name + ": " + result["error"].get<std::string>();
+            if (const std::string said = result["messages"]; !said.empty()) failure += "\n" + said;
+            break;
+        }
+        if (const std::string said = result["messages"]; !said.empty()) std::fprintf(stderr, "%s", said.c_str());
+        summarize(&result);
+        report["modes"].push_back(
+            {{"name", mode.name}, {"environment", mode.environment}, {"result", std::move(result)}});
+    }
+    fs::remove(base, error);
+    if (!failure.empty()) return fail(failure);
+    const std::string text = tables(report);
+    std::printf("%s", text.c_str());
+    for (const auto& [name, content] :
+         {std::pair<const char*, std::string>{"report.json",
+                                              report.dump(1, ' ', false, Json::error_handler_t::replace) + "\n"},
+          {"report.md", text},
+          {"report.svg", picture(report)}}) {
+        if (const std::string problem = write_file(output / name, content); !problem.empty()) return fail(problem);
+    }
+    std::printf("\nWritten to %s: report.json, report.md, report.svg\n", output.string().c_str());
+    return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc > 1 && std::strcmp(argv[1], "--worker") == 0) return worker_main();
+    std::signal(SIGPIPE, SIG_IGN);
+    CLI::App app{
+        "Measures any GGUF model with and without Atlas: retrieval from long texts, perplexity, KL divergence, speed; "
+        "modes side by side."};
+    Plan plan;
+    plan.tasks = {"single", "multi-key"};
+    plan.lengths = {2048, 8192};
+    plan.depths = {0, 25, 50, 75, 100};
+    std::vector<std::string> mode_texts = {"host", "exact", "window", "sparse"};
+    std::string output = "atlas-eval";
+    std::string wording = "plain";
+    app.add_option("-m,--model", plan.model, "GGUF file")->required();
+    app.add_option("--text", plan.texts, "text files, in this order (default: the licence texts of the system)");
+    app.add_option("--modes", mode_texts,
+                   "host (without Atlas), exact, window, sparse; sparse:ATLAS_FAR=drop+ATLAS_BUDGET=0.1 sets "
+                   "variables. The first is "
+                   "what the others are compared with")
+        ->delimiter(',')
+        ->capture_default_str();
+    app.add_option(
+           "--tasks", plan.tasks,
+           "single, multi-key, multi-value, multi-query, variable-tracking, common-words, frequent-words, or none")
+        ->delimiter(',')
+        ->capture_default_str();
+    app.add_option("--lengths", plan.lengths, "tokens of a document with its question and answer")
+        ->delimiter(',')
+        ->capture_default_str();
+    app.add_option("--depths", plan.depths, "percent of the text before the fact of `single`")
+        ->delimiter(',')
+        ->capture_default_str();
+    app.add_option("--samples", plan.samples, "documents per task and length, in turn at each depth")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
+    app.add_option("--distractors", plan.distractors, "other facts of the same form in `multi-key`")
+        ->check(CLI::Range(0, 1000))
+        ->capture_default_str();
+    app.add_option("--seed", plan.seed, "of the documents")->capture_default_str();
+    app.add_option("--wording", wording,
+                   "plain (models/FORMS.md), ruler (its sentences) or chat (those in the model's chat template)")
+        ->check(CLI::IsMember({"plain", "ruler", "chat"}))
+        ->capture_default_str();
+    app.add_option("--perplexity", plan.perplexity_context,
+                   "tokens of a document for perplexity and KL divergence; 0: none")
+        ->capture_default_str();
+    app.add_option("--documents", plan.perplexity_documents, "documents for perplexity")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
+    app.add_option("--kl-positions", plan.kl_positions,
+                   "positions whose distributions are compared (4 bytes times the vocabulary each, on disk)")
+        ->check(CLI::Range(1, 10000000))
+        ->capture_default_str();
+    app.add_option("-t,--threads", plan.threads, "0: one per core")->check(CLI::Range(0, 1024))->capture_default_str();
+    app.add_option("--cache-type-k,--ctk", plan.cache_type_k, "type of the K cache")->capture_default_str();
+    app.add_option("--cache-type-v,--ctv", plan.cache_type_v, "type of the V cache")->capture_default_str();
+    app.add_flag("--beyond-training", plan.beyond_training, "allow lengths above the model's training context");
+    app.add_flag("--repeat-text", plan.repeat_text, "start the text again where a document needs more than there is");
+    app.add_option("-o,--output", output, "folder for report.json, report.md and report.svg")->capture_default_str();
+    CLI11_PARSE(app, argc, argv);
+
+    plan.wording = wording == "chat" ? Wording::kChat : wording == "ruler" ? Wording::kRuler : Wording::kPlain;
+    if (plan.tasks == std::vector<std::string>{"none"}) plan.tasks.clear();
+    if (plan.texts.empty()) plan.texts = default_texts();
+    if (plan.tasks.empty()) plan.lengths.clear();
+    std::vector<Mode> modes(mode_texts.size());
+    bool with_atlas = false;
+    for (size_t i = 0; i < modes.size(); ++i) {
+        if (const std::string problem = parse_mode(mode_texts[i], &modes[i]); !problem.empty()) return fail(problem);
+        with_atlas |= modes[i].with_atlas;
+    }
+    if (const std::string problem = check(plan); !problem.empty()) return fail(problem);
+    std::string searched;
+    const std::string plugin = with_atlas ? atlas::tool::locate_library(&searched) : "";
+    if (with_atlas && plugin.empty()) return fail("libggml-atlas.so is not there; looked for " + searched);
+    return evaluate(plan, modes, plugin, output);
+}

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace atlas::eval {
+
+/** A way to run the model: plain llama.cpp, or Atlas with some variables set. */
+struct Mode {
+    std::string name;  ///< as the user wrote it
+    bool with_atlas = false;
+    std::vector<std::pair<std::string, std::string>> environment;
+};
+
+/** How documents ask: the short forms that models/FORMS.md lists, RULER's sentences, or those inside the model's chat template. */
+enum class Wording { kPlain, kRuler, kChat };
+
+/** Everything that is measured. The same plan and texts give the same documents on every machine. */
+struct Plan {
+    std::string model;               ///< GGUF file
+    std::vector<std::string> texts;  ///< haystack and perplexity text, joined in this order
+    std::vector<std::string> tasks;  ///< empty: no retrieval
+    std::vector<int> lengths;        ///< tokens of prompt and answer together
+    std::vector<int> depths;         ///< percent of the document before the needle of `single`
+    int samples = 10;                ///< documents per task and length, spread over the depths
+    int distractors = 8;             ///< other facts of the same form in `multi-key`
+    uint64_t seed = 2026;            //
+    Wording wording = Wording::kPlain;
+    int perplexity_context = 0;        ///< tokens per document; 0: no perplexity
+    int perplexity_documents = 4;      //
+    int kl_positions = 1024;           ///< positions whose whole distributions are compared with the first mode's
+    int threads = 0;                   ///< 0: one per core
+    std::string cache_type_k = "f16";  //
+    std::string cache_type_v = "f16";  //
+    bool beyond_training = false;      ///< allow lengths above what the model was trained for
+    bool repeat_text = false;          ///< start the text again where a document needs more
+};
+
+/** `host`, `exact`, `window`, `sparse`, each with `:VARIABLE=VALUE` and more of them behind `+`. Returns an error text, empty if fine. */
+std::string parse_mode(const std::string& text, Mode* out);
+
+/** Names that --tasks accepts. */
+const std::vector<std::string>& task_names();
+
+void to_json(nlohmann::json& json, const Plan& plan);
+void from_json(const nlohmann::json& json, Plan& plan);
+
+}  // namespace atlas::eval

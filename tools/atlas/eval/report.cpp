@@ -1,0 +1,163 @@
+#include "eval/report.h"
+
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <map>
+
+#include "eval/score.h"
+
+namespace atlas::eval {
+namespace {
+
+using Json = nlohmann::json;
+
+__attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...) {
+    char buffer[256];
+    va_list arguments;
+    va_start(arguments, pattern);
+    std::vsnprintf(buffer, sizeof buffer, pattern, arguments);
+    va_end(arguments);
+    return buffer;
+}
+
+std::string head(const Json& report, const std::string& first) {
+    std::string line = "| " + first + " |";
+    std::string rule = "|---|";
+    for (const Json& mode : report["modes"]) {
+        line += " " + mode["name"].get<std::string>() + " |";
+        rule += "--:|";
+    }
+    return line + "\n" + rule + "\n";
+}
+
+/** One row: `cell` makes the text of a mode. */
+template <typename Cell>
+std::string row(const Json& report, const std::string& first, Cell cell) {
+    std::string line = "| " + first + " |";
+    for (const Json& mode : report["modes"]) line += " " + cell(mode["result"]) + " |";
+    return line + "\n";
+}
+
+std::string retrieval_table(const Json& report) {
+    std::string text = "Retrieval, exact match, 95 % interval:\n\n" + head(report, "task, tokens");
+    const Json& rows = report["modes"][0]["result"]["retrieval"];
+    for (size_t i = 0; i < rows.size(); ++i) {
+        const std::string first =
+            rows[i]["task"].get<std::string>() + ", " + std::to_string(rows[i]["length"].get<int>());
+        text += row(report, first, [&](const Json& result) {
+            const Json& r = result["retrieval"][i];
+            return format("%d/%d = %.0f %% (%.0f–%.0f)", r["hits"].get<int>(), static_cast<int>(r["trials"].size()),
+                          100 * r["accuracy"].get<double>(), 100 * r["low"].get<double>(),
+                          100 * r["high"].get<double>());
+        });
+    }
+    return text + "\n";
+}
+
+std::string speed_table(const Json& report) {
+    std::map<int, bool> lengths;
+    for (const Json& r : report["modes"][0]["result"]["retrieval"]) lengths[r["length"]] = true;
+    const auto speed = [](const Json& result, int length, const char* tokens, const char* seconds) {
+        double n = 0;
+        double time = 0;
+        for (const Json& r : result["retrieval"]) {
+            if (r["length"] != length) continue;
+            n += r[tokens].get<double>();
+            time += r[seconds].get<double>();
+        }
+        return time > 0 ? n / time : 0;
+    };
+    std::string text = "Speed, tokens/s:\n\n" + head(report, "what, tokens");
+    for (const auto& [length, _] : lengths) {
+        text += row(report, "reading " + std::to_string(length), [&](const Json& result) {
+            return format("%.0f", speed(result, length, "prompt_tokens", "prompt_seconds"));
+        });
+    }
+    for (const auto& [length, _] : lengths) {
+        text += row(report, "writing at " + std::to_string(length), [&](const Json& result) {
+            return format("%.1f", speed(result, length, "answer_tokens", "answer_seconds"));
+        });
+    }
+    return text + "\n";
+}
+
+std::string perplexity_table(const Json& report) {
+    const Json& first = report["modes"][0]["result"]["perplexity"];
+    const std::string base = report["modes"][0]["name"];
+    const double base_loss = first["loss"];
+    std::string text =
+        format("Perplexity, %d documents of %d tokens, each read in one go; KL divergence from %s at %d positions:\n\n",
+               first["documents"].get<int>(), first["context"].get<int>(), base.c_str(),
+               report["plan"]["kl_positions"].get<int>()) +
+        head(report, "");
+    const auto perplexity = [](const Json& result) -> const Json& { return result["perplexity"]; };
+    text += row(report, "perplexity", [&](const Json& result) {
+        const Json& p = perplexity(result);
+        return format("%.3f ± %.3f", p["perplexity"].get<double>(),
+                      p["perplexity"].get<double>() * p["standard_error"].get<double>());
+    });
+    text += row(report, "ratio to " + base, [&](const Json& result) {
+        return format("%.4f", std::exp(perplexity(result)["loss"].get<double>() - base_loss));
+    });
+    const auto kl = [&](const Json& result, const char* key, const char* pattern, double scale) {
+        const Json& k = perplexity(result)["kl"];
+        return k.is_null() ? std::string("–") : format(pattern, scale * k[key].get<double>());
+    };
+    text += row(report, "KL divergence, mean", [&](const Json& result) { return kl(result, "mean", "%.5f", 1); });
+    text +=
+        row(report, "KL divergence, 99th percentile", [&](const Json& result) { return kl(result, "p99", "%.5f", 1); });
+    text += row(report, "same likeliest token",
+                [&](const Json& result) { return kl(result, "same_top_token", "%.2f %%", 100); });
+    for (size_t i = 0; i < first["by_position"].size(); ++i) {
+        const Json& bucket = first["by_position"][i];
+        text += row(report, format("loss at %d–%d", bucket["from"].get<int>(), bucket["to"].get<int>() - 1),
+                    [&](const Json& result) {
+                        return format("%.4f", perplexity(result)["by_position"][i]["loss"].get<double>());
+                    });
+    }
+    return text + "\n";
+}
+
+}  // namespace
+
+void summarize(Json* result) {
+    if (!result->contains("retrieval")) return;
+    for (Json& r : (*result)["retrieval"]) {
+        int hits = 0;
+        double found = 0;
+        std::map<int, std::pair<int, int>> depths;  // hits, trials
+        for (const Json& trial : r["trials"]) {
+            const bool hit = trial["found"] == 1.0;
+            hits += hit;
+            found += trial["found"].get<double>();
+            if (!trial.contains("depth")) continue;
+            depths[trial["depth"]].first += hit;
+            ++depths[trial["depth"]].second;
+        }
+        const int n = static_cast<int>(r["trials"].size());
+        const Interval interval = wilson(hits, n);
+        r["hits"] = hits;
+        r["accuracy"] = n > 0 ? static_cast<double>(hits) / n : 0.0;
+        r["low"] = interval.low;
+        r["high"] = interval.high;
+        r["share_found"] = n > 0 ? found / n : 0.0;
+        Json by_depth = Json::array();
+        for (const auto& [depth, counts] : depths)
+            by_depth.push_back({{"depth", depth}, {"hits", counts.first}, {"trials", counts.second}});
+        r["by_depth"] = std::move(by_depth);
+    }
+}
+
+std::string tables(const Json& report) {
+    std::string text;
+    const Json& first = report["modes"][0]["result"];
+    if (first.contains("retrieval")) text += retrieval_table(report) + speed_table(report);
+    if (first.contains("perplexity")) text += perplexity_table(report);
+    text += head(report, "") + row(report, "peak memory, MiB", [](const Json& result) {
+                return format("%.0f", result["peak_memory_mib"].get<double>());
+            });
+    return text;
+}
+
+}  // namespace atlas::eval

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "eval/plan.h"
+
+namespace atlas::eval {
+
+/** Adds to each retrieval row of `result` (of run_mode) its hits, accuracy, 95 % interval, mean share found and accuracy by depth. */
+void summarize(nlohmann::json* result);
+
+/** `report`: {plan, modes: [{name, result}]}. Tables in Markdown, one column per mode. */
+std::string tables(const nlohmann::json& report);
+
+/** The same as a picture (SVG): accuracy by length per task, loss by position, reading and writing speed by length. */
+std::string picture(const nlohmann::json& report);
+
+}  // namespace atlas::eval

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "eval/plan.h"
+
+namespace atlas::eval {
+
+/**
+ * Runs one mode in a process of its own: the library reads its variables once, and a crash must not take the other modes along.
+ * `progress(what, tokens)` is called while it runs. Result: what worker_main wrote, or {"error": text}. `base` is the file of the first
+ * mode's distributions, made by the run with `write_base`.
+ */
+nlohmann::json run_mode(const Plan& plan, const Mode& mode, const std::string& plugin, const std::string& base,
+                        bool write_base, const std::function<void(const std::string&, int)>& progress);
+
+/** The process started by run_mode: request on standard input, one JSON object per line on descriptor 3. Returns the exit status. */
+int worker_main();
+
+}  // namespace atlas::eval
