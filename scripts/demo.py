@@ -1,21 +1,28 @@
 #!/usr/bin/env python3
-"""A long real document through llama-completion with and without Atlas: the text that each writes, and a table of speed and memory.
+"""Facts hidden in a long real document, asked for through the unmodified llama-server: without Atlas, with it, and with its sparse attention.
 
 The document is the licence texts that every Debian system has, or --file. Sampling is greedy, so equal attention gives equal text.
+Prints answers, speed and memory side by side and draws them (--output).
 """
 
 import argparse
+import contextlib
+import json
 import os
 import pathlib
-import re
+import random
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 
 TOP = pathlib.Path(__file__).resolve().parents[1]
 LICENCES = pathlib.Path("/usr/share/common-licenses")
-PROMPT_LINE = re.compile(r"prompt eval time =\s*([\d.]+) ms /\s*(\d+) tokens")
-DECODE_LINE = re.compile(r"\beval time =\s*([\d.]+) ms /\s*(\d+) runs")
+FACTS = [("secret code", "Karodin"), ("locker number", "Stalven"), ("ticket number", "Brimon"), ("door code", "Toleas")]
+COLUMNS = [("llama.cpp", None, {}), ("Atlas, exact", "plugin", {"ATLAS_MODE": "exact"}), ("Atlas, sparse", "plugin", {"ATLAS_MODE": "sparse"})]
 
 
 def parse_arguments():
@@ -23,12 +30,14 @@ def parse_arguments():
     parser.add_argument("--plugin", required=True, help=argparse.SUPPRESS)
     parser.add_argument("-m", "--model", help="GGUF file (default: the small model of this repository)")
     parser.add_argument("--file", help="document (default: the licence texts of the system)")
-    parser.add_argument("--tokens", type=int, default=8192, help="how much of the document is read (default %(default)s)")
-    parser.add_argument("--generate", type=int, default=48, help="tokens written after it (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=16384, help="how much of the document is read (default %(default)s)")
+    parser.add_argument("--generate", type=int, default=64, help="tokens written after it (default %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=1, help="of the numbers that are hidden")
+    parser.add_argument("--output", default="atlas-demo.png", help="picture (default %(default)s)")
     args = parser.parse_args()
-    if args.tokens < 1 or args.generate < 2:
-        parser.error("--tokens needs 1 and --generate 2 at least")
+    if args.tokens < 256 or args.generate < 2:
+        parser.error("--tokens needs 256 and --generate 2 at least")
     for name in ("model", "file"):
         path = getattr(args, name)
         if path and not os.path.isfile(path):
@@ -47,100 +56,183 @@ def default_model(folder):
     return path
 
 
-def read_document(args):
-    if args.file:
-        return pathlib.Path(args.file).read_text(encoding="utf-8", errors="replace")
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(LICENCES.glob("*"))
-             if path.is_file() and not path.is_symlink()]
+def read_document(path):
+    if path:
+        return pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(LICENCES.glob("*"))
+             if file.is_file() and not file.is_symlink()]
     if not texts:
         sys.exit(f"{LICENCES} has no texts: give one with --file")
     return "\n\n".join(texts)
 
 
-def count_tokens(model, path):
-    run = subprocess.run(["llama-tokenize", "-m", model, "-f", path, "--show-count", "--log-disable"], capture_output=True, text=True,
-                         errors="replace", check=False)
-    found = re.search(r"Total number of tokens: (\d+)", run.stdout)
-    if not found:
-        sys.exit(f"llama-tokenize could not read {model}:\n{run.stderr[-2000:]}")
-    return int(found[1])
-
-
-def cut_to_tokens(model, text, limit, path):
-    """Writes the longest beginning of `text` (in whole lines, to one percent) that has at most `limit` tokens; returns how many."""
-    low, high = 0, min(len(text), 16 * limit)
-    while high - low > max(len(text) // 400, 64):
-        middle = (low + high + 1) // 2
-        path.write_text(text[:middle], encoding="utf-8")
-        if count_tokens(model, path) <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    cut = text[:low].rsplit("\n", 1)[0] if low < len(text) else text
-    path.write_text(cut, encoding="utf-8")
-    tokens = count_tokens(model, path)
-    if not cut or tokens == 0:
-        sys.exit(f"--tokens {limit}: not one line of the document fits")
-    return tokens
-
-
 def check_loads(plugin):
-    """The program says nothing about backends by itself, and a demo that compared llama.cpp with itself would look fine."""
+    """The programs say nothing about backends by themselves, and a demo that compared llama.cpp with itself would look fine."""
     run = subprocess.run(["llama-completion", "--list-devices"], env={**os.environ, "GGML_BACKEND_PATH": str(plugin)},
                          stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
     if "ATLAS" not in run.stdout:
         sys.exit(f"{plugin} was not loaded:\n{run.stdout}{run.stderr}")
 
 
-def run_completion(args, model, document, context, plugin):
-    environment = {name: value for name, value in os.environ.items() if name != "GGML_BACKEND_PATH"}
-    if plugin:
-        environment["GGML_BACKEND_PATH"] = str(plugin)
-    command = ["llama-completion", "-m", model, "-f", document, "-n", args.generate, "-c", context, "-t", args.threads, "--temp", "0",
-               "--seed", "1", "-no-cnv", "--no-display-prompt", "--no-warmup", "--simple-io", "--ignore-eos", "--perf"]
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as out, \
-            tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        child = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=environment)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        log.seek(0)
-        text, messages = out.read(), log.read()
-    prompt, decode = PROMPT_LINE.search(messages), DECODE_LINE.search(PROMPT_LINE.sub("", messages))
-    if child.returncode != 0 or not prompt or not decode:
-        sys.exit(f"llama-completion ended with status {child.returncode}:\n{messages[-3000:]}")
-    return {"text": text, "prompt": int(prompt[2]) / float(prompt[1]) * 1e3, "decode": int(decode[2]) / float(decode[1]) * 1e3,
-            "memory": usage.ru_maxrss / 1024}
+class Server:
+    """llama-server with one slot; its log is kept to be shown when it fails."""
+
+    def __init__(self, args, model, context, plugin, variables):
+        environment = {name: value for name, value in os.environ.items() if name != "GGML_BACKEND_PATH"}
+        environment.update(variables)
+        if plugin:
+            environment["GGML_BACKEND_PATH"] = str(plugin)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        command = ["llama-server", "-m", model, "-c", context, "-np", "1", "-t", args.threads, "--host", "127.0.0.1", "--port", port]
+        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                                        env=environment)
+        for _ in range(1200):
+            if self.process.poll() is not None:
+                self.fail("ended while loading")
+            with contextlib.suppress(OSError):
+                with urllib.request.urlopen(self.address + "/health", timeout=5) as answer:
+                    if answer.status == 200:
+                        return
+            time.sleep(0.1)
+        self.fail("did not become ready")
+
+    def fail(self, what):
+        self.log.seek(0)
+        text = self.log.read()[-3000:]
+        self.stop()
+        sys.exit(f"llama-server {what}:\n{text}")
+
+    def ask(self, path, **body):
+        request = urllib.request.Request(self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=3600) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return self.fail(f"refused: {error.read().decode(errors='replace')}")
+        except OSError as error:
+            return self.fail(f"broke off ({error})")
+
+    def peak_memory(self):
+        """MiB resident at most, as the kernel counts it."""
+        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def hide_facts(text, seed):
+    """The facts behind full stops at even distances: (document, [(question with the answer's beginning, number)])."""
+    rng = random.Random(seed)
+    stops = [i + 1 for i in range(len(text) - 1) if text[i] == "." and text[i + 1] in " \n"] or [len(text)]
+    parts, questions, last = [], [], 0
+    for i, (what, who) in enumerate(FACTS):
+        number = str(rng.randrange(10000, 100000))
+        at = min(stops, key=lambda stop: abs(stop - (i + 0.5) / len(FACTS) * len(text)))
+        parts += [text[last:at], f" The {what} of {who} is {number}."]
+        last = at
+        questions.append((f"\n\nWhat is the {what} of {who}? The {what} of {who} is", number))
+    return "".join(parts) + text[last:], questions
+
+
+def cut_to_tokens(server, text, limit):
+    """The beginning of `text` that has about `limit` tokens: two looks at how many tokens a character makes."""
+    size = min(len(text), 16 * limit)
+    for _ in range(4):
+        count = len(server.ask("/tokenize", content=text[:size])["tokens"])
+        if count <= limit and (size == len(text) or count > 0.98 * limit):
+            break
+        size = min(len(text), int(size * limit / max(count, 1) * 0.995))
+    return text[:size]
+
+
+def run_column(server, args, document, questions):
+    result = {"answers": []}
+    for i, (question, number) in enumerate(questions):
+        answer = server.ask("/completion", prompt=document + question, n_predict=12, temperature=0, cache_prompt=True, stop=["."])
+        result["answers"].append((answer["content"].strip(), number))
+        if i == 0:
+            result["tokens"] = answer["timings"]["prompt_n"]
+            result["read"] = answer["timings"]["prompt_per_second"]
+    text = server.ask("/completion", prompt=document, n_predict=args.generate, temperature=0, cache_prompt=True, ignore_eos=True)
+    result["text"], result["write"] = text["content"], text["timings"]["predicted_per_second"]
+    result["memory"] = server.peak_memory()
+    return result
+
+
+def draw(path, results, tokens):
+    try:
+        import matplotlib
+    except ImportError:
+        print("matplotlib is not installed: no picture")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name, _ in results]
+    colours = ["#8a8f98", "#1b6ca8", "#e09f3e"]
+    figure, axes = pyplot.subplots(1, 4, figsize=(13, 3.6))
+    panels = [("facts found", [sum(got == wanted for got, wanted in r["answers"]) for _, r in results], "{:.0f} of " + str(len(FACTS))),
+              ("reading, tokens/s", [r["read"] for _, r in results], "{:.0f}"), ("writing, tokens/s", [r["write"] for _, r in results], "{:.0f}"),
+              ("peak memory, MiB", [r["memory"] for _, r in results], "{:.0f}")]
+    for axis, (title, values, pattern) in zip(axes, panels):
+        bars = axis.bar(names, values, color=colours[:len(names)])
+        axis.bar_label(bars, [pattern.format(value) for value in values])
+        axis.set_title(title)
+        axis.set_ylim(0, max(values) * 1.15 or 1)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"The same question to the same model after {tokens} tokens of text, in an unmodified llama-server")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    print(f"\nPicture: {path}")
 
 
 def main():
     args = parse_arguments()
     check_loads(args.plugin)
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or default_model(folder)
-        document = pathlib.Path(folder, "document.txt")
-        tokens = cut_to_tokens(model, read_document(args), args.tokens, document)
-        context = (tokens + args.generate + 256) // 256 * 256
-        print(f"Model {pathlib.Path(model).name}, {tokens} tokens of {args.file or 'licence texts'}, then {args.generate} tokens greedily, "
-              f"{args.threads} threads.")
-        results = []
-        for name, plugin in [("llama.cpp", None), ("with Atlas", args.plugin)]:
+        document = questions = None
+        for name, plugin, variables in COLUMNS:
             print(f"running {name} …", flush=True)
-            results.append((name, run_completion(args, model, document, context, plugin)))
-    for name, result in results:
-        print(f"\n--- {name} writes:\n{result['text'].strip()}")
-    base = results[0][1]
+            server = Server(args, model, args.tokens + 512, args.plugin if plugin else None, variables)
+            try:
+                if document is None:
+                    document, questions = hide_facts(cut_to_tokens(server, read_document(args.file), args.tokens - 128), args.seed)
+                results.append((name, run_column(server, args, document, questions)))
+            finally:
+                server.stop()
+    base, exact = results[0][1], results[1][1]
+    print(f"\nModel {pathlib.Path(model).name}, {base['tokens']} tokens of {args.file or 'licence texts'} with {len(FACTS)} facts in them, "
+          f"{args.threads} threads.\n")
+    print("| asked | hidden | " + " | ".join(name for name, _ in results) + " |\n|---|---|" + "---|" * len(results))
+    for i, (what, who) in enumerate(FACTS):
+        print(f"| {what} of {who} | {questions[i][1]} | " + " | ".join(
+            f"{r['answers'][i][0]} {'✓' if r['answers'][i][0] == questions[i][1] else '✗'}" for _, r in results) + " |")
     print("\n| | read, tokens/s | write, tokens/s | peak memory, MiB |\n|---|--:|--:|--:|")
-    for name, result in results:
-        print(f"| {name} | {result['prompt']:.0f} | {result['decode']:.1f} | {result['memory']:.0f} |")
-    atlas = results[1][1]
-    print(f"| ratio | {atlas['prompt'] / base['prompt']:.2f}× | {atlas['decode'] / base['decode']:.2f}× "
-          f"| {atlas['memory'] / base['memory']:.2f}× |")
-    if atlas["text"] == base["text"]:
-        print("\nThe text is the same.")
+    for name, r in results:
+        ratios = [f" ({r[key] / base[key]:.2f}×)" if r is not base and base[key] else "" for key in ("read", "write", "memory")]
+        print(f"| {name} | {r['read']:.0f}{ratios[0]} | {r['write']:.0f}{ratios[1]} | {r['memory']:.0f}{ratios[2]} |")
+    draw(args.output, results, base["tokens"])
+    if exact["text"] == base["text"]:
+        print(f"\nWith exact attention the {args.generate} tokens written after the document are the same:\n{base['text'].strip()}")
         return 0
-    same = len(os.path.commonprefix([atlas["text"], base["text"]]))
-    print(f"\nThe texts differ after {same} of {len(base['text'])} characters.")
+    same = len(os.path.commonprefix([exact["text"], base["text"]]))
+    print(f"\nThe texts differ after {same} of {len(base['text'])} characters.\n--- llama.cpp\n{base['text']}\n--- Atlas\n{exact['text']}")
     return 1
 
 
