@@ -15,8 +15,8 @@ struct MatrixView {
 
 /**
  * C = alpha·A·B + beta·C for A [m][k], B [k][n], C [m][n] with contiguous rows c_stride elements apart; beta 0 does not read C. C overlaps
- * neither A nor B. Single-threaded (callers run heads in parallel), allocates nothing. Fastest where B's rows are contiguous; a transposed B
- * is packed in panels of k = 256.
+ * neither A nor B. Single-threaded (callers run heads in parallel), allocates nothing. B is packed in panels of k = 256; few rows of A
+ * against a transposed B are dot products.
  */
 void gemm(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c, size_t c_stride);
 
