@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <span>
 #include <vector>
 
 #include "kernels/cpu/problem.h"
@@ -14,16 +15,24 @@ namespace {
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Fewer keys per task than this, and starting and merging tasks costs more than sharing them out gains.
 constexpr int64_t kMinTaskKeys = 512;
+// Where there are fewer tasks than threads even so, down to this.
+constexpr int64_t kLeastTaskKeys = 128;
 constexpr int64_t kTasksPerThread = 4;
+// Queries and results of the heads that share a task stay in L2 beside two pieces of K and V.
+constexpr size_t kTaskStateBytes = size_t{256} << 10;
 
 size_t padded(int64_t d) { return (static_cast<size_t>(d) + kChunk - 1) / kChunk * kChunk; }
 
-/** A part of the keys of one list, and the softmax state of its rows over them. */
+/**
+ * Some keys of consecutive KV heads whose lists have the same runs, and the softmax state of their rows over them. A cell's heads lie side by
+ * side in memory: worked through together, every line and every page of memory is read once and in order.
+ */
 struct Task {
-    int64_t stream, kv_head, list;
-    int64_t begin, end;     // key positions within the list
-    int64_t first_of_list;  // index of the first task of the same list
-    float* state;           // [rows][2 + padded d_v]: maximum, sum, weighted values
+    int64_t stream, list;
+    int64_t kv_head, heads;  // first KV head and number of them
+    int64_t begin, end;      // key positions within the list
+    int64_t first_of_list;   // index of the first task of the same list and heads
+    float* state;            // [heads][rows][16 + padded d_v]: maximum, sum, weighted values
 };
 
 class FewQueries {
@@ -46,19 +55,38 @@ public:
         const int64_t token0 = task.list * p_.tokens_per_list;
         const int64_t tokens = std::min(p_.tokens_per_list, args.n_tokens - token0);
         const size_t rows = static_cast<size_t>(tokens * p_.group);
+        const size_t heads = static_cast<size_t>(task.heads);
 
         const size_t decoded = kBlockKeys * static_cast<size_t>(std::max(args.d_k, args.d_v));
-        float* q = thread_scratch().get(rows * dk_ + rows * kBlockKeys + decoded);
-        float* s = q + rows * dk_;
+        float* q = thread_scratch().get(heads * rows * dk_ + rows * kBlockKeys + decoded);
+        float* s = q + heads * rows * dk_;
         float* decode_buffer = s + rows * kBlockKeys;
-        load_queries(task, token0, tokens, q);
-        for (size_t r = 0; r < rows; ++r) {
+        for (int64_t h = 0; h < task.heads; ++h)
+            load_queries(task.stream, task.kv_head + h, token0, tokens, q + static_cast<size_t>(h) * rows * dk_);
+        for (size_t r = 0; r < heads * rows; ++r) {
             float* state = task.state + r * state_stride_;
             std::memset(state, 0, state_stride_ * sizeof(float));
             state[0] = kMinusInfinity;
         }
-        for_each_piece(args, p_.runs(task.stream, task.kv_head, task.list), task.begin, task.end,
-                       [&](const Piece& piece) { add(task, token0, tokens, piece, q, s, decode_buffer); });
+        const HeadRuns& first = p_.runs(task.stream, task.kv_head, task.list);
+        // Each piece is worked on when the next one is known, so that its rows can be on their way.
+        Piece waiting{nullptr, nullptr, 0, 0};
+        const auto work_on = [&](const Piece& piece, const Piece* next) {
+            for (int64_t h = 0; h < task.heads; ++h) {
+                const HeadRuns& list = p_.runs(task.stream, task.kv_head + h, task.list);
+                const int64_t k_shift = list.k_offset - first.k_offset;
+                const int64_t v_shift = list.v_offset - first.v_offset;
+                const size_t at = static_cast<size_t>(h) * rows;
+                add({task.stream, task.kv_head + h, token0, tokens, task.state + at * state_stride_},
+                    {piece.k + k_shift, piece.v + v_shift, piece.key, piece.count}, next ? next->k + k_shift : nullptr,
+                    next ? next->v + v_shift : nullptr, q + at * dk_, s, decode_buffer);
+            }
+        };
+        for_each_piece(args, first, task.begin, task.end, [&](const Piece& piece) {
+            if (waiting.count > 0) work_on(waiting, &piece);
+            waiting = piece;
+        });
+        if (waiting.count > 0) work_on(waiting, nullptr);
     }
 
     /** Merges the tasks of every list and writes the results. */
@@ -69,50 +97,92 @@ public:
     }
 
 private:
+    /** The rows of one KV head in a task. */
+    struct Rows {
+        int64_t stream, kv_head, token0, tokens;
+        float* state;
+    };
+
+    /** How many heads from `kv_head` on share the runs of its list. */
+    int64_t sharing_heads(int64_t stream, int64_t kv_head, int64_t list) const {
+        const std::span<const Run> runs = p_.runs(stream, kv_head, list).runs;
+        const size_t bytes = static_cast<size_t>(rows_) * (dk_ + state_stride_) * sizeof(float);
+        const auto most = std::max<int64_t>(1, static_cast<int64_t>(kTaskStateBytes / bytes));
+        int64_t heads = 1;
+        for (; heads < most && kv_head + heads < p_.args.n_head_kv; ++heads) {
+            const std::span<const Run> other = p_.runs(stream, kv_head + heads, list).runs;
+            if (other.data() != runs.data() || other.size() != runs.size()) break;
+        }
+        return heads;
+    }
+
     void plan(int n_threads) {
         const AttentionArgs& args = p_.args;
-        const int64_t n_lists = args.n_stream * args.n_head_kv * p_.lists;
-        const int64_t wanted = (kTasksPerThread * n_threads + n_lists - 1) / n_lists;
-        for (int64_t i = 0; i < n_lists; ++i) {
-            int64_t keys = 0;
-            for (const Run& run : args.runs[i].runs) keys += run.count;
-            int64_t parts = std::clamp<int64_t>(keys / kMinTaskKeys, 1, n_threads == 1 ? 1 : wanted);
-            const int64_t blocks = (keys + kBlockKeys - 1) / kBlockKeys;
+        struct Group {
+            int64_t stream, list, kv_head, heads, keys;
+        };
+        std::vector<Group> groups;
+        for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+            for (int64_t list = 0; list < p_.lists; ++list) {
+                for (int64_t kv_head = 0; kv_head < args.n_head_kv;) {
+                    const int64_t heads = sharing_heads(stream, kv_head, list);
+                    int64_t keys = 0;
+                    for (const Run& run : p_.runs(stream, kv_head, list).runs) keys += run.count;
+                    groups.push_back({stream, list, kv_head, heads, keys});
+                    kv_head += heads;
+                }
+            }
+        }
+        const auto n_groups = static_cast<int64_t>(groups.size());
+        const int64_t wanted = (kTasksPerThread * n_threads + n_groups - 1) / n_groups;
+        const int64_t needed = (n_threads + n_groups - 1) / n_groups;
+        size_t state_rows = 0;
+        for (const Group& group : groups) {
+            int64_t parts = 1;
+            if (n_threads > 1) {
+                parts = std::clamp<int64_t>(group.keys / kMinTaskKeys, 1, wanted);
+                parts = std::max(parts, std::min(needed, group.keys / kLeastTaskKeys));
+            }
+            const int64_t blocks = (group.keys + kBlockKeys - 1) / kBlockKeys;
             parts = std::max<int64_t>(1, std::min(parts, blocks));
             const auto first = static_cast<int64_t>(tasks_.size());
             for (int64_t part = 0; part < parts; ++part) {
                 const int64_t begin = blocks * part / parts * kBlockKeys;
-                const int64_t end = part + 1 == parts ? keys : blocks * (part + 1) / parts * kBlockKeys;
-                tasks_.push_back({i / (args.n_head_kv * p_.lists), i / p_.lists % args.n_head_kv, i % p_.lists, begin,
-                                  end, first, nullptr});
+                const int64_t end = part + 1 == parts ? group.keys : blocks * (part + 1) / parts * kBlockKeys;
+                tasks_.push_back({group.stream, group.list, group.kv_head, group.heads, begin, end, first, nullptr});
+                state_rows += static_cast<size_t>(group.heads * rows_);
             }
         }
-        states_.resize(tasks_.size() * static_cast<size_t>(rows_) * state_stride_);
-        for (size_t i = 0; i < tasks_.size(); ++i)
-            tasks_[i].state = states_.data() + i * static_cast<size_t>(rows_) * state_stride_;
+        states_ = hwy::AllocateAligned<float>(state_rows * state_stride_);
+        if (!states_) throw std::bad_alloc();
+        float* state = states_.get();
+        for (Task& task : tasks_) {
+            task.state = state;
+            state += static_cast<size_t>(task.heads * rows_) * state_stride_;
+        }
     }
 
-    void load_queries(const Task& task, int64_t token0, int64_t tokens, float* q) const {
+    void load_queries(int64_t stream, int64_t kv_head, int64_t token0, int64_t tokens, float* q) const {
         for (int64_t t = 0; t < tokens; ++t) {
             for (int64_t g = 0; g < p_.group; ++g, q += dk_) {
-                const float* from = p_.query(task.stream, token0 + t, task.kv_head * p_.group + g);
+                const float* from = p_.query(stream, token0 + t, kv_head * p_.group + g);
                 for (int64_t i = 0; i < p_.args.d_k; ++i) q[i] = from[i] * p_.q_scale;
                 std::fill(q + p_.args.d_k, q + dk_, 0.0f);
             }
         }
     }
 
-    void add(const Task& task, int64_t token0, int64_t tokens, const Piece& piece, const float* q, float* s,
-             float* decode_buffer) const {
+    void add(const Rows& of, const Piece& piece, const std::byte* next_k, const std::byte* next_v, const float* q,
+             float* s, float* decode_buffer) const {
         // Tokens that see nothing of the piece at either end are left out; in between they get weights of 0.
-        const int64_t head0 = task.kv_head * p_.group;
-        int64_t first = tokens;
+        const int64_t head0 = of.kv_head * p_.group;
+        int64_t first = of.tokens;
         int64_t last = -1;
         bool mixed = false;
-        for (int64_t t = 0; t < tokens; ++t) {
+        for (int64_t t = 0; t < of.tokens; ++t) {
             BlockVisibility sees = BlockVisibility::kNone;
             for (int64_t g = 0; g < (p_.args.mask.n_heads > 1 ? p_.group : 1); ++g) {
-                const BlockVisibility v = p_.visibility(task.stream, token0 + t, head0 + g, piece.key);
+                const BlockVisibility v = p_.visibility(of.stream, of.token0 + t, head0 + g, piece.key);
                 if (v != BlockVisibility::kNone) sees = v;
                 mixed |= v != BlockVisibility::kAll;
             }
@@ -133,11 +203,12 @@ private:
             k = reinterpret_cast<const std::byte*>(decode_buffer);
             k_stride = static_cast<size_t>(args.d_k) * sizeof(float);
             type = DataType::kF32;
+            next_k = nullptr;
         }
         float* scores = s + row0 * kBlockKeys;
         p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, k_stride, piece.count,
-                                                static_cast<size_t>(args.d_k), scores, kBlockKeys);
-        for (size_t r = 0; r < rows; ++r) weigh(task, token0, row0 + r, piece, mixed, s);
+                                                static_cast<size_t>(args.d_k), scores, kBlockKeys, next_k);
+        for (size_t r = 0; r < rows; ++r) weigh(of, row0 + r, piece, mixed, s);
 
         const std::byte* v = piece.v;
         size_t v_stride = static_cast<size_t>(args.v_stride);
@@ -147,22 +218,43 @@ private:
             v = reinterpret_cast<const std::byte*>(decode_buffer);
             v_stride = static_cast<size_t>(args.d_v) * sizeof(float);
             type = DataType::kF32;
+            next_v = nullptr;
         }
-        p_.ops.value[static_cast<size_t>(type)](scores, kBlockKeys, rows, v, v_stride, piece.count,
-                                                static_cast<size_t>(args.d_v), task.state + row0 * state_stride_ + 16,
-                                                state_stride_);
+        const auto value = [&](size_t from, size_t count) {
+            p_.ops.value[static_cast<size_t>(type)](scores + from, kBlockKeys, rows, v + from * v_stride, v_stride,
+                                                    count, static_cast<size_t>(args.d_v),
+                                                    of.state + row0 * state_stride_ + 16, state_stride_, next_v);
+            next_v = nullptr;
+        };
+        if (!mixed) {
+            value(0, piece.count);
+            return;
+        }
+        // Cells that no row sees may hold anything, and 0 · NaN is NaN: their V is left alone.
+        const auto seen = [&](size_t j) {
+            for (size_t r = 0; r < rows; ++r) {
+                if (scores[r * kBlockKeys + j] != 0.0f) return true;
+            }
+            return false;
+        };
+        for (size_t j = 0; j < piece.count;) {
+            const size_t from = j;
+            while (j < piece.count && seen(j)) ++j;
+            if (j > from) value(from, j - from);
+            while (j < piece.count && !seen(j)) ++j;
+        }
     }
 
     /** Turns one row of scores into weights and updates its maximum and sum. */
-    void weigh(const Task& task, int64_t token0, size_t row, const Piece& piece, bool mixed, float* s) const {
+    void weigh(const Rows& of, size_t row, const Piece& piece, bool mixed, float* s) const {
         const AttentionArgs& args = p_.args;
         float* scores = s + row * kBlockKeys;
-        float* state = task.state + row * state_stride_;
+        float* state = of.state + row * state_stride_;
         if (args.softcap != 0.0f) p_.ops.soft_cap(scores, piece.count, args.softcap);
         if (mixed) {
-            const int64_t head = task.kv_head * p_.group + static_cast<int64_t>(row) % p_.group;
-            const int64_t token = token0 + static_cast<int64_t>(row) / p_.group;
-            add_mask(p_.mask_row(task.stream, token, head) + piece.key, piece.count,
+            const int64_t head = of.kv_head * p_.group + static_cast<int64_t>(row) % p_.group;
+            const int64_t token = of.token0 + static_cast<int64_t>(row) / p_.group;
+            add_mask(p_.mask_row(of.stream, token, head) + piece.key, piece.count,
                      alibi_slope(args.max_bias, head, args.n_head), scores);
         }
         const float max = std::max(state[0], p_.ops.max(scores, piece.count));
@@ -199,9 +291,10 @@ private:
         size_t parts = 1;
         while (index + parts < tasks_.size() && tasks_[index + parts].first_of_list == static_cast<int64_t>(index))
             ++parts;
-        for (int64_t row = 0; row < tokens * p_.group; ++row) {
-            const int64_t head = first.kv_head * p_.group + row % p_.group;
-            const int64_t token = token0 + row / p_.group;
+        const int64_t per_head = tokens * p_.group;
+        for (int64_t row = 0; row < first.heads * per_head; ++row) {
+            const int64_t head = (first.kv_head + row / per_head) * p_.group + row % p_.group;
+            const int64_t token = token0 + row % per_head / p_.group;
             const auto state = [&](size_t part) {
                 return tasks_[index + part].state + static_cast<size_t>(row) * state_stride_;
             };
@@ -233,7 +326,7 @@ private:
     const size_t dk_, dv_;
     const size_t state_stride_;
     std::vector<Task> tasks_;
-    std::vector<float> states_;
+    hwy::AlignedFreeUniquePtr<float[]> states_;
 };
 
 }  // namespace

@@ -6,8 +6,6 @@
 #define ATLAS_KERNELS_DECODE_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
-
 #include "kernels/cpu/rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -16,8 +14,10 @@ namespace atlas::kernels::cpu::HWY_NAMESPACE {
 // Keys and heads of one register block: 16 accumulators where there are 32 registers, else 4.
 inline constexpr size_t kKeyBlock = 4;
 inline constexpr size_t kHeadBlock = kLanes >= 16 || HWY_TARGET == HWY_NEON ? 4 : 2;
-// Distance of prefetches: about the bytes that arrive while a block of keys is worked on.
-inline constexpr size_t kPrefetchKeys = 16;
+/** Brings a row's lines to L2: a whole piece ahead would push the piece at work out of L1. */
+HWY_INLINE void PrefetchRow(const uint8_t* row, size_t bytes) {
+    for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+}
 
 /** Adds up a vector's blocks of four lanes. */
 template <class DV, class VV>
@@ -47,13 +47,18 @@ template <class Load, size_t kHeads>
 HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const uint8_t* const (&rows)[kKeyBlock],
                            size_t d, float* HWY_RESTRICT s, size_t s_stride, size_t count) {
     V sum[kHeads][kKeyBlock];
+    ATLAS_UNROLL
     for (size_t h = 0; h < kHeads; ++h) {
+        ATLAS_UNROLL
         for (size_t j = 0; j < kKeyBlock; ++j) sum[h][j] = hn::Zero(D());
     }
     const auto accumulate = [&](size_t i, const V(&k)[kKeyBlock][kVectors]) HWY_ATTR {
+        ATLAS_UNROLL
         for (size_t x = 0; x < kVectors; ++x) {
+            ATLAS_UNROLL
             for (size_t h = 0; h < kHeads; ++h) {
                 const V query = hn::LoadU(D(), q + h * q_stride + i + x * kLanes);
+                ATLAS_UNROLL
                 for (size_t j = 0; j < kKeyBlock; ++j) sum[h][j] = hn::MulAdd(query, k[j][x], sum[h][j]);
             }
         }
@@ -61,14 +66,17 @@ HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const u
     size_t i = 0;
     V k[kKeyBlock][kVectors];
     for (; i + kChunk <= d; i += kChunk) {
+        ATLAS_UNROLL
         for (size_t j = 0; j < kKeyBlock; ++j) Load::Chunk(rows[j], i, k[j]);
         accumulate(i, k);
     }
     if (i < d) {
+        ATLAS_UNROLL
         for (size_t j = 0; j < kKeyBlock; ++j) Load::Tail(rows[j], i, d - i, k[j]);
         accumulate(i, k);
     }
     const hn::FixedTag<float, 4> d4;
+    ATLAS_UNROLL
     for (size_t h = 0; h < kHeads; ++h) {
         const auto sums = SumOfFour(sum[h][0], sum[h][1], sum[h][2], sum[h][3]);
         if (count == kKeyBlock) {
@@ -81,17 +89,17 @@ HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const u
 
 template <class Load>
 void Score(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride, size_t count, size_t d,
-           float* s, size_t s_stride) {
+           float* s, size_t s_stride, const std::byte* next) {
     const auto* base = reinterpret_cast<const uint8_t*>(k);
+    const auto* next_base = reinterpret_cast<const uint8_t*>(next);
     const size_t row_bytes = atlas::row_bytes(Load::kType, static_cast<int64_t>(d));
     for (size_t j = 0; j < count; j += kKeyBlock) {
         const size_t n = HWY_MIN(kKeyBlock, count - j);
         const uint8_t* rows[kKeyBlock];
+        ATLAS_UNROLL
         for (size_t x = 0; x < kKeyBlock; ++x) {
             rows[x] = base + (j + HWY_MIN(x, n - 1)) * k_stride;
-            if (j + x + kPrefetchKeys < count) {
-                for (size_t b = 0; b < row_bytes; b += 64) hwy::Prefetch(rows[x] + kPrefetchKeys * k_stride + b);
-            }
+            if (next_base) PrefetchRow(next_base + (j + x) * k_stride, row_bytes);
         }
         size_t h = 0;
         for (; h + kHeadBlock <= heads; h += kHeadBlock) {
@@ -109,15 +117,21 @@ void Score(const float* q, size_t q_stride, size_t heads, const std::byte* k, si
 /** One or two chunks of dimensions of kHeads results, over all keys of the call. */
 template <class Load, size_t kHeads, size_t kChunks>
 HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const uint8_t* HWY_RESTRICT v, size_t v_stride,
-                           size_t count, size_t i, size_t tail, float* HWY_RESTRICT o, size_t o_stride) {
+                           size_t count, size_t i, size_t tail, float* HWY_RESTRICT o, size_t o_stride,
+                           const uint8_t* next, size_t next_bytes) {
     V sum[kHeads][kChunks][kVectors];
+    ATLAS_UNROLL
     for (size_t h = 0; h < kHeads; ++h) {
+        ATLAS_UNROLL
         for (size_t c = 0; c < kChunks; ++c) {
+            ATLAS_UNROLL
             for (size_t x = 0; x < kVectors; ++x)
                 sum[h][c][x] = hn::LoadU(D(), o + h * o_stride + i + c * kChunk + x * kLanes);
         }
     }
     for (size_t j = 0; j < count; ++j, v += v_stride) {
+        if (next) PrefetchRow(next + j * v_stride, next_bytes);
+        ATLAS_UNROLL
         for (size_t c = 0; c < kChunks; ++c) {
             V value[kVectors];
             if (tail) {
@@ -125,14 +139,19 @@ HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const u
             } else {
                 Load::Chunk(v, i + c * kChunk, value);
             }
+            ATLAS_UNROLL
             for (size_t h = 0; h < kHeads; ++h) {
                 const V weight = hn::Set(D(), p[h * p_stride + j]);
+                ATLAS_UNROLL
                 for (size_t x = 0; x < kVectors; ++x) sum[h][c][x] = hn::MulAdd(weight, value[x], sum[h][c][x]);
             }
         }
     }
+    ATLAS_UNROLL
     for (size_t h = 0; h < kHeads; ++h) {
+        ATLAS_UNROLL
         for (size_t c = 0; c < kChunks; ++c) {
+            ATLAS_UNROLL
             for (size_t x = 0; x < kVectors; ++x)
                 hn::StoreU(sum[h][c][x], D(), o + h * o_stride + i + c * kChunk + x * kLanes);
         }
@@ -141,31 +160,41 @@ HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const u
 
 template <class Load, size_t kHeads>
 HWY_INLINE void ValueHeads(const float* p, size_t p_stride, const uint8_t* v, size_t v_stride, size_t count, size_t d,
-                           float* o, size_t o_stride) {
+                           float* o, size_t o_stride, const uint8_t* next) {
+    const size_t bytes = atlas::row_bytes(Load::kType, static_cast<int64_t>(d));
     // Two chunks at once fill the registers of AVX-512; elsewhere one chunk is four or eight vectors already.
     constexpr size_t kWide = kLanes >= 16 ? 2 : 1;
     size_t i = 0;
     for (; i + kWide * kChunk <= d; i += kWide * kChunk)
-        ValueBlock<Load, kHeads, kWide>(p, p_stride, v, v_stride, count, i, 0, o, o_stride);
+        ValueBlock<Load, kHeads, kWide>(p, p_stride, v, v_stride, count, i, 0, o, o_stride, i == 0 ? next : nullptr,
+                                        bytes);
     for (; i + kChunk <= d; i += kChunk)
-        ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, 0, o, o_stride);
-    if (i < d) ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, d - i, o, o_stride);
+        ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, 0, o, o_stride, i == 0 ? next : nullptr, bytes);
+    if (i < d)
+        ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, d - i, o, o_stride, i == 0 ? next : nullptr,
+                                    bytes);
 }
 
 template <class Load>
 void Value(const float* p, size_t p_stride, size_t heads, const std::byte* v, size_t v_stride, size_t count, size_t d,
-           float* o, size_t o_stride) {
+           float* o, size_t o_stride, const std::byte* next) {
     const auto* base = reinterpret_cast<const uint8_t*>(v);
+    const auto* ahead = reinterpret_cast<const uint8_t*>(next);
     size_t h = 0;
     for (; h + kHeadBlock <= heads; h += kHeadBlock) {
-        ValueHeads<Load, kHeadBlock>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride);
+        ValueHeads<Load, kHeadBlock>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride,
+                                     h == 0 ? ahead : nullptr);
     }
     if constexpr (kHeadBlock > 2) {
-        for (; h + 2 <= heads; h += 2)
-            ValueHeads<Load, 2>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride);
+        for (; h + 2 <= heads; h += 2) {
+            ValueHeads<Load, 2>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride,
+                                h == 0 ? ahead : nullptr);
+        }
     }
-    for (; h < heads; ++h)
-        ValueHeads<Load, 1>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride);
+    for (; h < heads; ++h) {
+        ValueHeads<Load, 1>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride,
+                            h == 0 ? ahead : nullptr);
+    }
 }
 
 template <class Load>
@@ -176,10 +205,12 @@ void DecodeRows(const std::byte* rows, size_t stride, size_t count, size_t d, fl
         size_t i = 0;
         for (; i + kChunk <= d; i += kChunk) {
             Load::Chunk(row, i, v);
+            ATLAS_UNROLL
             for (size_t x = 0; x < kVectors; ++x) hn::StoreU(v[x], D(), out + i + x * kLanes);
         }
         if (i < d) {
             Load::Tail(row, i, d - i, v);
+            ATLAS_UNROLL
             for (size_t x = 0; x < kVectors; ++x) {
                 if (i + x * kLanes < d) hn::StoreN(v[x], D(), out + i + x * kLanes, d - i - x * kLanes);
             }

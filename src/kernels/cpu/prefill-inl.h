@@ -17,11 +17,6 @@
 #include "kernels/attention.h"
 #include "kernels/cpu/rows-inl.h"
 
-#if defined(__clang__)
-#define ATLAS_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define ATLAS_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {

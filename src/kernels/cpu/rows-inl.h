@@ -33,10 +33,12 @@ struct LoadF32 {
     static constexpr DataType kType = DataType::kF32;
     static HWY_INLINE void Chunk(const uint8_t* row, size_t i, V (&v)[kVectors]) {
         const float* from = reinterpret_cast<const float*>(row) + i;
+        ATLAS_UNROLL
         for (size_t k = 0; k < kVectors; ++k) v[k] = hn::LoadU(D(), from + k * kLanes);
     }
     static HWY_INLINE void Tail(const uint8_t* row, size_t i, size_t n, V (&v)[kVectors]) {
         const float* from = reinterpret_cast<const float*>(row) + i;
+        ATLAS_UNROLL
         for (size_t k = 0; k < kVectors; ++k) {
             v[k] = k * kLanes < n ? hn::LoadN(D(), from + k * kLanes, n - k * kLanes) : hn::Zero(D());
         }
@@ -49,6 +51,7 @@ struct LoadHalfType {
     using DH = hn::Rebind<T, D>;
     static HWY_INLINE void Chunk(const uint8_t* row, size_t i, V (&v)[kVectors]) {
         const T* from = reinterpret_cast<const T*>(row) + i;
+        ATLAS_UNROLL
         for (size_t k = 0; k < kVectors; ++k) v[k] = hn::PromoteTo(D(), hn::LoadU(DH(), from + k * kLanes));
     }
     static HWY_INLINE void Tail(const uint8_t* row, size_t i, size_t n, V (&v)[kVectors]) {
@@ -73,6 +76,7 @@ struct LoadQ8_0 : NoTail {
         const auto* quants = reinterpret_cast<const int8_t*>(block + 2);
         const hn::Rebind<int8_t, D> d8;
         const hn::Rebind<int32_t, D> d32;
+        ATLAS_UNROLL
         for (size_t k = 0; k < kVectors; ++k) {
             v[k] = hn::Mul(scale, hn::ConvertTo(D(), hn::PromoteTo(d32, hn::LoadU(d8, quants + k * kLanes))));
         }
@@ -101,6 +105,7 @@ HWY_INLINE void Widen(hn::Vec<DI> low, hn::Vec<DI> high, V scale, V offset, V (&
     const hn::Rebind<int32_t, D> d32;
     hn::Store(low, DI(), bytes);
     hn::Store(high, DI(), bytes + 16);
+    ATLAS_UNROLL
     for (size_t k = 0; k < kVectors; ++k) {
         const V value = hn::ConvertTo(D(), hn::PromoteTo(d32, hn::LoadU(d8, bytes + k * kLanes)));
         v[k] = HasOffset ? hn::MulAdd(value, scale, offset) : hn::Mul(value, scale);
