@@ -89,11 +89,18 @@ public:
         if (waiting.count > 0) work_on(waiting, nullptr);
     }
 
-    /** Merges the tasks of every list and writes the results. */
-    void finish() {
-        for (size_t i = 0; i < tasks_.size(); ++i) {
-            if (tasks_[i].first_of_list == static_cast<int64_t>(i)) finish_list(i);
-        }
+    /** Merges, after all tasks: `index` < tasks(), each does the rows of a list that fall to it. Throws std::bad_alloc. */
+    void finish(size_t index) const {
+        const auto first = static_cast<size_t>(tasks_[index].first_of_list);
+        size_t parts = 1;
+        while (first + parts < tasks_.size() && tasks_[first + parts].first_of_list == static_cast<int64_t>(first))
+            ++parts;
+        const Task& task = tasks_[first];
+        const int64_t token0 = task.list * p_.tokens_per_list;
+        const int64_t rows = task.heads * p_.group * std::min(p_.tokens_per_list, p_.args.n_tokens - token0);
+        const auto part = static_cast<int64_t>(index - first);
+        const auto n = static_cast<int64_t>(parts);
+        for (int64_t row = rows * part / n; row < rows * (part + 1) / n; ++row) finish_row(first, parts, row);
     }
 
 private:
@@ -153,9 +160,9 @@ private:
                 state_rows += static_cast<size_t>(group.heads * rows_);
             }
         }
-        states_ = hwy::AllocateAligned<float>(state_rows * state_stride_);
-        if (!states_) throw std::bad_alloc();
-        float* state = states_.get();
+        // Kept between calls: fresh memory of this size would come from the kernel each time, page by page.
+        thread_local Scratch states;
+        float* state = states.get(state_rows * state_stride_);
         for (Task& task : tasks_) {
             task.state = state;
             state += static_cast<size_t>(task.heads * rows_) * state_stride_;
@@ -283,42 +290,43 @@ private:
         }
     }
 
-    void finish_list(size_t index) const {
+    /** Merges the states of a row in tasks [index, index + parts) by log-sum-exp, and writes the result. */
+    void finish_row(size_t index, size_t parts, int64_t row) const {
         const AttentionArgs& args = p_.args;
         const Task& first = tasks_[index];
         const int64_t token0 = first.list * p_.tokens_per_list;
-        const int64_t tokens = std::min(p_.tokens_per_list, args.n_tokens - token0);
-        size_t parts = 1;
-        while (index + parts < tasks_.size() && tasks_[index + parts].first_of_list == static_cast<int64_t>(index))
-            ++parts;
-        const int64_t per_head = tokens * p_.group;
-        for (int64_t row = 0; row < first.heads * per_head; ++row) {
-            const int64_t head = (first.kv_head + row / per_head) * p_.group + row % p_.group;
-            const int64_t token = token0 + row % per_head / p_.group;
-            const auto state = [&](size_t part) {
-                return tasks_[index + part].state + static_cast<size_t>(row) * state_stride_;
-            };
-            float max = args.sinks ? args.sinks[head] : kMinusInfinity;
-            for (size_t part = 0; part < parts; ++part) max = std::max(max, state(part)[0]);
-            float* out = p_.out(first.stream, token, head);
-            std::fill(out, out + args.d_v, 0.0f);
-            float sum = 0.0f;
-            if (max != kMinusInfinity) {
-                sum = args.sinks ? std::exp(args.sinks[head] - max) : 0.0f;
-                for (size_t part = 0; part < parts; ++part) {
-                    const float weight = std::exp(state(part)[0] - max);
-                    sum += state(part)[1] * weight;
-                    if (weight == 0.0f) continue;
-                    const float* values = state(part) + 16;
-                    for (int64_t i = 0; i < args.d_v; ++i) out[i] += weight * values[i];
-                }
-                p_.ops.scale(out, static_cast<size_t>(args.d_v), 1.0f / sum);
+        const int64_t per_head = std::min(p_.tokens_per_list, args.n_tokens - token0) * p_.group;
+        const int64_t head = (first.kv_head + row / per_head) * p_.group + row % p_.group;
+        const int64_t token = token0 + row % per_head / p_.group;
+        const auto state = [&](size_t part) {
+            return tasks_[index + part].state + static_cast<size_t>(row) * state_stride_;
+        };
+        float max = args.sinks ? args.sinks[head] : kMinusInfinity;
+        for (size_t part = 0; part < parts; ++part) max = std::max(max, state(part)[0]);
+        float* out = p_.out(first.stream, token, head);
+        const auto d_v = static_cast<size_t>(args.d_v);
+        if (max == kMinusInfinity) {
+            std::fill(out, out + d_v, 0.0f);
+        } else {
+            float sum = args.sinks ? std::exp(args.sinks[head] - max) : 0.0f;
+            float* merged = thread_scratch().get(parts + dv_ + kChunk);
+            float* weights = merged + dv_;
+            for (size_t part = 0; part < parts; ++part) {
+                weights[part] = std::exp(state(part)[0] - max);
+                sum += state(part)[1] * weights[part];
             }
-            if (args.lse) {
-                args.lse[(first.stream * args.n_tokens + token) * args.n_head + head] =
-                    max == kMinusInfinity ? kMinusInfinity : max + std::log(sum);
-            }
+            // The states of a row lie at equal distances: tasks of a list are one behind the other and of one size.
+            std::fill(merged, merged + dv_, 0.0f);
+            const size_t stride = static_cast<size_t>(first.heads * rows_) * state_stride_ * sizeof(float);
+            p_.ops.value[static_cast<size_t>(DataType::kF32)](weights, 0, 1,
+                                                              reinterpret_cast<const std::byte*>(state(0) + 16), stride,
+                                                              parts, d_v, merged, dv_, nullptr);
+            p_.ops.scale(merged, d_v, 1.0f / sum);
+            std::memcpy(out, merged, d_v * sizeof(float));
+            if (args.lse) args.lse[(first.stream * args.n_tokens + token) * args.n_head + head] = max + std::log(sum);
+            return;
         }
+        if (args.lse) args.lse[(first.stream * args.n_tokens + token) * args.n_head + head] = kMinusInfinity;
     }
 
     const Problem& p_;
@@ -326,7 +334,6 @@ private:
     const size_t dk_, dv_;
     const size_t state_stride_;
     std::vector<Task> tasks_;
-    hwy::AlignedFreeUniquePtr<float[]> states_;
 };
 
 }  // namespace
@@ -337,16 +344,24 @@ Status attend_few(const Problem& problem, int n_threads) {
         std::atomic<size_t> next{0};
         std::atomic<bool> failed{false};
         const int threads = static_cast<int>(std::min<size_t>(static_cast<size_t>(n_threads), few.tasks()));
+        const auto n = static_cast<int64_t>(few.tasks());
 #pragma omp parallel num_threads(threads) if (threads > 1)
-        for (size_t i = next++; i < few.tasks(); i = next++) {
-            try {
-                few.run(i);
-            } catch (const std::bad_alloc&) {
-                failed = true;
+        {
+            const auto guarded = [&](auto&& work) {
+                try {
+                    work();
+                } catch (const std::bad_alloc&) {
+                    failed = true;
+                }
+            };
+            for (size_t i = next++; i < few.tasks(); i = next++) guarded([&] { few.run(i); });
+#pragma omp barrier
+#pragma omp for schedule(static) nowait
+            for (int64_t i = 0; i < n; ++i) {
+                if (!failed) guarded([&] { few.finish(static_cast<size_t>(i)); });
             }
         }
         if (failed) return Status::out_of_memory("attention: workspace of a thread");
-        few.finish();
         return Status::ok();
     } catch (const std::bad_alloc&) {
         return Status::out_of_memory("attention: partial results");
