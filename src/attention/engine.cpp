@@ -34,25 +34,6 @@ void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& li
     }
 }
 
-/** Appends keys [key, key + count) of a list to `out`, split where the list's runs are. */
-void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count, std::vector<kernels::Run>* out) {
-    while (count > 0) {
-        const kernels::Run* run = find_run(list, key);
-        if (run == nullptr) return;
-        const int64_t inside = key - run->key;
-        const int64_t taken = std::min<int64_t>(count, run->count - inside);
-        const kernels::Run part{run->k + inside * args.k_stride, run->v + inside * args.v_stride, static_cast<int32_t>(key), static_cast<int32_t>(taken)};
-        if (!out->empty() && out->back().key + out->back().count == part.key && out->back().k + out->back().count * args.k_stride == part.k &&
-            out->back().v + out->back().count * args.v_stride == part.v) {
-            out->back().count += part.count;
-        } else {
-            out->push_back(part);
-        }
-        key += taken;
-        count -= taken;
-    }
-}
-
 }  // namespace
 
 bool can_estimate(const kernels::AttentionArgs& args) {
@@ -262,6 +243,9 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
         near.tokens_per_tile = tile_;
         near.lse = lse_.data();
         if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
+        if (memory_.enabled() && settings_.mode == Mode::kSparse && settings_.estimate != FarEstimate::kDrop) {
+            memory_.apply({args, views_, results_, tiles_, info.layer, lse_.data(), far_lse_.data(), far_out_.data()}, n_threads);
+        }
         merge(args, info.layer, n_threads);
         LayerStats memory;
         memory.index_bytes = index.bytes();

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "attention/far_field.h"
+#include "attention/far_memory.h"
 #include "attention/kv_index.h"
 #include "attention/settings.h"
 #include "attention/visibility.h"
@@ -28,7 +29,8 @@ bool can_estimate(const kernels::AttentionArgs& args);
  */
 class Engine {
 public:
-    explicit Engine(const Settings& settings) : settings_(settings) {}
+    explicit Engine(const Settings& settings, const MemoryOptions& memory = {})
+        : settings_(settings), memory_(memory, static_cast<uint64_t>(settings.seed)) {}
 
     const Settings& settings() const { return settings_; }
 
@@ -50,6 +52,7 @@ private:
     void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
 
     const Settings settings_;
+    FarMemory memory_;
     std::vector<TileView> views_;      // [stream][tile]
     int64_t tile_ = 1;                 // tokens per tile
     int64_t tiles_ = 1;                // per stream

@@ -35,13 +35,36 @@ double ProbeRandom::next() {
 }
 
 const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key) {
-    const auto after = std::upper_bound(list.runs.begin(), list.runs.end(), key, [](int64_t k, const kernels::Run& run) { return k < run.key; });
+    const auto after = std::upper_bound(list.runs.begin(), list.runs.end(), key,
+                                        [](int64_t k, const kernels::Run& run) { return k < run.key; });
     if (after == list.runs.begin()) return nullptr;
     const kernels::Run& run = *(after - 1);
     return key < run.key + run.count ? &run : nullptr;
 }
 
-double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count, const float* q) {
+void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
+                 std::vector<kernels::Run>* out) {
+    while (count > 0) {
+        const kernels::Run* run = find_run(list, key);
+        if (run == nullptr) return;
+        const int64_t inside = key - run->key;
+        const int64_t taken = std::min<int64_t>(count, run->count - inside);
+        const kernels::Run part{run->k + inside * args.k_stride, run->v + inside * args.v_stride,
+                                static_cast<int32_t>(key), static_cast<int32_t>(taken)};
+        if (!out->empty() && out->back().key + out->back().count == part.key &&
+            out->back().k + out->back().count * args.k_stride == part.k &&
+            out->back().v + out->back().count * args.v_stride == part.v) {
+            out->back().count += part.count;
+        } else {
+            out->push_back(part);
+        }
+        key += taken;
+        count -= taken;
+    }
+}
+
+double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
+                      const float* q) {
     const RowDecoder decode = args.k_type == DataType::kOther ? args.k_decode : kernels::row_decoder(args.k_type);
     std::vector<float> row(static_cast<size_t>(args.d_k));
     double sum = 0.0;
@@ -51,7 +74,8 @@ double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRun
         if (run == nullptr) continue;
         decode(run->k + list.k_offset + (j - run->key) * args.k_stride, row.data(), args.d_k);
         double dot = 0.0;
-        for (int64_t i = 0; i < args.d_k; ++i) dot += static_cast<double>(q[i]) * static_cast<double>(row[static_cast<size_t>(i)]);
+        for (int64_t i = 0; i < args.d_k; ++i)
+            dot += static_cast<double>(q[i]) * static_cast<double>(row[static_cast<size_t>(i)]);
         if (dot > max) {
             sum = sum * std::exp(max - dot) + 1.0;
             max = dot;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "kernels/attention.h"
 
@@ -17,9 +18,14 @@ private:
 };
 
 /** ln Σ_j e^{q·k_j} over keys [key, key + count) of a list, in double; q already scaled. */
-double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count, const float* q);
+double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
+                      const float* q);
 
 /** Row of `key` in the runs of a list (ascending by key), or nullptr; `remaining` keys lie evenly from it on. */
 const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key);
+
+/** Appends keys [key, key + count) of a list to `out`, split where the list's runs are; adjoining parts become one run. */
+void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
+                 std::vector<kernels::Run>* out);
 
 }  // namespace atlas::attention

@@ -62,7 +62,9 @@ public:
         if (const auto value = get_(name)) *out = *value;
     }
 
-    void flag(const char* name, bool* out) { choice(name, std::array{std::pair{"0", false}, std::pair{"1", true}}, out); }
+    void flag(const char* name, bool* out) {
+        choice(name, std::array{std::pair{"0", false}, std::pair{"1", true}}, out);
+    }
 
     void bytes(const char* name, uint64_t* out) {
         const auto text = get_(name);
@@ -85,7 +87,8 @@ public:
     Status status() const { return status_; }
 
     void fail(const char* name, const std::string& value, const std::string& allowed) {
-        if (status_.is_ok()) status_ = Status::invalid_argument(std::string(name) + "=" + value + ": allowed is " + allowed);
+        if (status_.is_ok())
+            status_ = Status::invalid_argument(std::string(name) + "=" + value + ": allowed is " + allowed);
     }
 
 private:
@@ -103,7 +106,8 @@ void parse_sparse(Parser& parser, SparseOptions* out) {
                   std::array{std::pair{"drop", FarEstimate::kDrop}, std::pair{"first", FarEstimate::kFirst},
                              std::pair{"second", FarEstimate::kSecond}, std::pair{"bessel", FarEstimate::kBessel}},
                   &out->estimate);
-    parser.choice("ATLAS_BLOCK", std::array{std::pair{"16", 16}, std::pair{"32", 32}, std::pair{"64", 64}}, &out->block_keys);
+    parser.choice("ATLAS_BLOCK", std::array{std::pair{"16", 16}, std::pair{"32", 32}, std::pair{"64", 64}},
+                  &out->block_keys);
     parser.integer("ATLAS_THRESHOLD", 0, kMost, &out->threshold);
     parser.integer("ATLAS_SINKS", 0, 1 << 20, &out->sinks);
     parser.integer("ATLAS_WINDOW", 0, kMost, &out->window);
@@ -120,6 +124,35 @@ void parse_sparse(Parser& parser, SparseOptions* out) {
     parser.real("ATLAS_PROBE_LIMIT", 0, 100, &out->probe_limit);
     parser.integer("ATLAS_SEED", 0, INT32_MAX, &out->seed);
     parser.text("ATLAS_STATS", &out->stats);
+}
+
+void parse_memory(Parser& parser, MemoryOptions* out) {
+    constexpr int64_t kMost = int64_t{1} << 30;
+    parser.flag("ATLAS_MEMORY", &out->enabled);
+    parser.real("ATLAS_BLEND_RATIO", 0, 1, &out->blend_ratio);
+    parser.flag("ATLAS_BLEND_DYNAMIC", &out->dynamic_blend);
+    parser.integer("ATLAS_WARM_UP", 0, kMost, &out->warm_up);
+    parser.flag("ATLAS_TEST_TIME", &out->test_time);
+    parser.bytes("ATLAS_MEMORY_BUDGET", &out->budget_bytes);
+    parser.choice("ATLAS_MEMORY_KIND",
+                  std::array{std::pair{"least_squares", FarMemoryKind::kLeastSquares},
+                             std::pair{"linear", FarMemoryKind::kLinear}, std::pair{"deep", FarMemoryKind::kDeep},
+                             std::pair{"gated", FarMemoryKind::kGated}},
+                  &out->kind);
+    parser.choice("ATLAS_FEATURE_TYPE",
+                  std::array{std::pair{"identity", MemoryFeatures::kIdentity},
+                             std::pair{"polynomial", MemoryFeatures::kPolynomial},
+                             std::pair{"exponential", MemoryFeatures::kExponential},
+                             std::pair{"fourier", MemoryFeatures::kFourier}, std::pair{"rbf", MemoryFeatures::kRbf}},
+                  &out->features);
+    parser.integer("ATLAS_FEATURE_DEGREE", 1, 3, &out->degree);
+    parser.integer("ATLAS_MEMORY_HIDDEN", 1, 1024, &out->hidden);
+    parser.integer("ATLAS_OMEGA_WINDOW", 1, 4096, &out->omega_window);
+    parser.real("ATLAS_OMEGA_ALPHA", 0, 1, &out->omega_alpha);
+    parser.integer("ATLAS_MUON_ITERATIONS", 0, 64, &out->muon_iterations);
+    parser.real("ATLAS_MEMORY_STEP", 0, 1000, &out->step);
+    parser.integer("ATLAS_MEMORY_CHUNK", 1, 4096, &out->chunk);
+    parser.integer("ATLAS_MEMORY_PROBE", 1, 1 << 20, &out->probe_every);
 }
 
 struct Loaded {
@@ -146,7 +179,8 @@ const Loaded& loaded() {
 Status parse_options(const Getter& get, Options* out) {
     Options parsed;
     Parser parser(get);
-    parser.choice("ATLAS_DEVICE", std::array{std::pair{"owner", DeviceMode::kOwner}, std::pair{"accel", DeviceMode::kAccel}},
+    parser.choice("ATLAS_DEVICE",
+                  std::array{std::pair{"owner", DeviceMode::kOwner}, std::pair{"accel", DeviceMode::kAccel}},
                   &parsed.device);
     bool debug = false;
     parser.flag("ATLAS_DEBUG", &debug);
@@ -156,15 +190,18 @@ Status parse_options(const Getter& get, Options* out) {
                              std::pair{"error", 4}, std::pair{"off", 6}},
                   &parsed.log_level);
     using Name = std::string;
-    parser.choice("ATLAS_KERNEL",
-                  std::array{std::pair<const char*, Name>{"auto", "auto"}, std::pair<const char*, Name>{"reference", "reference"},
-                             std::pair<const char*, Name>{"avx2", "avx2"}, std::pair<const char*, Name>{"avx512", "avx512"},
-                             std::pair<const char*, Name>{"avx512_bf16", "avx512_bf16"}, std::pair<const char*, Name>{"neon", "neon"}},
-                  &parsed.kernel);
+    parser.choice(
+        "ATLAS_KERNEL",
+        std::array{std::pair<const char*, Name>{"auto", "auto"}, std::pair<const char*, Name>{"reference", "reference"},
+                   std::pair<const char*, Name>{"avx2", "avx2"}, std::pair<const char*, Name>{"avx512", "avx512"},
+                   std::pair<const char*, Name>{"avx512_bf16", "avx512_bf16"},
+                   std::pair<const char*, Name>{"neon", "neon"}},
+        &parsed.kernel);
     parser.integer("ATLAS_THREADS", 0, 1024, &parsed.threads);
     parser.bytes("ATLAS_KV_RAM", &parsed.kv_ram_bytes);
     parser.flag("ATLAS_PAGE_ALL", &parsed.page_all);
     parse_sparse(parser, &parsed.sparse);
+    parse_memory(parser, &parsed.memory);
     const Status status = parser.status();
     *out = status.is_ok() ? parsed : Options{};
     return status;

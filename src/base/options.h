@@ -61,6 +61,48 @@ struct SparseOptions {
     std::string stats;
 };
 
+/** Features of a query before the memory sees it, in the order of memory::FeatureType. */
+enum class MemoryFeatures { kIdentity, kPolynomial, kExponential, kFourier, kRbf };
+
+/** What learns: least squares is the Omega rule's limit for a linear memory and an unlimited window. */
+enum class FarMemoryKind { kLeastSquares, kLinear, kDeep, kGated };
+
+/** Test-time memory that corrects the far estimate (ATLAS_MODE=sparse); docs/memory.md. */
+struct MemoryOptions {
+    /** ATLAS_MEMORY=0|1. */
+    bool enabled = false;
+    /** ATLAS_BLEND_RATIO=0…1: ceiling of the gate, the share of the memory's correction that is used (measured: docs/memory.md). */
+    double blend_ratio = 1.0;
+    /** ATLAS_BLEND_DYNAMIC=0|1: the gate follows held-out errors; 0: it is the ceiling after the warm-up. */
+    bool dynamic_blend = true;
+    /** ATLAS_WARM_UP=0…2^30: tokens before the gate may rise. */
+    int warm_up = 512;
+    /** ATLAS_TEST_TIME=0|1: whether memories learn. */
+    bool test_time = true;
+    /** ATLAS_MEMORY_BUDGET=<bytes>: of all memories of a context; the least recently used go first, further heads go without. */
+    uint64_t budget_bytes = uint64_t{300} << 20;
+    /** ATLAS_MEMORY_KIND=least_squares|linear|deep|gated. */
+    FarMemoryKind kind = FarMemoryKind::kLeastSquares;
+    /** ATLAS_FEATURE_TYPE=identity|polynomial|exponential|fourier|rbf. */
+    MemoryFeatures features = MemoryFeatures::kPolynomial;
+    /** ATLAS_FEATURE_DEGREE=1…3: of polynomial and exponential features. */
+    int degree = 1;
+    /** ATLAS_MEMORY_HIDDEN=1…1024: width of the memory's hidden layer. */
+    int hidden = 128;
+    /** ATLAS_OMEGA_WINDOW=1…4096: observations that the Omega rule's loss looks back at. */
+    int omega_window = 16;
+    /** ATLAS_OMEGA_ALPHA=0…1: weight of an observation one step older. */
+    double omega_alpha = 1.0;
+    /** ATLAS_MUON_ITERATIONS=0…64: Newton–Schulz steps; 0: plain momentum. */
+    int muon_iterations = 5;
+    /** ATLAS_MEMORY_STEP=0…1000: learning rate. */
+    double step = 0.01;
+    /** ATLAS_MEMORY_CHUNK=1…4096: observations per update. */
+    int chunk = 16;
+    /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head; in prefill at most one per tile. */
+    int probe_every = 16;
+};
+
 /**
  * Everything an environment variable can set. This is the only place that reads the environment; each field names its variable,
  * its default and what is allowed. docs/options.md lists the same.
@@ -79,6 +121,7 @@ struct Options {
     /** ATLAS_PAGE_ALL=0|1: test switch, every 2-D to 4-D tensor that is not a compute buffer is paged, whatever its name. */
     bool page_all = false;
     SparseOptions sparse;
+    MemoryOptions memory;
 };
 
 /** Parses options; `get` returns the value of a variable or nullopt. Malformed or contradictory values name variable, value, allowed. */

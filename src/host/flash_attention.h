@@ -51,7 +51,7 @@ private:
     size_t summaries_in_use_ = 0;
     std::vector<kernels::Run> runs_;
     std::vector<kernels::HeadRuns> heads_;
-    attention::Engine engine_{options().sparse};
+    attention::Engine engine_{options().sparse, options().memory};
     std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KvIndex>> indexes_;  // by the ids of the K and V pages
     std::vector<int64_t> base_pages_;
 };

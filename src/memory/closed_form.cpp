@@ -62,27 +62,35 @@ std::vector<double> hebbian(const std::vector<double>& x, const std::vector<doub
     return w;
 }
 
-RecursiveLeastSquares::RecursiveLeastSquares(size_t d_in, size_t d_out, double lambda, double forgetting)
-    : d_in_(d_in), d_out_(d_out), forgetting_(forgetting), w_(d_out * d_in, 0.0), p_(d_in * d_in, 0.0) {
+RecursiveLeastSquares::RecursiveLeastSquares(size_t d_in, size_t d_out, double lambda, double forgetting, bool bounded)
+    : d_in_(d_in),
+      d_out_(d_out),
+      forgetting_(forgetting),
+      trace_limit_(bounded ? static_cast<double>(d_in) / lambda : HUGE_VAL),
+      w_(d_out * d_in, 0.0),
+      p_(d_in * d_in, 0.0),
+      px_(d_in) {
     for (size_t i = 0; i < d_in; ++i) p_[i * d_in + i] = 1.0 / lambda;
 }
 
 void RecursiveLeastSquares::learn(const double* x, const double* v) {
+    double trace = 0.0;
+    for (size_t i = 0; i < d_in_; ++i) trace += p_[i * d_in_ + i];
+    const double f = trace / forgetting_ < trace_limit_ ? forgetting_ : 1.0;
     // Sherman–Morrison: P ← (P − P x xᵀP / (f + xᵀP x)) / f, W ← W + (v − W x)(P x)ᵀ/(f + xᵀP x).
-    std::vector<double> px(d_in_, 0.0);
-    double denominator = forgetting_;
+    double denominator = f;
     for (size_t i = 0; i < d_in_; ++i) {
-        for (size_t j = 0; j < d_in_; ++j) px[i] += p_[i * d_in_ + j] * x[j];
-        denominator += px[i] * x[i];
+        px_[i] = 0.0;
+        for (size_t j = 0; j < d_in_; ++j) px_[i] += p_[i * d_in_ + j] * x[j];
+        denominator += px_[i] * x[i];
     }
     for (size_t o = 0; o < d_out_; ++o) {
         double error = v[o];
         for (size_t j = 0; j < d_in_; ++j) error -= w_[o * d_in_ + j] * x[j];
-        for (size_t j = 0; j < d_in_; ++j) w_[o * d_in_ + j] += error * px[j] / denominator;
+        for (size_t j = 0; j < d_in_; ++j) w_[o * d_in_ + j] += error * px_[j] / denominator;
     }
     for (size_t i = 0; i < d_in_; ++i) {
-        for (size_t j = 0; j < d_in_; ++j)
-            p_[i * d_in_ + j] = (p_[i * d_in_ + j] - px[i] * px[j] / denominator) / forgetting_;
+        for (size_t j = 0; j < d_in_; ++j) p_[i * d_in_ + j] = (p_[i * d_in_ + j] - px_[i] * px_[j] / denominator) / f;
     }
 }
 

@@ -16,17 +16,21 @@ Status ridge(const std::vector<double>& x, const std::vector<double>& v, size_t 
 std::vector<double> hebbian(const std::vector<double>& x, const std::vector<double>& v, size_t n, size_t d_in,
                             size_t d_out);
 
-/** Recursive least squares: after n pairs W is ridge's with the same lambda, old pairs weighted by forgetting^age (lambda as well). */
+/**
+ * Recursive least squares: after n pairs W is ridge's with the same lambda, old pairs weighted by forgetting^age (lambda as well). It is the Omega
+ * rule's limit for a linear memory and an unlimited window. `bounded`: nothing is forgotten while P would grow beyond its start, which it otherwise
+ * does without end in directions that no input has.
+ */
 class RecursiveLeastSquares {
 public:
-    RecursiveLeastSquares(size_t d_in, size_t d_out, double lambda, double forgetting = 1.0);
+    RecursiveLeastSquares(size_t d_in, size_t d_out, double lambda, double forgetting = 1.0, bool bounded = false);
     void learn(const double* x, const double* v);
     const std::vector<double>& weights() const { return w_; }
 
 private:
     size_t d_in_, d_out_;
-    double forgetting_;
-    std::vector<double> w_, p_;  // P = (Σ xxᵀ + λI)⁻¹
+    double forgetting_, trace_limit_;
+    std::vector<double> w_, p_, px_;  // P = (Σ xxᵀ + λI)⁻¹
 };
 
 /** The delta rule: W ← W + step·(v − W x)xᵀ / ‖x‖² (one pass of normalised least mean squares). */

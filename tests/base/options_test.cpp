@@ -26,17 +26,45 @@ TEST(OptionsTest, EmptyEnvironmentGivesDefaults) {
 
 TEST(OptionsTest, ReadsEveryKind) {
     Options options;
-    ASSERT_TRUE(parse({{"ATLAS_DEVICE", "accel"}, {"ATLAS_KV_RAM", "512M"}, {"ATLAS_THREADS", "7"}, {"ATLAS_DEBUG", "1"}}, &options)
-                    .is_ok());
+    ASSERT_TRUE(
+        parse({{"ATLAS_DEVICE", "accel"}, {"ATLAS_KV_RAM", "512M"}, {"ATLAS_THREADS", "7"}, {"ATLAS_DEBUG", "1"}},
+              &options)
+            .is_ok());
     EXPECT_EQ(options.device, DeviceMode::kAccel);
     EXPECT_EQ(options.kv_ram_bytes, 512ull << 20);
     EXPECT_EQ(options.threads, 7);
     EXPECT_EQ(options.log_level, 1);
 }
 
+TEST(OptionsTest, ReadsTheMemory) {
+    Options options;
+    ASSERT_TRUE(parse({}, &options).is_ok());
+    EXPECT_FALSE(options.memory.enabled);
+    EXPECT_EQ(options.memory.budget_bytes, 300ull << 20);
+    ASSERT_TRUE(parse({{"ATLAS_MEMORY", "1"},
+                       {"ATLAS_MEMORY_KIND", "deep"},
+                       {"ATLAS_BLEND_RATIO", "0.1"},
+                       {"ATLAS_FEATURE_TYPE", "rbf"},
+                       {"ATLAS_MEMORY_BUDGET", "20M"},
+                       {"ATLAS_MUON_ITERATIONS", "0"}},
+                      &options)
+                    .is_ok());
+    EXPECT_TRUE(options.memory.enabled);
+    EXPECT_EQ(options.memory.kind, FarMemoryKind::kDeep);
+    EXPECT_EQ(options.memory.blend_ratio, 0.1);
+    EXPECT_EQ(options.memory.features, MemoryFeatures::kRbf);
+    EXPECT_EQ(options.memory.budget_bytes, 20ull << 20);
+    EXPECT_EQ(options.memory.muon_iterations, 0);
+    EXPECT_FALSE(parse({{"ATLAS_BLEND_RATIO", "1.5"}}, &options).is_ok());
+}
+
 TEST(OptionsTest, ReadsTheSparsePlanner) {
     Options options;
-    ASSERT_TRUE(parse({{"ATLAS_MODE", "sparse"}, {"ATLAS_FAR", "first"}, {"ATLAS_BLOCK", "16"}, {"ATLAS_BUDGET", "0.05"}, {"ATLAS_STATS", "x.json"}},
+    ASSERT_TRUE(parse({{"ATLAS_MODE", "sparse"},
+                       {"ATLAS_FAR", "first"},
+                       {"ATLAS_BLOCK", "16"},
+                       {"ATLAS_BUDGET", "0.05"},
+                       {"ATLAS_STATS", "x.json"}},
                       &options)
                     .is_ok());
     EXPECT_EQ(options.sparse.mode, AttentionMode::kSparse);

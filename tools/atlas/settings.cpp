@@ -35,6 +35,23 @@ const std::vector<Setting>& settings() {
         {"atlas-seed", "ATLAS_SEED", "of the probes (1)", nullptr},
         {"atlas-stats", "ATLAS_STATS", "statistics per layer as JSON at exit: =FILE, or without a value into the log",
          "1"},
+        {"atlas-memory", "ATLAS_MEMORY", "correct the estimate by a memory that learns while the model runs", "1"},
+        {"atlas-memory-kind", "ATLAS_MEMORY_KIND", "least_squares (default), linear, deep, gated", nullptr},
+        {"atlas-blend-ratio", "ATLAS_BLEND_RATIO", "ceiling of a memory's gate, 0 to 1 (1)", nullptr},
+        {"atlas-blend-dynamic", "ATLAS_BLEND_DYNAMIC", "0: the gate is its ceiling whatever the errors (1)", nullptr},
+        {"atlas-warm-up", "ATLAS_WARM_UP", "tokens before a gate may open (512)", nullptr},
+        {"atlas-test-time", "ATLAS_TEST_TIME", "0: memories do not learn (1)", nullptr},
+        {"atlas-memory-budget", "ATLAS_MEMORY_BUDGET", "bytes of all memories of a context (300M)", nullptr},
+        {"atlas-memory-probe", "ATLAS_MEMORY_PROBE", "tokens per observation of a KV head (16)", nullptr},
+        {"atlas-feature-type", "ATLAS_FEATURE_TYPE", "identity, polynomial (default), exponential, fourier, rbf",
+         nullptr},
+        {"atlas-feature-degree", "ATLAS_FEATURE_DEGREE", "of polynomial and exponential features (1)", nullptr},
+        {"atlas-memory-hidden", "ATLAS_MEMORY_HIDDEN", "hidden width of deep and gated memories (128)", nullptr},
+        {"atlas-memory-chunk", "ATLAS_MEMORY_CHUNK", "observations per update of the Omega rule (16)", nullptr},
+        {"atlas-memory-step", "ATLAS_MEMORY_STEP", "learning rate of the Omega rule (0.01)", nullptr},
+        {"atlas-omega-window", "ATLAS_OMEGA_WINDOW", "observations that the Omega rule looks back at (16)", nullptr},
+        {"atlas-omega-alpha", "ATLAS_OMEGA_ALPHA", "weight of an observation one step older (1)", nullptr},
+        {"atlas-muon-iterations", "ATLAS_MUON_ITERATIONS", "Newton-Schulz steps, 0 for plain momentum (5)", nullptr},
     };
     return all;
 }
