@@ -126,7 +126,8 @@ void FarMemory::run_head(const FarCall& call, int64_t stream, int64_t kv_head, H
     const kernels::AttentionArgs& args = call.args;
     const int64_t group = args.n_head / args.n_head_kv;
     const auto d_v = static_cast<size_t>(args.d_v);
-    std::vector<float> queries, exact(d_v);
+    std::vector<float> queries, exact;
+    std::vector<int64_t> probed;
     for (int64_t tile = 0; tile < call.tiles; ++tile) {
         const TileView& view = call.views[static_cast<size_t>(stream * call.tiles + tile)];
         const FarResult& result =
@@ -142,13 +143,20 @@ void FarMemory::run_head(const FarCall& call, int64_t stream, int64_t kv_head, H
         };
         ProbeRandom random(seed_ + static_cast<uint64_t>(call.layer) * 64 + static_cast<uint64_t>(kv_head), query(0),
                            args.d_k);
-        // The probed row is measured as the estimate leaves it, before the correction.
-        const auto probed = static_cast<int64_t>(random.next() * static_cast<double>(rows));
-        const bool due = call.far_lse[row0 + probed] != kMinusInfinity &&
-                         random.next() * options_.probe_every < static_cast<double>(view.tokens) &&
-                         probe(call, view, result, kv_head, view.token0 + probed / group, probed % group, exact.data());
-        if (due) {
-            for (size_t i = 0; i < d_v; ++i) exact[i] -= call.far_out[static_cast<size_t>(row0 + probed) * d_v + i];
+        const double expected = static_cast<double>(view.tokens) / options_.probe_every;
+        const auto wanted = static_cast<int64_t>(expected + random.next());
+        probed.clear();
+        for (int64_t i = 0; i < wanted; ++i) {
+            const auto row = static_cast<int64_t>(random.next() * static_cast<double>(rows));
+            // Measured as the estimate leaves it, before the correction.
+            exact.resize((probed.size() + 1) * d_v);
+            float* residual = exact.data() + probed.size() * d_v;
+            if (call.far_lse[row0 + row] == kMinusInfinity ||
+                !probe(call, view, result, kv_head, view.token0 + row / group, row % group, residual)) {
+                continue;
+            }
+            for (size_t x = 0; x < d_v; ++x) residual[x] -= call.far_out[static_cast<size_t>(row0 + row) * d_v + x];
+            probed.push_back(row);
         }
         if (head->corrector->gate() > 0.0) {
             queries.resize(static_cast<size_t>(rows * args.d_k));
@@ -156,14 +164,14 @@ void FarMemory::run_head(const FarCall& call, int64_t stream, int64_t kv_head, H
             head->corrector->correct(queries.data(), static_cast<size_t>(rows),
                                      call.far_out + static_cast<size_t>(row0) * d_v);
         }
-        if (due) {
+        for (size_t i = 0; i < probed.size(); ++i) {
             // An error counts by the square of the far part's share of the softmax.
-            const int64_t token = view.token0 + probed / group;
+            const int64_t token = view.token0 + probed[i] / group;
             const float near =
-                call.near_lse[(stream * args.n_tokens + token) * args.n_head + kv_head * group + probed % group];
-            const float share = 1.0f / (1.0f + std::exp(near - call.far_lse[row0 + probed]));
-            head->corrector->observe(query(probed), exact.data(), share * share,
-                                     std::max<double>(options_.probe_every, static_cast<double>(view.tokens)));
+                call.near_lse[(stream * args.n_tokens + token) * args.n_head + kv_head * group + probed[i] % group];
+            const float share = 1.0f / (1.0f + std::exp(near - call.far_lse[row0 + probed[i]]));
+            head->corrector->observe(query(probed[i]), exact.data() + i * d_v, share * share,
+                                     std::max<double>(options_.probe_every, 1.0));
         }
     }
 }

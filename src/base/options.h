@@ -99,7 +99,7 @@ struct MemoryOptions {
     double step = 0.01;
     /** ATLAS_MEMORY_CHUNK=1…4096: observations per update. */
     int chunk = 16;
-    /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head; in prefill at most one per tile. */
+    /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head. */
     int probe_every = 16;
 };
 
