@@ -37,15 +37,17 @@ void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& li
 }  // namespace
 
 bool can_estimate(const kernels::AttentionArgs& args) {
-    return args.max_bias == 0.0f && args.softcap == 0.0f && args.sinks == nullptr && args.mask.n_heads == 1 && args.d_k % 2 == 0 &&
-           (args.mask.data == nullptr || args.mask.summary != nullptr) && args.n_tokens < 65536;
+    return args.max_bias == 0.0f && args.softcap == 0.0f && args.sinks == nullptr && args.mask.n_heads == 1 &&
+           args.d_k % 2 == 0 && (args.mask.data == nullptr || args.mask.summary != nullptr) && args.n_tokens < 65536;
 }
 
 bool Engine::wants_index(const kernels::AttentionArgs& args, int64_t n_keys) const {
-    return settings_.mode != Mode::kExact && n_keys > settings_.threshold && can_estimate(args) && most_visible(args, n_keys) > settings_.threshold;
+    return settings_.mode != Mode::kExact && n_keys > settings_.threshold && can_estimate(args) &&
+           most_visible(args, n_keys) > settings_.threshold;
 }
 
-void Engine::make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info) {
+void Engine::make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index,
+                        const LayerInfo& info) {
     tile_ = args.n_tokens <= kDecodeTokens ? 1 : settings_.tile;
     tiles_ = (args.n_tokens + tile_ - 1) / tile_;
     views_.resize(static_cast<size_t>(args.n_stream * tiles_));
@@ -70,7 +72,9 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
         }
     }
     std::sort(pages.begin(), pages.end());
-    pages.erase(std::unique(pages.begin(), pages.end(), [](const auto& a, const auto& b) { return a.first == b.first; }), pages.end());
+    pages.erase(
+        std::unique(pages.begin(), pages.end(), [](const auto& a, const auto& b) { return a.first == b.first; }),
+        pages.end());
     const auto n_pages = static_cast<int64_t>(pages.size());
     const auto key_of = [&](const std::pair<int64_t, int64_t>& page) {
         return (page.first - views_[static_cast<size_t>(page.second * tiles_)].base_page) * kv::kPageRows;
@@ -109,24 +113,29 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
     for (const TileView& view : views_) {
         if (view.far_pages * index.blocks_per_page() <= settings_.beam) continue;
         const auto n = static_cast<int64_t>(view.use.size());
-        for (int64_t super = (view.base_page + per_super - 1) / per_super; (super + 1) * per_super <= view.base_page + n; ++super) {
+        for (int64_t super = (view.base_page + per_super - 1) / per_super;
+             (super + 1) * per_super <= view.base_page + n; ++super) {
             if (index.super_fresh(super)) continue;
             const auto from = view.use.begin() + static_cast<std::ptrdiff_t>(super * per_super - view.base_page);
-            if (std::all_of(from, from + static_cast<std::ptrdiff_t>(per_super), [](PageUse use) { return use == PageUse::kFar; })) supers.push_back(super);
+            if (std::all_of(from, from + static_cast<std::ptrdiff_t>(per_super),
+                            [](PageUse use) { return use == PageUse::kFar; }))
+                supers.push_back(super);
         }
     }
     std::sort(supers.begin(), supers.end());
     supers.erase(std::unique(supers.begin(), supers.end()), supers.end());
     const auto n_super_jobs = static_cast<int64_t>(supers.size()) * args.n_head_kv;
 #pragma omp parallel for schedule(static) num_threads(n_threads) if (n_super_jobs > 1)
-    for (int64_t job = 0; job < n_super_jobs; ++job) index.update_super(supers[static_cast<size_t>(job / args.n_head_kv)], job % args.n_head_kv);
+    for (int64_t job = 0; job < n_super_jobs; ++job)
+        index.update_super(supers[static_cast<size_t>(job / args.n_head_kv)], job % args.n_head_kv);
     for (const int64_t super : supers) index.mark_super_fresh(super);
 }
 
 int64_t Engine::budget_of(const TileView& view, int layer) const {
     auto budget = static_cast<int64_t>(settings_.fraction * static_cast<double>(view.visible));
     budget = std::clamp<int64_t>(budget, settings_.floor, std::max(settings_.floor, settings_.cap));
-    return layer < settings_.first_layers ? static_cast<int64_t>(settings_.first_factor * static_cast<double>(budget)) : budget;
+    return layer < settings_.first_layers ? static_cast<int64_t>(settings_.first_factor * static_cast<double>(budget))
+                                          : budget;
 }
 
 void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, int n_threads) {
@@ -152,8 +161,9 @@ void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int 
         if (view.exact || view.far_pages == 0 || settings_.mode == Mode::kWindow) continue;
         const int64_t row = ((stream * args.n_head_kv + head) * args.n_tokens + view.token0) * group;
         try {
-            plan_far_field(args, index, settings_, view, head, budget_of(view, layer), &workspaces_[static_cast<size_t>(omp_get_thread_num())],
-                           far_lse_.data() + row, far_out_.data() + row * args.d_v, &result);
+            plan_far_field(args, index, settings_, view, head, budget_of(view, layer),
+                           &workspaces_[static_cast<size_t>(omp_get_thread_num())], far_lse_.data() + row,
+                           far_out_.data() + row * args.d_v, &result);
         } catch (const std::bad_alloc&) {
             failed = true;
         }
@@ -175,7 +185,8 @@ void Engine::build_runs(const kernels::AttentionArgs& args, int64_t n_keys, int 
         size_t next = 0;
         for (size_t page = 0; page < view.use.size(); ++page) {
             const int64_t key = static_cast<int64_t>(page) * kernels::kBlockKeys;
-            if (view.use[page] == PageUse::kExact) append_runs(args, all, key, std::min<int64_t>(kernels::kBlockKeys, n_keys - key), &runs);
+            if (view.use[page] == PageUse::kExact)
+                append_runs(args, all, key, std::min<int64_t>(kernels::kBlockKeys, n_keys - key), &runs);
             for (; next < selected.size() && selected[next].key < key + kernels::kBlockKeys; ++next) {
                 append_runs(args, all, selected[next].key, selected[next].count, &runs);
             }
@@ -197,8 +208,8 @@ void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads)
         const int64_t row = ((stream * args.n_head_kv + head / group) * args.n_tokens + token) * group + head % group;
         const float far = far_lse_[static_cast<size_t>(row)];
         if (far == kMinusInfinity) continue;
-        auto* out = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride + token * args.out_token_stride +
-                                             head * args.out_head_stride);
+        auto* out = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride +
+                                             token * args.out_token_stride + head * args.out_head_stride);
         const float near = lse_[static_cast<size_t>(i)];
         kernels::merge_partial(out, &lse_[static_cast<size_t>(i)], far_out_.data() + row * args.d_v, far, args.d_v);
         queries += 1.0;
@@ -224,10 +235,12 @@ void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads)
     Stats::instance().add(layer, stats);
 }
 
-Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info, int n_threads) {
+Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info,
+                      int n_threads) {
     try {
         make_views(args, n_keys, index, info);
-        const bool plain = std::all_of(views_.begin(), views_.end(), [](const TileView& view) { return view.exact || view.far_pages == 0; });
+        const bool plain = std::all_of(views_.begin(), views_.end(),
+                                       [](const TileView& view) { return view.exact || view.far_pages == 0; });
         if (plain) {
             LayerStats stats;
             stats.calls = stats.exact_calls = 1;
@@ -244,7 +257,8 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
         near.lse = lse_.data();
         if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
         if (memory_.enabled() && settings_.mode == Mode::kSparse && settings_.estimate != FarEstimate::kDrop) {
-            memory_.apply({args, views_, results_, tiles_, info.layer, lse_.data(), far_lse_.data(), far_out_.data()}, n_threads);
+            memory_.apply({args, views_, results_, tiles_, info.layer, lse_.data(), far_lse_.data(), far_out_.data()},
+                          n_threads);
         }
         merge(args, info.layer, n_threads);
         LayerStats memory;

@@ -41,7 +41,8 @@ public:
      * `args` with one list per (stream, KV head) covering keys 0…n_keys−1 in ascending runs, a mask summary if there is a mask, and
      * args.lse = nullptr. Without an approximable part the result is that of kernels::attention(args), bit for bit.
      */
-    Status attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info, int n_threads);
+    Status attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info,
+                  int n_threads);
 
 private:
     void make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
@@ -53,13 +54,13 @@ private:
 
     const Settings settings_;
     FarMemory memory_;
-    std::vector<TileView> views_;      // [stream][tile]
-    int64_t tile_ = 1;                 // tokens per tile
-    int64_t tiles_ = 1;                // per stream
-    std::vector<FarResult> results_;   // [stream][KV head][tile]
-    std::vector<float> far_lse_;       // [stream][KV head][token][group]
-    std::vector<float> far_out_;       // the same, [d_v]
-    std::vector<float> lse_;           // [stream][token][head]
+    std::vector<TileView> views_;                  // [stream][tile]
+    int64_t tile_ = 1;                             // tokens per tile
+    int64_t tiles_ = 1;                            // per stream
+    std::vector<FarResult> results_;               // [stream][KV head][tile]
+    std::vector<float> far_lse_;                   // [stream][KV head][token][group]
+    std::vector<float> far_out_;                   // the same, [d_v]
+    std::vector<float> lse_;                       // [stream][token][head]
     std::vector<std::vector<kernels::Run>> runs_;  // per list
     std::vector<kernels::HeadRuns> lists_;
     std::vector<FarWorkspace> workspaces_;  // per thread

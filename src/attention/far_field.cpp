@@ -24,8 +24,8 @@ struct Part {
 
 class FarField {
 public:
-    FarField(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings, const TileView& view, int64_t kv_head,
-             FarWorkspace* work)
+    FarField(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings, const TileView& view,
+             int64_t kv_head, FarWorkspace* work)
         : args_(args),
           index_(index),
           settings_(settings),
@@ -36,8 +36,8 @@ public:
           pairs_(args.d_k / 2),
           w_(*work) {
         const auto round = [](int64_t n) { return (n + 15) / 16 * 16; };
-        w_.memory.resize(static_cast<size_t>(round(rows_ * args.d_k) + round(rows_ * pairs_) + round(rows_) * 2 + args.d_k * kLanes +
-                                             rows_ * kLanes + 64 + 16));
+        w_.memory.resize(static_cast<size_t>(round(rows_ * args.d_k) + round(rows_ * pairs_) + round(rows_) * 2 +
+                                             args.d_k * kLanes + rows_ * kLanes + 64 + 16));
         float* at = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(w_.memory.data()) + 63) / 64 * 64);
         const auto take = [&](int64_t n) {
             float* part = at;
@@ -66,7 +66,8 @@ public:
             bool any = false;
             for (int64_t b = std::max(begin, panel * kLanes); b < std::min(end, (panel + 1) * kLanes); ++b) {
                 const PageUse use = view_.use[static_cast<size_t>((b - begin) / bpp)];
-                if ((use != PageUse::kFar && use != PageUse::kFarSome) || in_super[static_cast<size_t>(b - begin)]) continue;
+                if ((use != PageUse::kFar && use != PageUse::kFarSome) || in_super[static_cast<size_t>(b - begin)])
+                    continue;
                 state[b % kLanes] = kCandidate;
                 any = true;
             }
@@ -96,7 +97,8 @@ public:
                 return x != y ? x > y : a < b;
             };
             const auto from = w_.order.begin() + static_cast<std::ptrdiff_t>(begin);
-            if (begin + count < w_.order.size()) std::nth_element(from, from + static_cast<std::ptrdiff_t>(count), w_.order.end(), better);
+            if (begin + count < w_.order.size())
+                std::nth_element(from, from + static_cast<std::ptrdiff_t>(count), w_.order.end(), better);
             if (may_stop) std::sort(from, from + static_cast<std::ptrdiff_t>(count), better);
             double mass = 0.0;
             for (size_t i = begin; i < begin + count; ++i) {
@@ -144,7 +146,8 @@ public:
                 sum[static_cast<size_t>(row)] += kernels::exp_sum(weight, kernels::kPanelBlocks, shift);
                 for (int64_t b = 0; b < kLanes; ++b) weight[b] *= panel.value_scale[b];
             }
-            kernels::panel_value(product_, static_cast<size_t>(rows_), panel.value, kernels::kPanelBlocks, d_v, far_out);
+            kernels::panel_value(product_, static_cast<size_t>(rows_), panel.value, kernels::kPanelBlocks, d_v,
+                                 far_out);
         }
         for (int64_t row = 0; row < rows_; ++row) {
             const float s = sum[static_cast<size_t>(row)];
@@ -182,7 +185,8 @@ public:
             const int64_t block = parts_[static_cast<size_t>(lane / kLanes)].first + lane % kLanes;
             const int64_t key = block * index_.block_keys() - view_.base_page * kv::kPageRows;
             const double truth = block_log_mass(args_, list, key, index_.block_keys(), q_ + row * args_.d_k);
-            const double error = truth - static_cast<double>(mass_of(static_cast<size_t>(lane / kLanes), row)[lane % kLanes]);
+            const double error =
+                truth - static_cast<double>(mass_of(static_cast<size_t>(lane / kLanes), row)[lane % kLanes]);
             const double ratio = std::exp(error);
             ratios += ratio;
             n += 1.0;
@@ -201,25 +205,32 @@ public:
             const Part& part = parts_[i / kernels::kPanelBlocks];
             const int64_t block = part.first + static_cast<int64_t>(i % kernels::kPanelBlocks);
             if (w_.state[i] == kSelected) {
-                result->selected.push_back({block * index_.block_keys() - view_.base_page * kv::kPageRows, index_.block_keys()});
+                result->selected.push_back(
+                    {block * index_.block_keys() - view_.base_page * kv::kPageRows, index_.block_keys()});
             } else {
                 result->far_keys += static_cast<double>(index_.block_keys() * (part.super ? kSuperBlocks : 1));
             }
         }
-        std::sort(result->selected.begin(), result->selected.end(), [](const KeyRange& a, const KeyRange& b) { return a.key < b.key; });
+        std::sort(result->selected.begin(), result->selected.end(),
+                  [](const KeyRange& a, const KeyRange& b) { return a.key < b.key; });
     }
 
 private:
-    float* mass_of(size_t part, int64_t row) const { return w_.mass.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes; }
-    float* reach_of(size_t part, int64_t row) const { return w_.reach.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes; }
+    float* mass_of(size_t part, int64_t row) const {
+        return w_.mass.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
+    }
+    float* reach_of(size_t part, int64_t row) const {
+        return w_.reach.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
+    }
 
     void load_queries() {
         const Pairing pairing = index_.pairing();
         const float* offset = index_.offset(head_);
         for (int64_t row = 0; row < rows_; ++row) {
-            const auto* q = reinterpret_cast<const float*>(
-                reinterpret_cast<const std::byte*>(args_.q) + view_.stream * args_.q_stream_stride +
-                (view_.token0 + row / group_) * args_.q_token_stride + (head_ * group_ + row % group_) * args_.q_head_stride);
+            const auto* q = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args_.q) +
+                                                           view_.stream * args_.q_stream_stride +
+                                                           (view_.token0 + row / group_) * args_.q_token_stride +
+                                                           (head_ * group_ + row % group_) * args_.q_head_stride);
             float* to = q_ + row * args_.d_k;
             float dot = 0.0f;
             for (int64_t i = 0; i < args_.d_k; ++i) {
@@ -255,7 +266,8 @@ private:
         const Panel& panel = *part.panel;
         const auto rows = static_cast<size_t>(rows_);
         const auto pairs = static_cast<size_t>(pairs_);
-        kernels::panel_product(q_, rows, panel.mean, panel.mean_scale, static_cast<size_t>(args_.d_k), panel_, product_);
+        kernels::panel_product(q_, rows, panel.mean, panel.mean_scale, static_cast<size_t>(args_.d_k), panel_,
+                               product_);
         std::memcpy(reach_of(index, 0), product_, rows * kernels::kPanelBlocks * sizeof(float));
         if (settings_.estimate == FarEstimate::kBessel) {
             unsigned groups = 0;
@@ -290,7 +302,8 @@ private:
             for (int64_t b = 0; b < kLanes; ++b) {
                 float t = 0.0f;
                 for (int64_t p = 0; p < pairs_; ++p) {
-                    const float z = q_abs_[row * pairs_ + p] * panel.spread_scale[b] * static_cast<float>(panel.spread[p * kLanes + b]);
+                    const float z = q_abs_[row * pairs_ + p] * panel.spread_scale[b] *
+                                    static_cast<float>(panel.spread[p * kLanes + b]);
                     t += 0.25f * z * z;
                 }
                 const float s = std::sqrt(2.0f * t);
@@ -307,7 +320,9 @@ private:
             const int64_t page = (parts_[index].first + b) / bpp - view_.base_page;
             if (view_.use[static_cast<size_t>(page)] != PageUse::kFarSome) continue;
             for (int64_t row = 0; row < rows_; ++row) {
-                if (visibility_of(args_, view_.stream, view_.token0 + row / group_, page) == kernels::BlockVisibility::kAll) continue;
+                if (visibility_of(args_, view_.stream, view_.token0 + row / group_, page) ==
+                    kernels::BlockVisibility::kAll)
+                    continue;
                 mass_of(index, row)[b] = kMinusInfinity;
                 reach_of(index, row)[b] = kMinusInfinity;
             }
@@ -320,7 +335,8 @@ private:
         w_.column_reach.assign(parts_.size() * kernels::kPanelBlocks, kMinusInfinity);
         for (int64_t row = 0; row < rows_; ++row) {
             float max = kMinusInfinity;
-            for (size_t part = first; part < parts_.size(); ++part) max = std::max(max, kernels::max_of(mass_of(part, row), kernels::kPanelBlocks));
+            for (size_t part = first; part < parts_.size(); ++part)
+                max = std::max(max, kernels::max_of(mass_of(part, row), kernels::kPanelBlocks));
             total_[row] = kMinusInfinity;
             if (max == kMinusInfinity) continue;
             float sum = 0.0f;
@@ -369,8 +385,8 @@ private:
         }
         const size_t n = std::min(supers.size(), static_cast<size_t>(settings_.beam / kSuperBlocks));
         const auto expand = [&](const std::vector<float>& rank, size_t from, size_t to) {
-            std::nth_element(supers.begin() + static_cast<std::ptrdiff_t>(from), supers.begin() + static_cast<std::ptrdiff_t>(to), supers.end(),
-                             [&](int64_t a, int64_t b) {
+            std::nth_element(supers.begin() + static_cast<std::ptrdiff_t>(from),
+                             supers.begin() + static_cast<std::ptrdiff_t>(to), supers.end(), [&](int64_t a, int64_t b) {
                                  const float x = rank[static_cast<size_t>(a)];
                                  const float y = rank[static_cast<size_t>(b)];
                                  return x != y ? x > y : a < b;
@@ -390,8 +406,11 @@ private:
                     reach_of(lane / kernels::kPanelBlocks, row)[lane % kernels::kPanelBlocks] = kMinusInfinity;
                 }
             } else {
-                const int64_t block = (parts_[lane / kernels::kPanelBlocks].first + static_cast<int64_t>(lane % kernels::kPanelBlocks)) * kSuperBlocks;
-                std::fill_n(in_super->begin() + static_cast<std::ptrdiff_t>(block - begin), kSuperBlocks, static_cast<uint8_t>(1));
+                const int64_t block =
+                    (parts_[lane / kernels::kPanelBlocks].first + static_cast<int64_t>(lane % kernels::kPanelBlocks)) *
+                    kSuperBlocks;
+                std::fill_n(in_super->begin() + static_cast<std::ptrdiff_t>(block - begin), kSuperBlocks,
+                            static_cast<uint8_t>(1));
             }
         }
     }
@@ -417,8 +436,9 @@ private:
 
 }  // namespace
 
-void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings, const TileView& view,
-                    int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse, float* far_out, FarResult* result) {
+void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings,
+                    const TileView& view, int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse,
+                    float* far_out, FarResult* result) {
     work->state.clear();
     FarField field(args, index, settings, view, kv_head, work);
     field.find_parts();

@@ -39,7 +39,8 @@ struct FarResult {
  * `budget` in keys. Needs the index of every far page (and whole far super-block) to be fresh.
  * Layout of the work: rows of queries against panels of 64 blocks, docs/attention.md.
  */
-void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings, const TileView& view,
-                    int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse, float* far_out, FarResult* result);
+void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings,
+                    const TileView& view, int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse,
+                    float* far_out, FarResult* result);
 
 }  // namespace atlas::attention

@@ -32,7 +32,8 @@ float quantise_signed(const float* values, int64_t n, int8_t* out, int64_t strid
     for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(values[i]));
     const float scale = largest / 127.0f;
     const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-    for (int64_t i = 0; i < n; ++i) out[i * stride] = static_cast<int8_t>(std::clamp(std::nearbyint(values[i] * inverse), -127.0f, 127.0f));
+    for (int64_t i = 0; i < n; ++i)
+        out[i * stride] = static_cast<int8_t>(std::clamp(std::nearbyint(values[i] * inverse), -127.0f, 127.0f));
     return scale;
 }
 
@@ -61,7 +62,8 @@ Panel::Panel(int64_t d_k, int64_t d_v) : data(static_cast<size_t>((2 * d_k + d_v
     value = reinterpret_cast<int8_t*>(reach + d_k / 2 * kLanes);
 }
 
-KvIndex::KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_head_kv, int64_t d_k, int64_t d_v, int block_keys)
+KvIndex::KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_head_kv, int64_t d_k, int64_t d_v,
+                 int block_keys)
     : k_(k), v_(v), n_heads_(n_head_kv), d_k_(d_k), d_v_(d_v), block_keys_(block_keys) {
     const int64_t n_pages = divide_up(std::min(k.rows(), v.rows()), kv::kPageRows);
     n_panels_ = divide_up(n_pages * blocks_per_page(), kLanes);
@@ -89,7 +91,8 @@ void KvIndex::calibrate(const float* keys, int64_t n) {
                     squares += x * x;
                 }
                 total += sum;
-                variance[static_cast<size_t>(head * d_k_ + i)] += squares - sum * sum / static_cast<double>(kv::kPageRows);
+                variance[static_cast<size_t>(head * d_k_ + i)] +=
+                    squares - sum * sum / static_cast<double>(kv::kPageRows);
             }
             offsets_[static_cast<size_t>(head * d_k_ + i)] = static_cast<float>(total / static_cast<double>(n));
         }
@@ -103,8 +106,9 @@ void KvIndex::calibrate(const float* keys, int64_t n) {
 void KvIndex::reserve(int64_t page) {
     const int64_t block = page * blocks_per_page();
     for (int64_t head = 0; head < n_heads_; ++head) {
-        for (auto* panel : {&panels_[static_cast<size_t>(head * n_panels_ + block / kLanes)],
-                            &super_panels_[static_cast<size_t>(head * n_super_panels_ + block / kSuperBlocks / kLanes)]}) {
+        for (auto* panel :
+             {&panels_[static_cast<size_t>(head * n_panels_ + block / kLanes)],
+              &super_panels_[static_cast<size_t>(head * n_super_panels_ + block / kSuperBlocks / kLanes)]}) {
             if (*panel) continue;
             *panel = std::make_unique<Panel>(d_k_, d_v_);
             bytes_ += (*panel)->bytes();
@@ -112,11 +116,13 @@ void KvIndex::reserve(int64_t page) {
     }
 }
 
-void KvIndex::store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach, const float* value) {
+void KvIndex::store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach,
+                    const float* value) {
     if (mean) panel.mean_scale[lane] = quantise_signed(mean, d_k_, panel.mean + lane, kLanes);
     if (spread) panel.spread_scale[lane] = quantise(spread, d_k_ / 2, panel.spread + lane, kLanes, false);
     if (reach) panel.reach_scale[lane] = quantise(reach, d_k_ / 2, panel.reach + lane, kLanes, true);
-    if (value) panel.value_scale[lane] = quantise_signed(value, d_v_, panel.value + static_cast<int64_t>(lane) * d_v_, 1);
+    if (value)
+        panel.value_scale[lane] = quantise_signed(value, d_v_, panel.value + static_cast<int64_t>(lane) * d_v_, 1);
 }
 
 void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v) {
@@ -142,7 +148,9 @@ void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v)
         store(panel, lane, mean.data(), nullptr, nullptr, value.data());
         // Spread and reach are measured from the mean as stored.
         for (int64_t i = 0; i < d_k_; ++i) {
-            mean[static_cast<size_t>(i)] = panel.mean_scale[lane] * static_cast<float>(panel.mean[i * kLanes + static_cast<int64_t>(lane)]) + offset[i];
+            mean[static_cast<size_t>(i)] =
+                panel.mean_scale[lane] * static_cast<float>(panel.mean[i * kLanes + static_cast<int64_t>(lane)]) +
+                offset[i];
         }
         for (int64_t p = 0; p < pairs; ++p) {
             const int64_t a = first_of_pair(pairing_, p);
@@ -177,15 +185,20 @@ void KvIndex::update_super(int64_t super, int64_t head) {
     const int64_t lane0 = first % kLanes;
     std::vector<float> mean(static_cast<size_t>(d_k_)), value(static_cast<size_t>(d_v_));
     std::vector<float> spread(static_cast<size_t>(pairs)), reach(static_cast<size_t>(pairs));
-    const auto mean_of = [&](int64_t i, int64_t b) { return from.mean_scale[b] * static_cast<float>(from.mean[i * kLanes + b]); };
+    const auto mean_of = [&](int64_t i, int64_t b) {
+        return from.mean_scale[b] * static_cast<float>(from.mean[i * kLanes + b]);
+    };
     constexpr float kInverse = 1.0f / static_cast<float>(kSuperBlocks);
     for (int64_t b = lane0; b < lane0 + kSuperBlocks; ++b) {
         for (int64_t i = 0; i < d_k_; ++i) mean[static_cast<size_t>(i)] += kInverse * mean_of(i, b);
-        for (int64_t i = 0; i < d_v_; ++i) value[static_cast<size_t>(i)] += kInverse * from.value_scale[b] * static_cast<float>(from.value[b * d_v_ + i]);
+        for (int64_t i = 0; i < d_v_; ++i)
+            value[static_cast<size_t>(i)] +=
+                kInverse * from.value_scale[b] * static_cast<float>(from.value[b * d_v_ + i]);
     }
     store(to, lane, mean.data(), nullptr, nullptr, value.data());
     for (int64_t i = 0; i < d_k_; ++i) {
-        mean[static_cast<size_t>(i)] = to.mean_scale[lane] * static_cast<float>(to.mean[i * kLanes + static_cast<int64_t>(lane)]);
+        mean[static_cast<size_t>(i)] =
+            to.mean_scale[lane] * static_cast<float>(to.mean[i * kLanes + static_cast<int64_t>(lane)]);
     }
     for (int64_t p = 0; p < pairs; ++p) {
         const int64_t i0 = first_of_pair(pairing_, p);
@@ -197,7 +210,8 @@ void KvIndex::update_super(int64_t super, int64_t head) {
             const float y = mean_of(i1, b) - mean[static_cast<size_t>(i1)];
             const float inner = from.spread_scale[b] * static_cast<float>(from.spread[p * kLanes + b]);
             sum += x * x + y * y + inner * inner;
-            largest = std::max(largest, std::sqrt(x * x + y * y) + from.reach_scale[b] * static_cast<float>(from.reach[p * kLanes + b]));
+            largest = std::max(largest, std::sqrt(x * x + y * y) +
+                                            from.reach_scale[b] * static_cast<float>(from.reach[p * kLanes + b]));
         }
         spread[static_cast<size_t>(p)] = std::sqrt(sum * kInverse);
         // Float rounding of the sums must not lower the bound.

@@ -47,9 +47,12 @@ struct Panel {
  */
 class KvIndex {
 public:
-    KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_head_kv, int64_t d_k, int64_t d_v, int block_keys);
+    KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_head_kv, int64_t d_k, int64_t d_v,
+            int block_keys);
 
-    bool fits(int64_t n_head_kv, int64_t d_k, int64_t d_v) const { return n_head_kv == n_heads_ && d_k == d_k_ && d_v == d_v_; }
+    bool fits(int64_t n_head_kv, int64_t d_k, int64_t d_v) const {
+        return n_head_kv == n_heads_ && d_k == d_k_ && d_v == d_v_;
+    }
     int64_t pages() const { return static_cast<int64_t>(seen_.size()); }
     int block_keys() const { return block_keys_; }
     int64_t blocks_per_page() const { return kv::kPageRows / block_keys_; }
@@ -78,7 +81,9 @@ public:
     void update_super(int64_t super, int64_t head);
     void mark_super_fresh(int64_t super) { super_valid_[static_cast<size_t>(super)] = 1; }
 
-    const Panel* panel(int64_t head, int64_t index) const { return panels_[static_cast<size_t>(head * n_panels_ + index)].get(); }
+    const Panel* panel(int64_t head, int64_t index) const {
+        return panels_[static_cast<size_t>(head * n_panels_ + index)].get();
+    }
     const Panel* super_panel(int64_t head, int64_t index) const {
         return super_panels_[static_cast<size_t>(head * n_super_panels_ + index)].get();
     }
@@ -89,7 +94,8 @@ public:
 
 private:
     uint64_t version(int64_t page) const { return uint64_t{k_.page_version(page)} << 32 | v_.page_version(page); }
-    void store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach, const float* value);
+    void store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach,
+               const float* value);
 
     const kv::PagedTensor& k_;
     const kv::PagedTensor& v_;
@@ -111,6 +117,8 @@ private:
 
 /** First and second dimension of pair `p` of `d`. */
 inline int64_t first_of_pair(Pairing pairing, int64_t p) { return pairing == Pairing::kAdjacent ? 2 * p : p; }
-inline int64_t second_of_pair(Pairing pairing, int64_t p, int64_t d) { return pairing == Pairing::kAdjacent ? 2 * p + 1 : p + d / 2; }
+inline int64_t second_of_pair(Pairing pairing, int64_t p, int64_t d) {
+    return pairing == Pairing::kAdjacent ? 2 * p + 1 : p + d / 2;
+}
 
 }  // namespace atlas::attention

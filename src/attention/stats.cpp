@@ -43,15 +43,17 @@ std::string Stats::json() const {
     for (const auto& [layer, s] : layers_) {
         const auto mean = [](double sum, double n) { return n > 0 ? sum / n : 0.0; };
         char line[640];
-        std::snprintf(line, sizeof line,
-                      "%s\n  {\"layer\": %d, \"calls\": %llu, \"exact_calls\": %llu, \"visible_keys\": %.1f, \"exact_keys\": %.1f, "
-                      "\"estimated_keys\": %.1f, \"retained_mass\": %.5f, \"probes\": %.0f, \"probe_mean_ratio\": %.4f, "
-                      "\"probe_log_rms\": %.4f, \"grown\": %llu, \"index_bytes\": %llu}",
-                      first ? "" : ",", layer, static_cast<unsigned long long>(s.calls), static_cast<unsigned long long>(s.exact_calls),
-                      mean(s.visible_keys, s.rows), mean(s.exact_keys, s.rows), mean(s.estimated_keys, s.rows),
-                      mean(s.retained_mass, s.queries), s.probes, mean(s.probe_ratio, s.probes),
-                      std::sqrt(mean(s.probe_log_squared, s.probes)), static_cast<unsigned long long>(s.grown),
-                      static_cast<unsigned long long>(s.index_bytes));
+        std::snprintf(
+            line, sizeof line,
+            "%s\n  {\"layer\": %d, \"calls\": %llu, \"exact_calls\": %llu, \"visible_keys\": %.1f, \"exact_keys\": "
+            "%.1f, "
+            "\"estimated_keys\": %.1f, \"retained_mass\": %.5f, \"probes\": %.0f, \"probe_mean_ratio\": %.4f, "
+            "\"probe_log_rms\": %.4f, \"grown\": %llu, \"index_bytes\": %llu}",
+            first ? "" : ",", layer, static_cast<unsigned long long>(s.calls),
+            static_cast<unsigned long long>(s.exact_calls), mean(s.visible_keys, s.rows), mean(s.exact_keys, s.rows),
+            mean(s.estimated_keys, s.rows), mean(s.retained_mass, s.queries), s.probes, mean(s.probe_ratio, s.probes),
+            std::sqrt(mean(s.probe_log_squared, s.probes)), static_cast<unsigned long long>(s.grown),
+            static_cast<unsigned long long>(s.index_bytes));
         text += line;
         first = false;
     }

@@ -40,7 +40,8 @@ void take_window(const Settings& settings, const KvIndex& index, TileView* view)
     for (size_t page = 0; page < view->use.size(); ++page) {
         if (view->use[page] == PageUse::kSkip) continue;
         const auto p = static_cast<int64_t>(page);
-        if (!seen.empty() && index.epoch(view->base_page + seen.back()) > index.epoch(view->base_page + p)) ordered = false;
+        if (!seen.empty() && index.epoch(view->base_page + seen.back()) > index.epoch(view->base_page + p))
+            ordered = false;
         seen.push_back(p);
     }
     if (!ordered) {
@@ -70,7 +71,8 @@ int64_t most_visible(const kernels::AttentionArgs& args, int64_t n_keys) {
     return most;
 }
 
-void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Settings& settings, const KvIndex& index, TileView* view) {
+void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Settings& settings, const KvIndex& index,
+                    TileView* view) {
     const int64_t pages = (n_keys + kBlockKeys - 1) / kBlockKeys;
     // Per page: how many tokens see all of it, and how many see a part. Short counters keep the loops in vector registers.
     std::vector<uint16_t> all(static_cast<size_t>(pages), 0);
@@ -84,7 +86,8 @@ void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Se
             break;
         }
         const BlockVisibility* row =
-            args.mask.summary + ((view->stream % args.mask.n_streams) * args.n_tokens + view->token0 + t) * args.mask.summary_blocks;
+            args.mask.summary +
+            ((view->stream % args.mask.n_streams) * args.n_tokens + view->token0 + t) * args.mask.summary_blocks;
         for (int64_t page = 0; page < pages; ++page) {
             all[static_cast<size_t>(page)] += row[page] == BlockVisibility::kAll;
             some[static_cast<size_t>(page)] += row[page] == BlockVisibility::kMixed;

@@ -33,10 +33,12 @@ struct TileView {
 int64_t most_visible(const kernels::AttentionArgs& args, int64_t n_keys);
 
 /** Classifies the pages for view.stream and view.token0…+tokens, filling the rest of `view`. */
-void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Settings& settings, const KvIndex& index, TileView* view);
+void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Settings& settings, const KvIndex& index,
+                    TileView* view);
 
 /** What `token` sees of page `page` of its stream. */
-inline kernels::BlockVisibility visibility_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t page) {
+inline kernels::BlockVisibility visibility_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token,
+                                              int64_t page) {
     const kernels::Mask& mask = args.mask;
     if (!mask.data) return kernels::BlockVisibility::kAll;
     return mask.summary[((stream % mask.n_streams) * args.n_tokens + token) * mask.summary_blocks + page];

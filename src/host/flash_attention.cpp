@@ -15,16 +15,26 @@ namespace {
 
 DataType native_type(ggml_type type) {
     switch (type) {
-        case GGML_TYPE_F32: return DataType::kF32;
-        case GGML_TYPE_F16: return DataType::kF16;
-        case GGML_TYPE_BF16: return DataType::kBF16;
-        case GGML_TYPE_Q8_0: return DataType::kQ8_0;
-        case GGML_TYPE_Q4_0: return DataType::kQ4_0;
-        case GGML_TYPE_Q4_1: return DataType::kQ4_1;
-        case GGML_TYPE_Q5_0: return DataType::kQ5_0;
-        case GGML_TYPE_Q5_1: return DataType::kQ5_1;
-        case GGML_TYPE_IQ4_NL: return DataType::kIQ4_NL;
-        default: return DataType::kOther;
+        case GGML_TYPE_F32:
+            return DataType::kF32;
+        case GGML_TYPE_F16:
+            return DataType::kF16;
+        case GGML_TYPE_BF16:
+            return DataType::kBF16;
+        case GGML_TYPE_Q8_0:
+            return DataType::kQ8_0;
+        case GGML_TYPE_Q4_0:
+            return DataType::kQ4_0;
+        case GGML_TYPE_Q4_1:
+            return DataType::kQ4_1;
+        case GGML_TYPE_Q5_0:
+            return DataType::kQ5_0;
+        case GGML_TYPE_Q5_1:
+            return DataType::kQ5_1;
+        case GGML_TYPE_IQ4_NL:
+            return DataType::kIQ4_NL;
+        default:
+            return DataType::kOther;
     }
 }
 
@@ -103,7 +113,8 @@ public:
     bool heads_share_rows() const {
         if (!place_.pages) return true;
         const size_t row = place_.pages->row_bytes();
-        const size_t last_head = static_cast<size_t>(tensor_->ne[2] - 1) * tensor_->nb[2] + ggml_row_size(tensor_->type, tensor_->ne[0]);
+        const size_t last_head =
+            static_cast<size_t>(tensor_->ne[2] - 1) * tensor_->nb[2] + ggml_row_size(tensor_->type, tensor_->ne[0]);
         return tensor_->nb[1] % row == 0 && (place_.offset + start_) % row + last_head <= row;
     }
 
@@ -128,7 +139,8 @@ bool supports_flash_attention(const ggml_tensor* op) {
     // K and V may have fewer streams than q only if they are broadcast, which llama.cpp never asks for.
     if (k->ne[3] != q->ne[3] || v->ne[3] != q->ne[3] || v->ne[2] != k->ne[2]) return false;
     const kernels::AttentionArgs args = arguments_of(op);
-    for (const auto& [type, decode, tensor] : {std::tuple{args.k_type, args.k_decode, k}, {args.v_type, args.v_decode, v}}) {
+    for (const auto& [type, decode, tensor] :
+         {std::tuple{args.k_type, args.k_decode, k}, {args.v_type, args.v_decode, v}}) {
         if (type == DataType::kOther && decode == nullptr) return false;
         if (tensor->ne[0] % ggml_blck_size(tensor->type) != 0) return false;
     }
@@ -148,7 +160,8 @@ FlashAttention::~FlashAttention() {
     if (!file.flush()) log().error("statistics: cannot write '{}'", target);
 }
 
-void FlashAttention::set_mask(const ggml_tensor* mask, int64_t n_tokens, int64_t n_keys, int n_threads, kernels::Mask* out) {
+void FlashAttention::set_mask(const ggml_tensor* mask, int64_t n_tokens, int64_t n_keys, int n_threads,
+                              kernels::Mask* out) {
     out->data = static_cast<const uint16_t*>(mask->data);
     out->token_stride = static_cast<int64_t>(mask->nb[1] / 2);
     out->head_stride = static_cast<int64_t>(mask->nb[2] / 2);
@@ -213,11 +226,14 @@ void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v) {
     }
 }
 
-attention::KvIndex* FlashAttention::index_for(const ggml_tensor* k, const ggml_tensor* v, const kernels::AttentionArgs& args) {
+attention::KvIndex* FlashAttention::index_for(const ggml_tensor* k, const ggml_tensor* v,
+                                              const kernels::AttentionArgs& args) {
     const Placement k_place = placement_of(k);
     const Placement v_place = placement_of(v);
     // Only pages know when they were written; over the CPU's buffers everything is exact.
-    if (!k_place.pages || !v_place.pages || k->nb[1] != k_place.pages->row_bytes() || v->nb[1] != v_place.pages->row_bytes()) return nullptr;
+    if (!k_place.pages || !v_place.pages || k->nb[1] != k_place.pages->row_bytes() ||
+        v->nb[1] != v_place.pages->row_bytes())
+        return nullptr;
     base_pages_.clear();
     for (int64_t stream = 0; stream < args.n_stream; ++stream) {
         const size_t k_row = (k_place.offset + static_cast<size_t>(stream) * k->nb[3]) / k->nb[1];

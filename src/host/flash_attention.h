@@ -52,7 +52,8 @@ private:
     std::vector<kernels::Run> runs_;
     std::vector<kernels::HeadRuns> heads_;
     attention::Engine engine_{options().sparse, options().memory};
-    std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KvIndex>> indexes_;  // by the ids of the K and V pages
+    std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KvIndex>>
+        indexes_;  // by the ids of the K and V pages
     std::vector<int64_t> base_pages_;
 };
 

@@ -80,7 +80,8 @@ bool make_ordinary(OwnerBuffer& context, const ggml_tensor* tensor) {
         if (!context.all_ordinary) context.ordinary.emplace_back(begin, bytes);
         return true;
     }
-    log().error("buffer of {} bytes: the system gave no memory for tensor '{}' ({} bytes)", context.reserved, tensor->name, bytes);
+    log().error("buffer of {} bytes: the system gave no memory for tensor '{}' ({} bytes)", context.reserved,
+                tensor->name, bytes);
     return false;
 }
 
@@ -148,17 +149,19 @@ void buffer_get_tensor(ggml_backend_buffer_t, const ggml_tensor* tensor, void* d
     }
 }
 
-void buffer_set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, size_t offset, size_t size,
-                          size_t n_copies, size_t stride_tensor, size_t stride_data) {
+void buffer_set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, size_t offset,
+                          size_t size, size_t n_copies, size_t stride_tensor, size_t stride_data) {
     for (size_t i = 0; i < n_copies; ++i) {
-        buffer_set_tensor(buffer, tensor, static_cast<const std::byte*>(data) + i * stride_data, offset + i * stride_tensor, size);
+        buffer_set_tensor(buffer, tensor, static_cast<const std::byte*>(data) + i * stride_data,
+                          offset + i * stride_tensor, size);
     }
 }
 
-void buffer_get_tensor_2d(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* data, size_t offset, size_t size,
-                          size_t n_copies, size_t stride_tensor, size_t stride_data) {
+void buffer_get_tensor_2d(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* data, size_t offset,
+                          size_t size, size_t n_copies, size_t stride_tensor, size_t stride_data) {
     for (size_t i = 0; i < n_copies; ++i) {
-        buffer_get_tensor(buffer, tensor, static_cast<std::byte*>(data) + i * stride_data, offset + i * stride_tensor, size);
+        buffer_get_tensor(buffer, tensor, static_cast<std::byte*>(data) + i * stride_data, offset + i * stride_tensor,
+                          size);
     }
 }
 
@@ -219,10 +222,19 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
         return nullptr;
     }
     context->base = static_cast<std::byte*>(base);
-    if (serves_tensor_parallel()) context->all_ordinary = mprotect(base, context->reserved, PROT_READ | PROT_WRITE) == 0;
-    const abi::BufferInterface iface = {
-        buffer_free,          buffer_base,          buffer_init_tensor, buffer_memset_tensor, buffer_set_tensor, buffer_get_tensor,
-        buffer_set_tensor_2d, buffer_get_tensor_2d, buffer_cpy_tensor,  buffer_clear,         nullptr};
+    if (serves_tensor_parallel())
+        context->all_ordinary = mprotect(base, context->reserved, PROT_READ | PROT_WRITE) == 0;
+    const abi::BufferInterface iface = {buffer_free,
+                                        buffer_base,
+                                        buffer_init_tensor,
+                                        buffer_memset_tensor,
+                                        buffer_set_tensor,
+                                        buffer_get_tensor,
+                                        buffer_set_tensor_2d,
+                                        buffer_get_tensor_2d,
+                                        buffer_cpy_tensor,
+                                        buffer_clear,
+                                        nullptr};
     return ggml_backend_buffer_init(type, iface, context.release(), size);
 }
 
@@ -232,8 +244,10 @@ bool type_is_host(ggml_backend_buffer_type_t) { return false; }
 }  // namespace
 
 ggml_backend_buffer_type_t owner_buffer_type() {
-    static abi::BufferTypeV3 v3{type_name, type_alloc, nullptr, type_alignment, nullptr, nullptr, nullptr, type_is_host, nullptr, nullptr};
-    static abi::BufferTypeV2 v2{type_name, type_alloc, type_alignment, nullptr, nullptr, type_is_host, nullptr, nullptr};
+    static abi::BufferTypeV3 v3{type_name, type_alloc, nullptr,      type_alignment, nullptr,
+                                nullptr,   nullptr,    type_is_host, nullptr,        nullptr};
+    static abi::BufferTypeV2 v2{type_name, type_alloc,   type_alignment, nullptr,
+                                nullptr,   type_is_host, nullptr,        nullptr};
     v3.device = v2.device = atlas_device();
     return host_layout() == abi::Layout::kV3 ? reinterpret_cast<ggml_backend_buffer_type_t>(&v3)
                                              : reinterpret_cast<ggml_backend_buffer_type_t>(&v2);

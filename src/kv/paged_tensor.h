@@ -50,9 +50,13 @@ public:
     /** Grows with every write, so that what is derived from the contents can tell that it is stale. */
     uint64_t generation() const { return generation_.load(std::memory_order_relaxed); }
     /** Changes whenever a page is written by any path (rows, set_tensor, memset, clear); what is derived from a page compares it. */
-    uint32_t page_version(int64_t index) const { return versions_[static_cast<size_t>(index)].load(std::memory_order_relaxed); }
+    uint32_t page_version(int64_t index) const {
+        return versions_[static_cast<size_t>(index)].load(std::memory_order_relaxed);
+    }
     /** Value of the process's write clock at the page's last write: larger is more recent. */
-    uint32_t page_epoch(int64_t index) const { return epochs_[static_cast<size_t>(index)].load(std::memory_order_relaxed); }
+    uint32_t page_epoch(int64_t index) const {
+        return epochs_[static_cast<size_t>(index)].load(std::memory_order_relaxed);
+    }
     /** Advances the write clock; called between groups of writes that count as simultaneous (one graph). */
     static void advance_epoch() { clock_.fetch_add(1, std::memory_order_relaxed); }
     /** A number that no other tensor of this process has or had. */

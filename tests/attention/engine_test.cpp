@@ -32,7 +32,8 @@ struct Case {
 
 class EngineTest : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Shapes, EngineTest,
-                         testing::Values(Case{1, 1, 32}, Case{1, 2, 16}, Case{4, 1, 64}, Case{70, 1, 32}, Case{33, 2, 32}));
+                         testing::Values(Case{1, 1, 32}, Case{1, 2, 16}, Case{4, 1, 64}, Case{70, 1, 32},
+                                         Case{33, 2, 32}));
 
 TEST_P(EngineTest, ABudgetThatCoversEverythingIsExact) {
     const Case c = GetParam();

@@ -16,7 +16,8 @@ namespace atlas::attention {
 /** A K/V cache of f32 rows in pages, queries and a causal mask: keys are rotary-like (pairs that turn) plus noise. */
 class Scene {
 public:
-    Scene(int64_t n_keys, int64_t n_tokens, int64_t n_head = 4, int64_t n_head_kv = 2, int64_t d = 16, int64_t n_stream = 1, uint32_t seed = 1)
+    Scene(int64_t n_keys, int64_t n_tokens, int64_t n_head = 4, int64_t n_head_kv = 2, int64_t d = 16,
+          int64_t n_stream = 1, uint32_t seed = 1)
         : n_keys(n_keys),
           d(d),
           k(arena_, row_bytes(n_head_kv), n_keys * n_stream),
@@ -52,14 +53,19 @@ public:
         std::vector<float> values(static_cast<size_t>(n_head_kv_ * d));
         for (int64_t head = 0; head < n_head_kv_; ++head) {
             for (int64_t p = 0; p < d / 2; ++p) {
-                const double angle = static_cast<double>(row) * std::pow(10000.0, -2.0 * static_cast<double>(p) / static_cast<double>(d));
-                values[static_cast<size_t>(head * d + 2 * p)] = size * static_cast<float>(std::cos(angle)) + 0.3f * normal(random);
-                values[static_cast<size_t>(head * d + 2 * p + 1)] = size * static_cast<float>(std::sin(angle)) + 0.3f * normal(random);
+                const double angle = static_cast<double>(row) *
+                                     std::pow(10000.0, -2.0 * static_cast<double>(p) / static_cast<double>(d));
+                values[static_cast<size_t>(head * d + 2 * p)] =
+                    size * static_cast<float>(std::cos(angle)) + 0.3f * normal(random);
+                values[static_cast<size_t>(head * d + 2 * p + 1)] =
+                    size * static_cast<float>(std::sin(angle)) + 0.3f * normal(random);
             }
         }
-        ASSERT_TRUE(k.write(static_cast<size_t>(row) * row_bytes(n_head_kv_), values.data(), row_bytes(n_head_kv_)).is_ok());
+        ASSERT_TRUE(
+            k.write(static_cast<size_t>(row) * row_bytes(n_head_kv_), values.data(), row_bytes(n_head_kv_)).is_ok());
         for (float& x : values) x = normal(random);
-        ASSERT_TRUE(v.write(static_cast<size_t>(row) * row_bytes(n_head_kv_), values.data(), row_bytes(n_head_kv_)).is_ok());
+        ASSERT_TRUE(
+            v.write(static_cast<size_t>(row) * row_bytes(n_head_kv_), values.data(), row_bytes(n_head_kv_)).is_ok());
     }
 
     /** Token t of every stream sees keys 0 … n_keys − n_tokens + t. */
@@ -98,7 +104,8 @@ public:
         const size_t per_stream = runs.size() / static_cast<size_t>(args.n_stream);
         for (int64_t stream = 0; stream < args.n_stream; ++stream) {
             for (int64_t head = 0; head < n_head_kv_; ++head) {
-                lists.push_back({{runs.data() + static_cast<size_t>(stream) * per_stream, per_stream}, head * d * 4, head * d * 4});
+                lists.push_back(
+                    {{runs.data() + static_cast<size_t>(stream) * per_stream, per_stream}, head * d * 4, head * d * 4});
             }
         }
         args.runs = lists.data();
@@ -125,7 +132,8 @@ public:
     std::vector<float> rows_of(const kv::PagedTensor& tensor, int64_t page, int64_t head) const {
         std::vector<float> rows(static_cast<size_t>(kv::kPageRows * d));
         for (int64_t j = 0; j < kv::kPageRows; ++j) {
-            tensor.read(static_cast<size_t>((page * kv::kPageRows + j)) * row_bytes(n_head_kv_) + static_cast<size_t>(head * d * 4),
+            tensor.read(static_cast<size_t>((page * kv::kPageRows + j)) * row_bytes(n_head_kv_) +
+                            static_cast<size_t>(head * d * 4),
                         rows.data() + j * d, static_cast<size_t>(d * 4));
         }
         return rows;

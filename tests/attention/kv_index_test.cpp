@@ -20,13 +20,16 @@ void fill(Scene& scene, KvIndex& index) {
     index.calibrate(keys.data(), kv::kPageRows);
     for (int64_t page = 0; page < index.pages(); ++page) {
         index.reserve(page);
-        for (int64_t head = 0; head < 2; ++head) index.update(page, head, scene.rows_of(scene.k, page, head).data(), scene.rows_of(scene.v, page, head).data());
+        for (int64_t head = 0; head < 2; ++head)
+            index.update(page, head, scene.rows_of(scene.k, page, head).data(),
+                         scene.rows_of(scene.v, page, head).data());
         index.mark_fresh(page);
     }
 }
 
 double stored_mean(const KvIndex& index, const Panel& panel, int64_t head, int64_t lane, int64_t i) {
-    return static_cast<double>(panel.mean_scale[lane]) * panel.mean[i * 64 + lane] + static_cast<double>(index.offset(head)[i]);
+    return static_cast<double>(panel.mean_scale[lane]) * panel.mean[i * 64 + lane] +
+           static_cast<double>(index.offset(head)[i]);
 }
 
 TEST_P(KvIndexTest, MomentsMatchFloat64WithinEightBits) {
@@ -49,7 +52,8 @@ TEST_P(KvIndexTest, MomentsMatchFloat64WithinEightBits) {
                     value += values[static_cast<size_t>(j * scene.d + i)] / static_cast<double>(n);
                 }
                 ASSERT_NEAR(stored_mean(index, panel, head, lane, i), mean, 0.51 * panel.mean_scale[lane] + 1e-6);
-                ASSERT_NEAR(panel.value_scale[lane] * panel.value[lane * scene.d + i], value, 0.51 * panel.value_scale[lane] + 1e-6);
+                ASSERT_NEAR(panel.value_scale[lane] * panel.value[lane * scene.d + i], value,
+                            0.51 * panel.value_scale[lane] + 1e-6);
             }
         }
     }
@@ -68,7 +72,8 @@ TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) {
         for (double& x : q) x = scene.normal(scene.random);
         const auto bound = [&](const Panel& panel, int64_t head, int64_t lane) {
             double sum = 0.0;
-            for (int64_t i = 0; i < scene.d; ++i) sum += q[static_cast<size_t>(i)] * stored_mean(index, panel, head, lane, i);
+            for (int64_t i = 0; i < scene.d; ++i)
+                sum += q[static_cast<size_t>(i)] * stored_mean(index, panel, head, lane, i);
             for (int64_t p = 0; p < scene.d / 2; ++p) {
                 const double a = q[static_cast<size_t>(first_of_pair(index.pairing(), p))];
                 const double b = q[static_cast<size_t>(second_of_pair(index.pairing(), p, scene.d))];
@@ -80,7 +85,8 @@ TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) {
             for (int64_t key = 0; key < 2048; ++key) {
                 const auto keys = scene.rows_of(scene.k, key / 64, head);
                 double dot = 0.0;
-                for (int64_t i = 0; i < scene.d; ++i) dot += q[static_cast<size_t>(i)] * keys[static_cast<size_t>(key % 64 * scene.d + i)];
+                for (int64_t i = 0; i < scene.d; ++i)
+                    dot += q[static_cast<size_t>(i)] * keys[static_cast<size_t>(key % 64 * scene.d + i)];
                 const int64_t block = key / n;
                 ASSERT_LE(dot, bound(*index.panel(head, block / 64), head, block % 64) + 1e-5);
                 const int64_t super = block / kSuperBlocks;
@@ -102,9 +108,12 @@ TEST(KvIndex, FindsWhichDimensionsTurnTogether) {
         for (float& x : size) x = 0.2f + std::fabs(normal(random));
         for (int64_t j = 0; j < 256; ++j) {
             for (int64_t p = 0; p < kD / 2; ++p) {
-                const double angle = static_cast<double>(j) * std::pow(10000.0, -2.0 * static_cast<double>(p) / kD) + 0.2 * normal(random);
-                keys[static_cast<size_t>(j * kD + first_of_pair(truth, p))] = size[static_cast<size_t>(p)] * static_cast<float>(std::cos(angle));
-                keys[static_cast<size_t>(j * kD + second_of_pair(truth, p, kD))] = size[static_cast<size_t>(p)] * static_cast<float>(std::sin(angle));
+                const double angle = static_cast<double>(j) * std::pow(10000.0, -2.0 * static_cast<double>(p) / kD) +
+                                     0.2 * normal(random);
+                keys[static_cast<size_t>(j * kD + first_of_pair(truth, p))] =
+                    size[static_cast<size_t>(p)] * static_cast<float>(std::cos(angle));
+                keys[static_cast<size_t>(j * kD + second_of_pair(truth, p, kD))] =
+                    size[static_cast<size_t>(p)] * static_cast<float>(std::sin(angle));
             }
         }
         kv::PageArena arena;
@@ -142,7 +151,8 @@ TEST(KvIndex, StaysBelowThreePercentOfAnF16Cache) {
         kv::PagedTensor k(arena, static_cast<size_t>(d) * 2, rows), v(arena, static_cast<size_t>(d) * 2, rows);
         KvIndex index(k, v, 1, d, d, Settings{}.block_keys);
         for (int64_t page = 0; page < index.pages(); ++page) index.reserve(page);
-        EXPECT_LE(static_cast<double>(index.bytes()), 0.03 * static_cast<double>(k.bytes() + v.bytes())) << "head size " << d;
+        EXPECT_LE(static_cast<double>(index.bytes()), 0.03 * static_cast<double>(k.bytes() + v.bytes()))
+            << "head size " << d;
     }
 }
 

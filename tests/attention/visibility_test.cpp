@@ -28,9 +28,10 @@ TEST(Visibility, SinksWindowAndDiagonalAreExactTheFutureIsSkipped) {
 
 TEST(Visibility, APartlyVisiblePageIsNeverFar) {
     Scene scene(1024, 4);
-    scene.mask[2 * 1024 + 300] = 0xFC00;           // hidden to token 2
-    scene.mask[1 * 1024 + 400] = 0x2C00;           // a bias for token 1
-    for (int64_t key = 512; key < 576; ++key) scene.mask[static_cast<size_t>(3 * 1024 + key)] = 0xFC00;  // token 3 sees nothing of page 8
+    scene.mask[2 * 1024 + 300] = 0xFC00;  // hidden to token 2
+    scene.mask[1 * 1024 + 400] = 0x2C00;  // a bias for token 1
+    for (int64_t key = 512; key < 576; ++key)
+        scene.mask[static_cast<size_t>(3 * 1024 + key)] = 0xFC00;  // token 3 sees nothing of page 8
     scene.summarize();
     const auto use = classify(scene, bare(), 0, 4);
     EXPECT_EQ(use[300 / 64], PageUse::kExact);

@@ -17,7 +17,8 @@ protected:
     }
 
     /** Runs `body` on our device and on the CPU; it returns the bytes to compare. */
-    std::pair<std::vector<uint8_t>, std::vector<uint8_t>> both(const std::function<std::vector<uint8_t>(Bench&)>& body) const {
+    std::pair<std::vector<uint8_t>, std::vector<uint8_t>> both(
+        const std::function<std::vector<uint8_t>(Bench&)>& body) const {
         Bench ours(device_);
         Bench theirs(cpu_device());
         return {body(ours), body(theirs)};
@@ -62,10 +63,11 @@ TEST_P(CacheTypes, AttentionOverPagesEqualsTheHosts) {
         ggml_tensor* q = bench.tensor("q", GGML_TYPE_F32, {kHead, kTokens, kHeads});
         ggml_tensor* mask = bench.tensor("mask", GGML_TYPE_F16, {kCells, kTokens});
         const auto heads = [&](ggml_tensor* cache) {
-            return ggml_view_4d(bench.context(), cache, kHead, kCells, kHeadsKv, 1, cache->nb[1], ggml_row_size(cache->type, kHead),
-                                cache->nb[1] * kCells, 0);
+            return ggml_view_4d(bench.context(), cache, kHead, kCells, kHeadsKv, 1, cache->nb[1],
+                                ggml_row_size(cache->type, kHead), cache->nb[1] * kCells, 0);
         };
-        ggml_tensor* out = ggml_flash_attn_ext(bench.context(), q, heads(k), heads(v), mask, 1.0f / std::sqrt(64.0f), 0.0f, 0.0f);
+        ggml_tensor* out =
+            ggml_flash_attn_ext(bench.context(), q, heads(k), heads(v), mask, 1.0f / std::sqrt(64.0f), 0.0f, 0.0f);
         EXPECT_NE(bench.allocate(), nullptr);
         Bench::set(k, noise(static_cast<size_t>(ggml_nelements(k)), 1));
         Bench::set(v, noise(static_cast<size_t>(ggml_nelements(v)), 2));
@@ -86,16 +88,18 @@ TEST_P(CacheTypes, AttentionOverPagesEqualsTheHosts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, CacheTypes,
-                         ::testing::Values(GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1,
-                                           GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL),
+                         ::testing::Values(GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,
+                                           GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL),
                          [](const auto& info) { return std::string(ggml_type_name(info.param)); });
 
 TEST_F(CacheOps, ContextShiftRotatesKeysInPlace) {
     const auto [ours, theirs] = both([&](Bench& bench) {
         ggml_tensor* cache = bench.tensor("cache_k_l0", GGML_TYPE_F16, {128, 200});
         ggml_tensor* shift = bench.tensor("shift", GGML_TYPE_I32, {200});
-        ggml_tensor* keys = ggml_view_3d(bench.context(), cache, 64, 2, 200, ggml_row_size(cache->type, 64), cache->nb[1], 0);
-        ggml_tensor* rotated = ggml_rope_ext_inplace(bench.context(), keys, shift, nullptr, 64, 0, 4096, 10000.0f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f);
+        ggml_tensor* keys =
+            ggml_view_3d(bench.context(), cache, 64, 2, 200, ggml_row_size(cache->type, 64), cache->nb[1], 0);
+        ggml_tensor* rotated = ggml_rope_ext_inplace(bench.context(), keys, shift, nullptr, 64, 0, 4096, 10000.0f, 1.0f,
+                                                     0.0f, 1.0f, 32.0f, 1.0f);
         EXPECT_NE(bench.allocate(), nullptr);
         Bench::set(cache, noise(128 * 200, 8));
         for (int32_t i = 0; i < 200; ++i) {

@@ -22,8 +22,9 @@ TEST(Abi, ChoosesTheLayoutByWhatTheHostExports) {
 
 TEST(Abi, RefusesOtherHostsNamingWhatItFound) {
     Layout layout{};
-    for (const HostFacts& facts : {HostFacts{"0.8.4", true, true}, HostFacts{"0.99.0", true, true}, HostFacts{"1.0.0", true, true},
-                                   HostFacts{"0.12.0", false, false}, HostFacts{"nonsense", true, true}}) {
+    for (const HostFacts& facts :
+         {HostFacts{"0.8.4", true, true}, HostFacts{"0.99.0", true, true}, HostFacts{"1.0.0", true, true},
+          HostFacts{"0.12.0", false, false}, HostFacts{"0.27.0", false, true}, HostFacts{"nonsense", true, true}}) {
         const Status status = choose_layout(facts, &layout);
         EXPECT_EQ(status.code(), StatusCode::kUnsupported);
         EXPECT_NE(status.message().find(facts.version), std::string::npos) << status.message();
@@ -42,7 +43,8 @@ protected:
     const bool declined = load_plugin() == nullptr;
     // The host must still work without us.
     Bench bench(cpu_device());
-    ggml_tensor* sum = ggml_add(bench.context(), bench.tensor("a", GGML_TYPE_F32, {4}), bench.tensor("b", GGML_TYPE_F32, {4}));
+    ggml_tensor* sum =
+        ggml_add(bench.context(), bench.tensor("a", GGML_TYPE_F32, {4}), bench.tensor("b", GGML_TYPE_F32, {4}));
     const bool works = bench.allocate() != nullptr && bench.compute(sum) == GGML_STATUS_SUCCESS;
     std::_Exit(declined && works ? 0 : 1);
 }
@@ -80,9 +82,10 @@ TEST_F(OwnProcess, ABudgetTooSmallFailsTheGraphAndNamesIt) {
 
 [[noreturn]] void accel_device() {
     setenv("ATLAS_DEVICE", "accel", 1);
-    const bool right = load_plugin() != nullptr && ggml_backend_dev_by_name("ATLAS0") == nullptr &&
-                       ggml_backend_dev_by_name("ATLAS") != nullptr &&
-                       ggml_backend_dev_buffer_type(ggml_backend_dev_by_name("ATLAS")) == ggml_backend_cpu_buffer_type();
+    const bool right =
+        load_plugin() != nullptr && ggml_backend_dev_by_name("ATLAS0") == nullptr &&
+        ggml_backend_dev_by_name("ATLAS") != nullptr &&
+        ggml_backend_dev_buffer_type(ggml_backend_dev_by_name("ATLAS")) == ggml_backend_cpu_buffer_type();
     std::_Exit(right ? 0 : 1);
 }
 

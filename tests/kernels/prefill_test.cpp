@@ -88,7 +88,8 @@ TEST_P(PrefillTest, LogitsThatRiseAndFallFarBeyondTheFirstTile) {
 
 TEST_P(PrefillTest, CellsThatNobodySeesMayHoldAnything) {
     // Stream 1 of a causal case hides its last 7 keys from every token.
-    for (const auto& [tokens, summary] : {std::pair{40, false}, {40, true}, {1, false}, {1, true}, {3, false}, {3, true}}) {
+    for (const auto& [tokens, summary] :
+         {std::pair{40, false}, {40, true}, {1, false}, {1, true}, {3, false}, {3, true}}) {
         const CaseSpec spec{.n_tokens = tokens, .n_stream = 2, .n_keys = 131, .summary = summary};
         Case expected(spec);
         Case actual(spec);

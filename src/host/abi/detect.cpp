@@ -28,6 +28,12 @@ Status choose_layout(const HostFacts& facts, Layout* layout) {
         minor >= 40) {
         return Status::unsupported("host has " + found + "; supported is " + kSupported);
     }
+    if (facts.has_buft_alloc_buffer_n && !facts.has_tensor_set_2d) {
+        return Status::unsupported("host has " + found +
+                                   " that exports ggml_backend_buft_alloc_buffer_n but not the older "
+                                   "ggml_backend_tensor_set_2d; supported is " +
+                                   kSupported);
+    }
     if (!facts.has_tensor_set_2d) {
         return Status::unsupported("host has " + found +
                                    " with a backend interface older than April 2026; supported is " + kSupported);

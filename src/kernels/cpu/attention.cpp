@@ -19,7 +19,8 @@ Scratch& thread_scratch() {
 Status attention(const AttentionArgs& args, int n_threads) {
     const Problem problem(args);
     const int threads = std::max(1, n_threads);
-    return problem.tokens_per_list * problem.group <= kFewRows ? attend_few(problem, threads) : attend_many(problem, threads);
+    return problem.tokens_per_list * problem.group <= kFewRows ? attend_few(problem, threads)
+                                                               : attend_many(problem, threads);
 }
 
 }  // namespace atlas::kernels::cpu

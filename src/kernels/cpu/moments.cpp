@@ -45,7 +45,8 @@ void Product(const float* m, const float* q, size_t rows, size_t d_k, float* out
             for (size_t i = 0; i < d_k; ++i) {
                 const V m0 = hn::LoadU(d, m + i * kPanelBlocks + b);
                 const V m1 = hn::LoadU(d, m + i * kPanelBlocks + b + lanes);
-                const V a0 = hn::Set(d, q0[i]), a1 = hn::Set(d, q0[d_k + i]), a2 = hn::Set(d, q0[2 * d_k + i]), a3 = hn::Set(d, q0[3 * d_k + i]);
+                const V a0 = hn::Set(d, q0[i]), a1 = hn::Set(d, q0[d_k + i]), a2 = hn::Set(d, q0[2 * d_k + i]),
+                        a3 = hn::Set(d, q0[3 * d_k + i]);
                 s00 = hn::MulAdd(a0, m0, s00), s01 = hn::MulAdd(a0, m1, s01);
                 s10 = hn::MulAdd(a1, m0, s10), s11 = hn::MulAdd(a1, m1, s11);
                 s20 = hn::MulAdd(a2, m0, s20), s21 = hn::MulAdd(a2, m1, s21);
@@ -73,7 +74,8 @@ void ScaleLanes(const float* scale, size_t rows, float* out) {
     const D d;
     for (size_t row = 0; row < rows; ++row) {
         for (size_t b = 0; b < kPanelBlocks; b += hn::Lanes(d)) {
-            hn::StoreU(hn::Mul(hn::LoadU(d, out + row * kPanelBlocks + b), hn::LoadU(d, scale + b)), d, out + row * kPanelBlocks + b);
+            hn::StoreU(hn::Mul(hn::LoadU(d, out + row * kPanelBlocks + b), hn::LoadU(d, scale + b)), d,
+                       out + row * kPanelBlocks + b);
         }
     }
 }
@@ -85,7 +87,8 @@ constexpr float kA1 = 0.39568021f, kA2 = 0.10163111f, kB1 = 1.55397658f, kB2 = 0
 void LogBesselSum(const float* q, size_t rows, const float* r, size_t pairs, unsigned groups, float* out) {
     const hn::CappedTag<float, 16> d;
     using VG = hn::Vec<decltype(d)>;
-    const VG a1 = hn::Set(d, kA1), a2 = hn::Set(d, kA2), b1 = hn::Set(d, kB1), b2 = hn::Set(d, kB2), b3 = hn::Set(d, kB3);
+    const VG a1 = hn::Set(d, kA1), a2 = hn::Set(d, kA2), b1 = hn::Set(d, kB1), b2 = hn::Set(d, kB2),
+             b3 = hn::Set(d, kB3);
     const VG one = hn::Set(d, 1.0f), four = hn::Set(d, 4.0f);
     for (size_t b = 0; b < kPanelBlocks; b += hn::Lanes(d)) {
         if (!(groups >> (b / 16) & 1u)) continue;
@@ -113,7 +116,8 @@ void ValueSum(const float* p, size_t rows, const int8_t* v, size_t count, size_t
             for (size_t r = 0; r < 4; ++r) sum[r] = r < n ? hn::LoadU(d, o + (row + r) * d_v + i) : hn::Zero(d);
             for (size_t b = 0; b < count; ++b) {
                 const V value = Widen(d, v + b * d_v + i);
-                for (size_t r = 0; r < n; ++r) sum[r] = hn::MulAdd(hn::Set(d, p[(row + r) * kPanelBlocks + b]), value, sum[r]);
+                for (size_t r = 0; r < n; ++r)
+                    sum[r] = hn::MulAdd(hn::Set(d, p[(row + r) * kPanelBlocks + b]), value, sum[r]);
             }
             for (size_t r = 0; r < n; ++r) hn::StoreU(sum[r], d, o + (row + r) * d_v + i);
         }
@@ -142,27 +146,30 @@ HWY_EXPORT(ValueSum);
 
 using namespace cpu;
 
-void panel_product(const float* q, size_t rows, const int8_t* m, const float* scale, size_t d, float* panel, float* out) {
+void panel_product(const float* q, size_t rows, const int8_t* m, const float* scale, size_t d, float* panel,
+                   float* out) {
     HWY_DYNAMIC_DISPATCH(WidenSigned)(m, d * kPanelBlocks, panel);
     HWY_DYNAMIC_DISPATCH(Product)(panel, q, rows, d, out);
     HWY_DYNAMIC_DISPATCH(ScaleLanes)(scale, rows, out);
 }
 
-void panel_product(const float* q, size_t rows, const uint8_t* m, const float* scale, size_t d, float* panel, float* out) {
+void panel_product(const float* q, size_t rows, const uint8_t* m, const float* scale, size_t d, float* panel,
+                   float* out) {
     HWY_DYNAMIC_DISPATCH(WidenUnsigned)(m, d * kPanelBlocks, panel);
     HWY_DYNAMIC_DISPATCH(Product)(panel, q, rows, d, out);
     HWY_DYNAMIC_DISPATCH(ScaleLanes)(scale, rows, out);
 }
 
-void panel_log_bessel(const float* q, size_t rows, const uint8_t* r, const float* scale, size_t pairs, unsigned groups, float* panel,
-                      float* out) {
+void panel_log_bessel(const float* q, size_t rows, const uint8_t* r, const float* scale, size_t pairs, unsigned groups,
+                      float* panel, float* out) {
     HWY_DYNAMIC_DISPATCH(WidenUnsigned)(r, pairs * kPanelBlocks, panel);
     HWY_DYNAMIC_DISPATCH(ScaleLanes)(scale, pairs, panel);
     HWY_DYNAMIC_DISPATCH(LogBesselSum)(q, rows, panel, pairs, groups, out);
 }
 
 float log_bessel_i0(float z) {
-    using cpu::HWY_NAMESPACE::kA1, cpu::HWY_NAMESPACE::kA2, cpu::HWY_NAMESPACE::kB1, cpu::HWY_NAMESPACE::kB2, cpu::HWY_NAMESPACE::kB3;
+    using cpu::HWY_NAMESPACE::kA1, cpu::HWY_NAMESPACE::kA2, cpu::HWY_NAMESPACE::kB1, cpu::HWY_NAMESPACE::kB2,
+        cpu::HWY_NAMESPACE::kB3;
     return z * z * (1.0f + kA1 * z + kA2 * z * z) / (4.0f + kB1 * z + kB2 * z * z + kB3 * z * z * z);
 }
 

@@ -17,7 +17,6 @@
 #include "kernels/attention.h"
 #include "kernels/cpu/rows-inl.h"
 
-
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
 

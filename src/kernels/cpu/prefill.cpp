@@ -40,11 +40,12 @@ public:
         std::fill_n(ws_.max, padded, -HUGE_VALF);
         std::memset(ws_.sum, 0, static_cast<size_t>(padded * kPad) * sizeof(float));
         std::memset(ws_.decoded, 0, static_cast<size_t>(4 * std::max(k_stride_, o_stride_)) * sizeof(float));
-        for (int64_t h = 0; h < p_.group; ++h) ws_.slopes[h] = alibi_slope(args_.max_bias, HeadOf(h), args_.n_head) * kLog2E;
+        for (int64_t h = 0; h < p_.group; ++h)
+            ws_.slopes[h] = alibi_slope(args_.max_bias, HeadOf(h), args_.n_head) * kLog2E;
         PackQueries();
         const HeadRuns list = p_.runs(task_.stream, task_.kv_head, task_.list);
-        TileWalker walker(args_, list, task_.begin, task_.end, task_.stream, task_.first_token, task_.n_tokens, HeadOf(0), n_masks_,
-                          ws_.visibility, ws_.mask_rows, ws_.mask_tile);
+        TileWalker walker(args_, list, task_.begin, task_.end, task_.stream, task_.first_token, task_.n_tokens,
+                          HeadOf(0), n_masks_, ws_.visibility, ws_.mask_rows, ws_.mask_tile);
         KeyTile tile;
         while (walker.next(tile)) {
             PackKeys(tile);
@@ -82,7 +83,8 @@ private:
         int column = 0;
         int filled = 0;
         const auto flush = [&] {
-            for (int j = filled; j < 4; ++j) std::memset(ws_.decoded + j * k_stride_, 0, static_cast<size_t>(k_stride_) * sizeof(float));
+            for (int j = filled; j < 4; ++j)
+                std::memset(ws_.decoded + j * k_stride_, 0, static_cast<size_t>(k_stride_) * sizeof(float));
             Transpose4(D(), ws_.decoded, k_stride_, args_.d_k, ws_.k_panel + column);
             column += 4;
             filled = 0;
@@ -100,7 +102,8 @@ private:
         }
         if (filled > 0) flush();
         if (column == kTile) return;
-        for (int64_t i = 0; i < args_.d_k; ++i) std::fill(ws_.k_panel + i * kTile + column, ws_.k_panel + (i + 1) * kTile, 0.0f);
+        for (int64_t i = 0; i < args_.d_k; ++i)
+            std::fill(ws_.k_panel + i * kTile + column, ws_.k_panel + (i + 1) * kTile, 0.0f);
     }
 
     void PackValues(const KeyTile& tile, const TileWalker& walker) const {
@@ -109,8 +112,8 @@ private:
             const Segment& segment = tile.segments[n];
             for (int32_t j = 0; j < segment.count; j += 4) {
                 const int32_t count = std::min(4, segment.count - j);
-                DecodeTo(args_.v_type, args_.v_decode, segment.v + j * args_.v_stride, args_.v_stride, count, args_.d_v, ws_.decoded,
-                         o_stride_);
+                DecodeTo(args_.v_type, args_.v_decode, segment.v + j * args_.v_stride, args_.v_stride, count, args_.d_v,
+                         ws_.decoded, o_stride_);
                 for (int32_t x = 0; x < count; ++x, ++key) {
                     float* row = ws_.decoded + x * o_stride_;
                     // 0 · whatever lies in a cell that nobody may see must stay 0.
@@ -121,8 +124,8 @@ private:
         }
     }
 
-    void DecodeTo(DataType type, RowDecoder decoder, const std::byte* rows, int64_t stride, int32_t count, int64_t d, float* out,
-                  int64_t out_stride) const {
+    void DecodeTo(DataType type, RowDecoder decoder, const std::byte* rows, int64_t stride, int32_t count, int64_t d,
+                  float* out, int64_t out_stride) const {
         if (type == DataType::kOther) {
             for (int32_t j = 0; j < count; ++j) decoder(rows + j * stride, out + j * out_stride, d);
         } else {

@@ -21,9 +21,9 @@ BlockVisibility classify(const uint16_t* mask, int n) {
 
 }  // namespace
 
-TileWalker::TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t begin, int64_t end, int64_t stream, int64_t first_token, int64_t n_tokens,
-                       int64_t first_mask_head, int64_t n_mask_heads, BlockVisibility* visibility, const uint16_t** mask_rows,
-                       uint16_t* mask_tile)
+TileWalker::TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t begin, int64_t end, int64_t stream,
+                       int64_t first_token, int64_t n_tokens, int64_t first_mask_head, int64_t n_mask_heads,
+                       BlockVisibility* visibility, const uint16_t** mask_rows, uint16_t* mask_tile)
     : args_(args),
       runs_(runs),
       stream_(stream),
@@ -41,8 +41,8 @@ TileWalker::TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t 
 
 const uint16_t* TileWalker::mask_at(int64_t t, int64_t i) const {
     const Mask& mask = args_.mask;
-    return mask.data + (stream_ % mask.n_streams) * mask.stream_stride + ((first_head_ + i) % mask.n_heads) * mask.head_stride +
-           (first_token_ + t) * mask.token_stride;
+    return mask.data + (stream_ % mask.n_streams) * mask.stream_stride +
+           ((first_head_ + i) % mask.n_heads) * mask.head_stride + (first_token_ + t) * mask.token_stride;
 }
 
 void TileWalker::append(KeyTile& tile, const Segment& segment) {
@@ -60,7 +60,8 @@ void TileWalker::append(KeyTile& tile, const Segment& segment) {
             for (int64_t i = 0; i < n_heads_; ++i) {
                 BlockVisibility seen;
                 if (mask.summary != nullptr) {
-                    const int64_t row = ((stream_ % mask.n_streams) * mask.n_heads + (first_head_ + i) % mask.n_heads) * args_.n_tokens +
+                    const int64_t row = ((stream_ % mask.n_streams) * mask.n_heads + (first_head_ + i) % mask.n_heads) *
+                                            args_.n_tokens +
                                         first_token_ + t;
                     seen = mask.summary[row * mask.summary_blocks + block];
                 } else {
@@ -133,7 +134,8 @@ Segment TileWalker::upcoming() const {
     if (run_ >= runs_.runs.size() || left_ <= 0) return {};
     const Run& run = runs_.runs[run_];
     const auto count = static_cast<int32_t>(std::min<int64_t>({run.count - offset_, left_, kBlockKeys}));
-    return {run.k + runs_.k_offset + offset_ * args_.k_stride, run.v + runs_.v_offset + offset_ * args_.v_stride, run.key + offset_, count};
+    return {run.k + runs_.k_offset + offset_ * args_.k_stride, run.v + runs_.v_offset + offset_ * args_.v_stride,
+            run.key + offset_, count};
 }
 
 bool TileWalker::next(KeyTile& tile) {
@@ -145,8 +147,8 @@ bool TileWalker::next(KeyTile& tile) {
         const int32_t to_block_end = kBlockKeys - key % kBlockKeys;
         const int32_t in_range = static_cast<int32_t>(std::min<int64_t>(run.count - offset_, left_));
         const int32_t count = std::min({in_range, to_block_end, kBlockKeys - tile.n_keys});
-        const Segment segment = {run.k + runs_.k_offset + offset_ * args_.k_stride, run.v + runs_.v_offset + offset_ * args_.v_stride, key,
-                                 count};
+        const Segment segment = {run.k + runs_.k_offset + offset_ * args_.k_stride,
+                                 run.v + runs_.v_offset + offset_ * args_.v_stride, key, count};
         append(tile, segment);
         offset_ += count;
         left_ -= count;

@@ -28,9 +28,9 @@ struct KeyTile {
 class TileWalker {
 public:
     /** Keys [begin, end) of the list, counted over its runs. `visibility` has n_tokens · n_mask_heads entries, `mask_rows` as many pointers, `mask_tile` kBlockKeys times as many halves. */
-    TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t begin, int64_t end, int64_t stream, int64_t first_token, int64_t n_tokens,
-               int64_t first_mask_head, int64_t n_mask_heads, BlockVisibility* visibility, const uint16_t** mask_rows,
-               uint16_t* mask_tile);
+    TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t begin, int64_t end, int64_t stream,
+               int64_t first_token, int64_t n_tokens, int64_t first_mask_head, int64_t n_mask_heads,
+               BlockVisibility* visibility, const uint16_t** mask_rows, uint16_t* mask_tile);
 
     /** The next tile, or false at the end. Fills the arrays below for it. */
     bool next(KeyTile& tile);
