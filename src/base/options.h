@@ -100,7 +100,7 @@ struct MemoryOptions {
     /** ATLAS_MEMORY_CHUNK=1…4096: observations per update. */
     int chunk = 16;
     /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head. */
-    int probe_every = 16;
+    int probe_every = 32;
 };
 
 /**

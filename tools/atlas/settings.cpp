@@ -42,7 +42,7 @@ const std::vector<Setting>& settings() {
         {"atlas-warm-up", "ATLAS_WARM_UP", "tokens before a gate may open (512)", nullptr},
         {"atlas-test-time", "ATLAS_TEST_TIME", "0: memories do not learn (1)", nullptr},
         {"atlas-memory-budget", "ATLAS_MEMORY_BUDGET", "bytes of all memories of a context (300M)", nullptr},
-        {"atlas-memory-probe", "ATLAS_MEMORY_PROBE", "tokens per observation of a KV head (16)", nullptr},
+        {"atlas-memory-probe", "ATLAS_MEMORY_PROBE", "tokens per observation of a KV head (32)", nullptr},
         {"atlas-feature-type", "ATLAS_FEATURE_TYPE", "identity, polynomial (default), exponential, fourier, rbf",
          nullptr},
         {"atlas-feature-degree", "ATLAS_FEATURE_DEGREE", "of polynomial and exponential features (1)", nullptr},
