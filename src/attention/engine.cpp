@@ -93,18 +93,29 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
     }
     for (const auto& page : pages) index.reserve(page.first);
     const int64_t n_jobs = n_pages * args.n_head_kv;
-#pragma omp parallel num_threads(n_threads) if (n_jobs > 1)
-    {
-        std::vector<float> k(static_cast<size_t>(n_jobs > 0 ? kv::kPageRows * args.d_k : 0));
-        std::vector<float> v(static_cast<size_t>(n_jobs > 0 ? kv::kPageRows * args.d_v : 0));
-#pragma omp for schedule(static)
-        for (int64_t job = 0; job < n_jobs; ++job) {
+    // An exception that left a parallel region would end the host.
+    std::atomic<bool> failed{false};
+    const auto guarded = [&failed](auto&& work) {
+        try {
+            work();
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+    };
+    const auto page_floats = static_cast<size_t>(n_jobs > 0 ? kv::kPageRows * (args.d_k + args.d_v) : 0);
+    std::vector<float> decoded(page_floats * static_cast<size_t>(std::max(n_threads, 1)));
+#pragma omp parallel for schedule(static) num_threads(n_threads) if (n_jobs > 1)
+    for (int64_t job = 0; job < n_jobs; ++job) {
+        guarded([&] {
             const auto& page = pages[static_cast<size_t>(job / args.n_head_kv)];
             const int64_t head = job % args.n_head_kv;
-            decode_page(args, args.runs[page.second * args.n_head_kv + head], key_of(page), k.data(), v.data());
-            index.update(page.first, head, k.data(), v.data());
-        }
+            float* k = decoded.data() + static_cast<size_t>(omp_get_thread_num()) * page_floats;
+            float* v = k + kv::kPageRows * args.d_k;
+            decode_page(args, args.runs[page.second * args.n_head_kv + head], key_of(page), k, v);
+            index.update(page.first, head, k, v);
+        });
     }
+    if (failed) throw std::bad_alloc();
     for (const auto& page : pages) index.mark_fresh(page.first);
 
     // Super-blocks are only looked at beyond the beam.
@@ -127,7 +138,8 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
     const auto n_super_jobs = static_cast<int64_t>(supers.size()) * args.n_head_kv;
 #pragma omp parallel for schedule(static) num_threads(n_threads) if (n_super_jobs > 1)
     for (int64_t job = 0; job < n_super_jobs; ++job)
-        index.update_super(supers[static_cast<size_t>(job / args.n_head_kv)], job % args.n_head_kv);
+        guarded([&] { index.update_super(supers[static_cast<size_t>(job / args.n_head_kv)], job % args.n_head_kv); });
+    if (failed) throw std::bad_alloc();
     for (const int64_t super : supers) index.mark_super_fresh(super);
 }
 
@@ -175,24 +187,30 @@ void Engine::build_runs(const kernels::AttentionArgs& args, int64_t n_keys, int 
     const auto n = static_cast<int64_t>(results_.size());
     runs_.resize(static_cast<size_t>(n));
     lists_.resize(static_cast<size_t>(n));
+    std::atomic<bool> failed{false};
 #pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 16)
     for (int64_t list = 0; list < n; ++list) {
-        const TileView& view = views_[static_cast<size_t>(list / tiles_ / args.n_head_kv * tiles_ + list % tiles_)];
-        const kernels::HeadRuns& all = args.runs[list / tiles_];
-        std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
-        runs.clear();
-        const std::vector<KeyRange>& selected = results_[static_cast<size_t>(list)].selected;
-        size_t next = 0;
-        for (size_t page = 0; page < view.use.size(); ++page) {
-            const int64_t key = static_cast<int64_t>(page) * kernels::kBlockKeys;
-            if (view.use[page] == PageUse::kExact)
-                append_runs(args, all, key, std::min<int64_t>(kernels::kBlockKeys, n_keys - key), &runs);
-            for (; next < selected.size() && selected[next].key < key + kernels::kBlockKeys; ++next) {
-                append_runs(args, all, selected[next].key, selected[next].count, &runs);
+        try {
+            const TileView& view = views_[static_cast<size_t>(list / tiles_ / args.n_head_kv * tiles_ + list % tiles_)];
+            const kernels::HeadRuns& all = args.runs[list / tiles_];
+            std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
+            runs.clear();
+            const std::vector<KeyRange>& selected = results_[static_cast<size_t>(list)].selected;
+            size_t next = 0;
+            for (size_t page = 0; page < view.use.size(); ++page) {
+                const int64_t key = static_cast<int64_t>(page) * kernels::kBlockKeys;
+                if (view.use[page] == PageUse::kExact)
+                    append_runs(args, all, key, std::min<int64_t>(kernels::kBlockKeys, n_keys - key), &runs);
+                for (; next < selected.size() && selected[next].key < key + kernels::kBlockKeys; ++next) {
+                    append_runs(args, all, selected[next].key, selected[next].count, &runs);
+                }
             }
+            lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
+        } catch (const std::bad_alloc&) {
+            failed = true;
         }
-        lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
     }
+    if (failed) throw std::bad_alloc();
 }
 
 void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads) {
