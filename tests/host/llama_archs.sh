@@ -7,7 +7,11 @@ log=$(mktemp) && trap 'rm -f "$log"' EXIT
 status=$?
 grep -a FAIL "$log" | head -n 20
 tail -n 3 "$log"
-# The status says whether all passed. The summary line can be lost at exit (see `agree` in programs_test.py), so the rows are counted instead.
+# The summary line can be lost at exit (see `agree` in programs_test.py), so the rows are counted. A row of the host's own CPU device may fail
+# without us (maion-coder's mixed batch: 2 of 40 runs without Atlas), and makes the status 1; rows of Atlas and of the tensor-parallel
+# wrapper may not.
 rows=$(grep -ac 'Atlas attention.*OK' "$log")
-echo "$rows rows of Atlas, status $status"
-[ $status -eq 0 ] && ! grep -aq FAIL "$log" && [ "$rows" -ge 100 ]
+ours=$(grep -aE 'Atlas|Meta' "$log" | grep -ac FAIL)
+theirs=$(grep -avE 'Atlas|Meta' "$log" | grep -ac '|.*FAIL')
+echo "$rows rows of Atlas, $ours of ours failed, $theirs of the host alone, status $status"
+[ "$rows" -ge 100 ] && [ "$ours" -eq 0 ] && { [ $status -eq 0 ] || { [ $status -eq 1 ] && [ "$theirs" -gt 0 ]; }; }
