@@ -34,9 +34,14 @@ TEST(ModeTest, NamesAndVariables) {
     Mode mode;
     EXPECT_EQ(parse_mode("sparse:ATLAS_FAR=drop+ATLAS_BUDGET=0.1", &mode), "");
     EXPECT_TRUE(mode.with_atlas);
-    ASSERT_EQ(mode.environment.size(), 3u);
+    ASSERT_EQ(mode.environment.size(), 4u);
     EXPECT_EQ(mode.environment[0], std::pair(std::string("ATLAS_MODE"), std::string("sparse")));
-    EXPECT_EQ(mode.environment[2], std::pair(std::string("ATLAS_BUDGET"), std::string("0.1")));
+    EXPECT_EQ(mode.environment[1], std::pair(std::string("ATLAS_MEMORY"), std::string("0")));
+    EXPECT_EQ(mode.environment[3], std::pair(std::string("ATLAS_BUDGET"), std::string("0.1")));
+    EXPECT_EQ(parse_mode("memory", &mode), "");
+    ASSERT_EQ(mode.environment.size(), 2u);
+    EXPECT_EQ(mode.environment[0], std::pair(std::string("ATLAS_MODE"), std::string("sparse")));
+    EXPECT_EQ(mode.environment[1], std::pair(std::string("ATLAS_MEMORY"), std::string("1")));
     EXPECT_EQ(parse_mode("host", &mode), "");
     EXPECT_FALSE(mode.with_atlas);
     EXPECT_NE(parse_mode("fast", &mode).find("fast: no such mode"), std::string::npos);

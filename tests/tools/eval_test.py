@@ -62,6 +62,19 @@ class Eval(unittest.TestCase):
         self.assertEqual(answers[0], answers[1])
         self.assertNotEqual(answers[0], answers[2])
 
+    def test_sentences_longer_than_the_document_are_cut(self):
+        text = self.folder / "long.txt"
+        # No full stop at all, then words without a space, of characters of two bytes.
+        text.write_text(" ".join(f"word{n}" for n in range(4000)) + " " + "ä" * 3000, encoding="utf-8")
+        out = self.folder / "out"
+        run = evaluate("-m", ARGS.model, "--text", text, "--modes", "host", "--tasks", "single", "--lengths", "128,160", "--samples",
+                       "20", "-o", out)
+        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+        rows = json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"][0]["result"]["retrieval"]
+        for row in rows:
+            self.assertEqual(len(row["trials"]), 20)
+            self.assertLessEqual(row["prompt_tokens"], 20 * row["length"])
+
     def test_bad_input_is_named(self):
         empty = self.folder / "empty.txt"
         empty.write_text("")
@@ -87,6 +100,7 @@ class Eval(unittest.TestCase):
             (["--tasks", "poems"], "poems: no such task; there are single"),
             (["--tasks", "none"], "nothing to measure"),
             (["--modes", "turbo"], "turbo: no such mode"),
+            (["--modes", "sparse:ATLAS_BUGDET=0.1"], "ATLAS_BUGDET: no such variable"),
             (["--modes", "exact:ATLAS_KERNEL=sse9"], "ATLAS_KERNEL=sse9"),
             (["-m", self.folder / "none.gguf"], "none.gguf: no such file"),
             (["-m", broken], "broken.gguf: llama.cpp cannot load"),

@@ -20,6 +20,15 @@ constexpr const char* kChatIntroduction =
 
 bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
+/** About `share` of a sentence, up to a space where it has one; never half a character of UTF-8, never nothing. */
+std::string beginning_of(const std::string& sentence, double share) {
+    size_t end = std::max<size_t>(1, static_cast<size_t>(share * static_cast<double>(sentence.size())));
+    const size_t space = sentence.find_last_of(" \n\t\r", end);
+    if (space != std::string::npos && space > 0) end = space;
+    while (end < sentence.size() && (static_cast<unsigned char>(sentence[end]) & 0xC0) == 0x80) ++end;
+    return sentence.substr(0, end);
+}
+
 }  // namespace
 
 std::string read_texts(const std::vector<std::string>& paths) {
@@ -99,8 +108,13 @@ std::string Haystack::with_text(const Trial& trial, int budget, int depth, Rando
         }
         collect();
     }
-    // The last sentence went over the budget; a document of one sentence keeps it, and the caller cuts.
+    // The last sentence went over the budget: without it, unless it is the only one, which is cut at a space.
     if (chosen.size() > 1 && total > budget) total = before.back(), chosen.pop_back(), before.pop_back();
+    std::string only;
+    if (chosen.size() == 1 && total > budget) {
+        only = beginning_of(sentences_[chosen[0]], static_cast<double>(budget) / total);
+        total = budget;
+    }
     std::vector<size_t> places;  // before which sentence each plant goes
     const double n = static_cast<double>(trial.plants.size());
     for (size_t i = 0; i < trial.plants.size(); ++i) {
@@ -112,7 +126,7 @@ std::string Haystack::with_text(const Trial& trial, int budget, int depth, Rando
     size_t next = 0;
     for (size_t i = 0; i <= chosen.size(); ++i) {
         for (; next < places.size() && places[next] <= i; ++next) text += trial.plants[next];
-        if (i < chosen.size()) text += sentences_[chosen[i]];
+        if (i < chosen.size()) text += only.empty() ? sentences_[chosen[i]] : only;
     }
     return text;
 }

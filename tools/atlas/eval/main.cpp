@@ -14,6 +14,7 @@
 #include "eval/report.h"
 #include "eval/worker.h"
 #include "locate.h"
+#include "settings.h"
 
 namespace {
 
@@ -86,6 +87,17 @@ std::string check(const Plan& plan) {
     return {};
 }
 
+/** The library does not look for variables that it does not know: a misspelt one would measure the default under another name. */
+std::string check_variables(const Mode& mode) {
+    const auto& known = atlas::tool::settings();
+    for (const auto& [name, value] : mode.environment) {
+        const std::string& wanted = name;
+        if (std::none_of(known.begin(), known.end(), [&](const auto& setting) { return wanted == setting.variable; }))
+            return mode.name + ": " + name + ": no such variable; docs/options.md lists them, atlas --help too";
+    }
+    return {};
+}
+
 std::string write_file(const fs::path& path, const std::string& text) {
     std::ofstream file(path, std::ios::binary);
     file << text;
@@ -149,7 +161,8 @@ int main(int argc, char** argv) {
     app.add_option("-m,--model", plan.model, "GGUF file")->required();
     app.add_option("--text", plan.texts, "text files, in this order (default: the licence texts of the system)");
     app.add_option("--modes", mode_texts,
-                   "host (without Atlas), exact, window, sparse; sparse:ATLAS_FAR=drop+ATLAS_BUDGET=0.1 sets "
+                   "host (without Atlas), exact, window, sparse, memory (sparse with it); "
+                   "sparse:ATLAS_FAR=drop+ATLAS_BUDGET=0.1 sets "
                    "variables. The first is "
                    "what the others are compared with")
         ->delimiter(',')
@@ -173,7 +186,7 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_option("--seed", plan.seed, "of the documents")->capture_default_str();
     app.add_option("--wording", wording,
-                   "plain (models/FORMS.md), ruler (its sentences) or chat (those in the model's chat template)")
+                   "plain (models/train/FORMS.md), ruler (its sentences) or chat (those in the model's chat template)")
         ->check(CLI::IsMember({"plain", "ruler", "chat"}))
         ->capture_default_str();
     app.add_option("--perplexity", plan.perplexity_context,
@@ -202,6 +215,7 @@ int main(int argc, char** argv) {
     bool with_atlas = false;
     for (size_t i = 0; i < modes.size(); ++i) {
         if (const std::string problem = parse_mode(mode_texts[i], &modes[i]); !problem.empty()) return fail(problem);
+        if (const std::string problem = check_variables(modes[i]); !problem.empty()) return fail(problem);
         with_atlas |= modes[i].with_atlas;
     }
     if (const std::string problem = check(plan); !problem.empty()) return fail(problem);

@@ -9,9 +9,14 @@ std::string parse_mode(const std::string& text, Mode* out) {
     const size_t colon = text.find(':');
     const std::string kind = text.substr(0, colon);
     Mode mode{text, kind != "host", {}};
-    if (kind != "host" && kind != "exact" && kind != "window" && kind != "sparse")
-        return text + ": no such mode; there are host (without Atlas), exact, window, sparse";
-    if (mode.with_atlas) mode.environment.emplace_back("ATLAS_MODE", kind);
+    const bool memory = kind == "memory";
+    if (kind != "host" && kind != "exact" && kind != "window" && kind != "sparse" && !memory)
+        return text + ": no such mode; there are host (without Atlas), exact, window, sparse, memory (sparse with it)";
+    if (mode.with_atlas) {
+        mode.environment.emplace_back("ATLAS_MODE", memory ? "sparse" : kind);
+        // Said for each mode, so that a variable left in the user's shell does not turn `sparse` into `memory`.
+        mode.environment.emplace_back("ATLAS_MEMORY", memory ? "1" : "0");
+    }
     if (colon != std::string::npos) {
         if (!mode.with_atlas) return text + ": host takes no variables";
         std::istringstream parts(text.substr(colon + 1));

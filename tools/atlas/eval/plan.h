@@ -15,7 +15,7 @@ struct Mode {
     std::vector<std::pair<std::string, std::string>> environment;
 };
 
-/** How documents ask: the short forms that models/FORMS.md lists, RULER's sentences, or those inside the model's chat template. */
+/** How documents ask: the short forms that models/train/FORMS.md lists, RULER's sentences, or those inside the model's chat template. */
 enum class Wording { kPlain, kRuler, kChat };
 
 /** Everything that is measured. The same plan and texts give the same documents on every machine. */
@@ -39,7 +39,7 @@ struct Plan {
     bool repeat_text = false;          ///< start the text again where a document needs more
 };
 
-/** `host`, `exact`, `window`, `sparse`, each with `:VARIABLE=VALUE` and more of them behind `+`. Returns an error text, empty if fine. */
+/** `host`, `exact`, `window`, `sparse`, `memory`, each with `:VARIABLE=VALUE` and more of them behind `+`. Returns an error text, empty if fine. */
 std::string parse_mode(const std::string& text, Mode* out);
 
 /** Names that --tasks accepts. */
