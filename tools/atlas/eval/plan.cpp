@@ -37,44 +37,4 @@ const std::vector<std::string>& task_names() {
     return names;
 }
 
-void to_json(nlohmann::json& json, const Plan& plan) {
-    json = {{"model", plan.model},
-            {"texts", plan.texts},
-            {"tasks", plan.tasks},
-            {"lengths", plan.lengths},
-            {"depths", plan.depths},
-            {"samples", plan.samples},
-            {"distractors", plan.distractors},
-            {"seed", plan.seed},
-            {"wording", static_cast<int>(plan.wording)},
-            {"perplexity_context", plan.perplexity_context},
-            {"perplexity_documents", plan.perplexity_documents},
-            {"kl_positions", plan.kl_positions},
-            {"threads", plan.threads},
-            {"cache_type_k", plan.cache_type_k},
-            {"cache_type_v", plan.cache_type_v},
-            {"beyond_training", plan.beyond_training},
-            {"repeat_text", plan.repeat_text}};
-}
-
-void from_json(const nlohmann::json& json, Plan& plan) {
-    json.at("model").get_to(plan.model);
-    json.at("texts").get_to(plan.texts);
-    json.at("tasks").get_to(plan.tasks);
-    json.at("lengths").get_to(plan.lengths);
-    json.at("depths").get_to(plan.depths);
-    json.at("samples").get_to(plan.samples);
-    json.at("distractors").get_to(plan.distractors);
-    json.at("seed").get_to(plan.seed);
-    plan.wording = static_cast<Wording>(json.at("wording").get<int>());
-    json.at("perplexity_context").get_to(plan.perplexity_context);
-    json.at("perplexity_documents").get_to(plan.perplexity_documents);
-    json.at("kl_positions").get_to(plan.kl_positions);
-    json.at("threads").get_to(plan.threads);
-    json.at("cache_type_k").get_to(plan.cache_type_k);
-    json.at("cache_type_v").get_to(plan.cache_type_v);
-    json.at("beyond_training").get_to(plan.beyond_training);
-    json.at("repeat_text").get_to(plan.repeat_text);
-}
-
 }  // namespace atlas::eval

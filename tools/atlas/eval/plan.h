@@ -45,7 +45,9 @@ std::string parse_mode(const std::string& text, Mode* out);
 /** Names that --tasks accepts. */
 const std::vector<std::string>& task_names();
 
-void to_json(nlohmann::json& json, const Plan& plan);
-void from_json(const nlohmann::json& json, Plan& plan);
+// Every field: the plan travels to the process of each mode, and into the report.
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Plan, model, texts, tasks, lengths, depths, samples, distractors, seed, wording,
+                                   perplexity_context, perplexity_documents, kl_positions, threads, cache_type_k,
+                                   cache_type_v, beyond_training, repeat_text)
 
 }  // namespace atlas::eval
