@@ -34,6 +34,10 @@ public:
 
     const Settings& settings() const { return settings_; }
 
+    /** The memories beside sparse attention; their switches may be changed between calls. */
+    FarMemory& memory() { return memory_; }
+    const FarMemory& memory() const { return memory_; }
+
     /** Whether a call over n_keys keys may need an index at all; false means that the plain kernels are to be called. */
     bool wants_index(const kernels::AttentionArgs& args, int64_t n_keys) const;
 

@@ -48,7 +48,107 @@ memory::CorrectorConfig config_of(const MemoryOptions& options, int64_t d_k, int
     return config;
 }
 
+/** Options that a memory in use can take over. */
+MemoryOptions with_switches_of(MemoryOptions options, const MemoryOptions& from) {
+    options.enabled = from.enabled;
+    options.blend_ratio = from.blend_ratio;
+    options.dynamic_blend = from.dynamic_blend;
+    options.warm_up = from.warm_up;
+    options.test_time = from.test_time;
+    options.budget_bytes = from.budget_bytes;
+    options.probe_every = from.probe_every;
+    return options;
+}
+
 }  // namespace
+
+void MemoryStats::add(const memory::CorrectorStats& head, uint64_t iterations_per_step) {
+    observations += head.observations;
+    learned += head.learned;
+    skipped_pairs += head.skipped_pairs;
+    skipped_updates += head.skipped_updates;
+    muon_steps += head.muon_steps;
+    muon_iterations += head.muon_steps * iterations_per_step;
+    cache_hits += head.cache.hits;
+    cache_misses += head.cache.misses;
+    window_fill += head.window_fill;
+    gate += head.gate;
+    error_without += head.error_without;
+    error_with += head.error_with;
+}
+
+void FarMemory::set_options(const MemoryOptions& options) {
+    if (options == options_) return;
+    const bool keep = with_switches_of(options_, options) == options;
+    options_ = options;
+    if (!keep || bytes_ > options.budget_bytes) drop_all();
+    for (auto& [key, head] : heads_) {
+        head.corrector->set_gate(options.blend_ratio, options.dynamic_blend, options.warm_up);
+        head.corrector->set_learning(options.test_time);
+    }
+    warned_ = false;
+}
+
+void FarMemory::set_initial(std::shared_ptr<const InitialMemories> initial) {
+    drop_all();
+    initial_ = std::move(initial);
+    warned_ = false;
+}
+
+const InitialMemory* FarMemory::initial_of(int layer, int64_t kv_head) const {
+    if (!initial_) return nullptr;
+    const auto found = initial_->find({layer, kv_head});
+    return found == initial_->end() ? nullptr : &found->second;
+}
+
+InitialMemories FarMemory::learned() {
+    InitialMemories out;
+    std::map<std::pair<int, int64_t>, uint64_t> used;
+    for (auto& [key, head] : heads_) {
+        const std::pair<int, int64_t> place{std::get<0>(key), std::get<2>(key)};
+        if (head.corrector->stats().learned == 0 || head.used < used[place]) continue;
+        used[place] = head.used;
+        const InitialMemory* initial = initial_of(place.first, place.second);
+        InitialMemory& entry = out[place];
+        if (initial) entry = *initial;
+        entry.state = std::make_shared<memory::CorrectorState>(head.corrector->state());
+    }
+    return out;
+}
+
+void FarMemory::forget(const Head& head) {
+    memory::CorrectorStats counts = head.corrector->stats();
+    counts.window_fill = counts.gate = counts.error_without = counts.error_with = 0.0;
+    gone_.add(counts, static_cast<uint64_t>(options_.muon_iterations));
+    ++gone_.resets;
+}
+
+void FarMemory::reset() {
+    for (auto& [key, head] : heads_) {
+        forget(head);
+        head.corrector->reset();
+        head.visible = 0;
+    }
+}
+
+void FarMemory::drop_all() {
+    for (const auto& [key, head] : heads_) forget(head);
+    heads_.clear();
+    bytes_ = 0;
+}
+
+MemoryStats FarMemory::stats() const {
+    MemoryStats out = gone_;
+    for (const auto& [key, head] : heads_)
+        out.add(head.corrector->stats(), static_cast<uint64_t>(options_.muon_iterations));
+    out.memories = heads_.size();
+    out.bytes = bytes_;
+    if (out.memories > 0) {
+        const auto n = static_cast<double>(out.memories);
+        for (double* mean : {&out.window_fill, &out.gate, &out.error_without, &out.error_with}) *mean /= n;
+    }
+    return out;
+}
 
 FarMemory::Head* FarMemory::head_of(const FarCall& call, const TileView& view, int64_t kv_head) {
     const auto seen = std::find_if(view.use.begin(), view.use.end(), [](PageUse use) { return use != PageUse::kSkip; });
@@ -57,12 +157,22 @@ FarMemory::Head* FarMemory::head_of(const FarCall& call, const TileView& view, i
         found->second.used = calls_;
         return &found->second;
     }
+    const InitialMemory* initial = initial_of(call.layer, kv_head);
+    if (initial && !initial->enabled) return nullptr;
     const memory::CorrectorConfig config = config_of(options_, call.args.d_k, call.args.d_v, seed_);
     Status status = check_corrector(config);
     if (status.is_ok()) {
         Head head;
         head.corrector = std::make_unique<memory::Corrector>(config);
         head.used = calls_;
+        if (initial && initial->state) {
+            status = head.corrector->start_from(initial->state);
+            if (!status.is_ok() && !warned_) {
+                log().warn("layer {}, head {} starts empty (further ones are not named): {}", call.layer, kv_head,
+                           status.to_string());
+                warned_ = true;
+            }
+        }
         const size_t needed = head.corrector->bytes();
         while (bytes_ + needed > options_.budget_bytes && !heads_.empty()) {
             const auto oldest = std::min_element(heads_.begin(), heads_.end(), [](const auto& a, const auto& b) {
@@ -71,6 +181,7 @@ FarMemory::Head* FarMemory::head_of(const FarCall& call, const TileView& view, i
             // Every layer calls once per token: what the last 4096 calls used is in use.
             if (oldest->second.used + 4096 > calls_) break;
             bytes_ -= oldest->second.bytes;
+            forget(oldest->second);
             heads_.erase(oldest);
         }
         if (bytes_ + needed <= options_.budget_bytes) {
@@ -126,18 +237,24 @@ void FarMemory::run_head(const FarCall& call, int64_t stream, int64_t kv_head, H
     const kernels::AttentionArgs& args = call.args;
     const int64_t group = args.n_head / args.n_head_kv;
     const auto d_v = static_cast<size_t>(args.d_v);
+    const InitialMemory* initial = initial_of(call.layer, kv_head);
+    const float mass_bias = initial ? initial->mass_bias : 0.0f;
     std::vector<float> queries, exact;
     std::vector<int64_t> probed;
     for (int64_t tile = 0; tile < call.tiles; ++tile) {
         const TileView& view = call.views[static_cast<size_t>(stream * call.tiles + tile)];
         const FarResult& result =
             call.results[static_cast<size_t>((stream * args.n_head_kv + kv_head) * call.tiles + tile)];
+        const int64_t row0 = ((stream * args.n_head_kv + kv_head) * args.n_tokens + view.token0) * group;
+        const int64_t rows = view.tokens * group;
+        if (mass_bias != 0.0f) {
+            // −inf, where nothing is estimated, stays.
+            for (int64_t row = 0; row < rows; ++row) call.far_lse[row0 + row] += mass_bias;
+        }
         Head* head = tiles[tile];
         if (head == nullptr) continue;
         if (view.visible < head->visible) head->corrector->reset();
         head->visible = view.visible;
-        const int64_t row0 = ((stream * args.n_head_kv + kv_head) * args.n_tokens + view.token0) * group;
-        const int64_t rows = view.tokens * group;
         const auto query = [&](int64_t row) {
             return query_of(args, stream, view.token0 + row / group, kv_head * group + row % group);
         };

@@ -101,6 +101,8 @@ struct MemoryOptions {
     int chunk = 16;
     /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head. */
     int probe_every = 32;
+
+    bool operator==(const MemoryOptions&) const = default;
 };
 
 /**

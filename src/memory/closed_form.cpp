@@ -1,5 +1,6 @@
 #include "memory/closed_form.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -92,6 +93,11 @@ void RecursiveLeastSquares::learn(const double* x, const double* v) {
     for (size_t i = 0; i < d_in_; ++i) {
         for (size_t j = 0; j < d_in_; ++j) p_[i * d_in_ + j] = (p_[i * d_in_ + j] - px_[i] * px_[j] / denominator) / f;
     }
+}
+
+void RecursiveLeastSquares::set_state(const float* weights, const float* covariance) {
+    std::copy_n(weights, w_.size(), w_.begin());
+    if (covariance) std::copy_n(covariance, p_.size(), p_.begin());
 }
 
 DeltaRule::DeltaRule(size_t d_in, size_t d_out, double step)

@@ -26,6 +26,10 @@ public:
     RecursiveLeastSquares(size_t d_in, size_t d_out, double lambda, double forgetting = 1.0, bool bounded = false);
     void learn(const double* x, const double* v);
     const std::vector<double>& weights() const { return w_; }
+    /** (Σ xxᵀ + λI)⁻¹, [d_in][d_in]. */
+    const std::vector<double>& covariance() const { return p_; }
+    /** Goes on from W [d_out][d_in] and, unless null, from P [d_in][d_in]. */
+    void set_state(const float* weights, const float* covariance);
 
 private:
     size_t d_in_, d_out_;

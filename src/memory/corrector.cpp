@@ -25,10 +25,9 @@ Corrector::Corrector(const CorrectorConfig& config)
     if (config.least_squares) {
         map_ = std::make_unique<FeatureMap>(config.memory.features);
         // Unit queries: a constant of 1 beside a query of length √d / 2 (best of 1, √d / 2 and √d on recorded residuals).
-        std::vector<double> scale(map_->coefficients().begin(), map_->coefficients().end());
-        for (size_t i = 1; i < scale.size(); ++i)
-            scale[i] *= 0.5 * std::sqrt(static_cast<double>(config.memory.features.d));
-        map_->set_coefficients(scale);
+        coefficients_.assign(map_->coefficients().begin(), map_->coefficients().end());
+        for (size_t i = 1; i < coefficients_.size(); ++i)
+            coefficients_[i] *= 0.5 * std::sqrt(static_cast<double>(config.memory.features.d));
         x_.resize(map_->features());
         v_.resize(config.memory.d_out);
         weights_.resize(map_->features() * config.memory.d_out);
@@ -41,13 +40,80 @@ void Corrector::reset() {
         solver_ = std::make_unique<RecursiveLeastSquares>(map_->features(), config_.memory.d_out, config_.ridge,
                                                           config_.forgetting, true);
         std::fill(weights_.begin(), weights_.end(), 0.0f);
+        map_->set_coefficients(coefficients_);
     } else if (memory_) {
         memory_->reset();
     } else {
         memory_ = std::make_unique<TestTimeMemory>(config_.memory);
     }
     gate_ = tokens_ = scale_square_ = scale_ = weight_ = rr_ = rm_ = mm_ = rm_square_ = 0.0;
-    observations_ = learned_ = 0;
+    observations_ = learned_ = skipped_ = 0;
+    if (!initial_) return;
+    const CorrectorState& from = *initial_;
+    if (solver_) {
+        if (!from.coefficients.empty()) map_->set_coefficients(from.coefficients);
+        solver_->set_state(from.weights.data(), from.momentum.empty() ? nullptr : from.momentum.data());
+        refresh_weights();
+    } else {
+        if (!from.coefficients.empty()) memory_->set_coefficients(from.coefficients);
+        memory_->learner().set_parameters(from.weights);
+        memory_->learner().set_momentum(from.momentum);
+    }
+    scale_ = from.scale;
+    gate_ = std::min(from.gate, config_.gate_limit);
+    learned_ = 1;  // the scale is fixed
+}
+
+Status Corrector::start_from(std::shared_ptr<const CorrectorState> state) {
+    const size_t d_out = config_.memory.d_out;
+    const size_t features = feature_count(config_.memory.features);
+    const size_t weights = solver_ ? features * d_out : memory_->learner().parameters().size();
+    const size_t momentum = solver_ ? features * features : weights;
+    const size_t coefficients = (solver_ ? *map_ : memory_->features()).coefficients().size();
+    const auto wrong = [](const char* what, size_t is, size_t due) {
+        return Status::invalid_argument("initial memory: " + std::to_string(is) + " " + what + " where " +
+                                        std::to_string(due) + " are due");
+    };
+    if (state->weights.size() != weights) return wrong("weights", state->weights.size(), weights);
+    if (!state->momentum.empty() && state->momentum.size() != momentum)
+        return wrong("numbers of momentum", state->momentum.size(), momentum);
+    if (!state->coefficients.empty() && state->coefficients.size() != coefficients)
+        return wrong("coefficients", state->coefficients.size(), coefficients);
+    const auto finite = [](double x) { return std::isfinite(x); };
+    if (!all_finite(state->weights.data(), weights) || !all_finite(state->momentum.data(), state->momentum.size()) ||
+        !std::all_of(state->coefficients.begin(), state->coefficients.end(), finite) || !finite(state->scale) ||
+        !(state->scale > 0.0) || !(state->gate >= 0.0 && state->gate <= 1.0)) {
+        return Status::invalid_argument(
+            "initial memory: a number is not finite, its scale not above 0 or its gate not in 0 to 1");
+    }
+    initial_ = std::move(state);
+    reset();
+    return Status::ok();
+}
+
+CorrectorState Corrector::state() {
+    CorrectorState out;
+    const auto flat = [](const auto& from) { return std::vector<float>(from.begin(), from.end()); };
+    if (solver_) {
+        out.weights = flat(solver_->weights());
+        out.momentum = flat(solver_->covariance());
+    } else {
+        memory_->flush();
+        out.weights = flat(memory_->learner().parameters());
+        out.momentum = flat(memory_->learner().momentum());
+    }
+    const std::span<const double> coefficients = (solver_ ? *map_ : memory_->features()).coefficients();
+    out.coefficients.assign(coefficients.begin(), coefficients.end());
+    out.scale = scale_;
+    out.gate = gate_;
+    return out;
+}
+
+void Corrector::set_gate(double limit, bool dynamic, double warm_up) {
+    config_.gate_limit = limit;
+    config_.dynamic_gate = dynamic;
+    config_.warm_up = warm_up;
+    gate_ = std::min(gate_, limit);
 }
 
 size_t Corrector::bytes() const {
@@ -76,7 +142,7 @@ void Corrector::learn(const float* q, const float* target, float weight) {
     const size_t d_out = config_.memory.d_out;
     if (memory_) {
         memory_->learn(q, target, &weight, 1);
-        learned_ = memory_->learner().stats().pairs;
+        learned_ = std::max(learned_, memory_->learner().stats().pairs);
         return;
     }
     mapped_.resize(std::max(mapped_.size(), map_->features()));
@@ -86,16 +152,39 @@ void Corrector::learn(const float* q, const float* target, float weight) {
     for (size_t i = 0; i < x_.size(); ++i) x_[i] = root * static_cast<double>(mapped_[i]);
     for (size_t i = 0; i < d_out; ++i) v_[i] = root * static_cast<double>(target[i]);
     solver_->learn(x_.data(), v_.data());
-    for (size_t i = 0; i < x_.size(); ++i) {
-        for (size_t o = 0; o < d_out; ++o)
-            weights_[i * d_out + o] = static_cast<float>(solver_->weights()[o * x_.size() + i]);
-    }
+    refresh_weights();
     ++learned_;
 }
 
+void Corrector::refresh_weights() {
+    const size_t d_out = config_.memory.d_out;
+    const size_t features = map_->features();
+    for (size_t i = 0; i < features; ++i) {
+        for (size_t o = 0; o < d_out; ++o)
+            weights_[i * d_out + o] = static_cast<float>(solver_->weights()[o * features + i]);
+    }
+}
+
 CorrectorStats Corrector::stats() const {
+    CorrectorStats out;
+    out.observations = observations_;
+    out.learned = learned_;
+    out.skipped_pairs = skipped_;
+    if (memory_) {
+        const OmegaStats& omega = memory_->learner().stats();
+        out.skipped_pairs += omega.skipped_pairs;
+        out.skipped_updates = omega.skipped_updates;
+        out.muon_steps = omega.muon_steps;
+        out.cache = memory_->cache_stats();
+        out.window_fill = memory_->learner().window().fill_ratio();
+    } else {
+        out.window_fill = learned_ > 0 ? 1.0 : 0.0;
+    }
     const double w = weight_ > 0.0 ? 1.0 / weight_ : 0.0;
-    return {observations_, rr_ * w, (rr_ - 2.0 * rm_ + mm_) * w, gate_};
+    out.error_without = rr_ * w;
+    out.error_with = (rr_ - 2.0 * rm_ + mm_) * w;
+    out.gate = gate_;
+    return out;
 }
 
 void Corrector::correct(const float* q, size_t n, float* out) {
@@ -112,7 +201,11 @@ void Corrector::observe(const float* q, const float* residual, float weight, dou
     const size_t d_out = config_.memory.d_out;
     tokens_ += tokens;
     const double square = square_sum(residual, d_out);
-    if (!all_finite(q, d) || !std::isfinite(square) || !std::isfinite(weight) || weight <= 0.0f) return;
+    if (!all_finite(q, d) || !std::isfinite(square) || !std::isfinite(weight)) {
+        ++skipped_;
+        return;
+    }
+    if (weight <= 0.0f) return;
     ++observations_;
     // Prediction first: this pair has not been learned.
     predict(q, 1);

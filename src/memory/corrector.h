@@ -25,10 +25,29 @@ struct CorrectorConfig {
 };
 
 struct CorrectorStats {
-    uint64_t observations = 0;
+    uint64_t observations = 0;     ///< finite ones
+    uint64_t learned = 0;          ///< pairs
+    uint64_t skipped_pairs = 0;    ///< left out because something was not finite
+    uint64_t skipped_updates = 0;  ///< undone because the result would not have been finite
+    uint64_t muon_steps = 0;       ///< matrices orthogonalised
+    CacheStats cache;              ///< of mapped features
+    double window_fill =
+        0.0;  ///< of the Omega rule's window; least squares, whose window has no end: 1 once it has learned
     double error_without = 0.0;  ///< weighted mean of ‖r‖², exponentially averaged
     double error_with = 0.0;     ///< the same of ‖r − M(q)‖² (gate 1), each taken before its pair was learned
     double gate = 0.0;
+};
+
+/** What a corrector has learned, as flat numbers: a head's part of a side-car file. */
+struct CorrectorState {
+    /** Least squares: W [d_out][features]. Omega rule: parameters in the order of parameter_tensors(). */
+    std::vector<float> weights;
+    /** Least squares: P [features][features]. Omega rule: momentum, laid out as the weights. Empty: that of a new memory. */
+    std::vector<float> momentum;
+    /** Of polynomial and exponential features, one per degree from 0 on. Empty: those of a new memory. */
+    std::vector<double> coefficients;
+    double scale = 0.0;  ///< length of a residual; W and the parameters predict in units of it
+    double gate = 0.0;   ///< where the gate starts, whatever the warm-up
 };
 
 /** Least squares needs the square of the number of features in float64: at most 1024 features. */
@@ -49,7 +68,20 @@ public:
     void correct(const float* q, size_t n, float* out);
     /** One pair: the residual r [d_out] of query q [d], how much it matters, and the number of tokens since the previous observation. */
     void observe(const float* q, const float* residual, float weight, double tokens);
+    /** Forgets what was learned: back to nothing, or to the state of start_from. */
     void reset();
+
+    /**
+     * Makes `state` the start of this and of every later reset. Fails, changing nothing, when its sizes are not those of this configuration or a
+     * number is not finite.
+     */
+    Status start_from(std::shared_ptr<const CorrectorState> state);
+    /** What start_from takes. Pairs that wait for a full chunk are learned first. */
+    CorrectorState state();
+
+    /** What may change without forgetting anything. A gate above the new limit comes down to it. */
+    void set_gate(double limit, bool dynamic, double warm_up);
+    void set_learning(bool learn) { config_.learn = learn; }
 
     CorrectorStats stats() const;
     size_t bytes() const;
@@ -57,10 +89,13 @@ public:
 private:
     void predict(const float* q, size_t n);
     void learn(const float* q, const float* target, float weight);
+    void refresh_weights();
     void move_gate();
 
     CorrectorConfig config_;
-    std::unique_ptr<FeatureMap> map_;  // of least squares
+    std::shared_ptr<const CorrectorState> initial_;
+    std::unique_ptr<FeatureMap> map_;   // of least squares
+    std::vector<double> coefficients_;  // of a new memory's map_
     std::unique_ptr<RecursiveLeastSquares> solver_;
     std::unique_ptr<TestTimeMemory> memory_;  // of the Omega rule
     std::vector<float> weights_, mapped_;     // W of the solver in f32, [features][d_out]
@@ -74,6 +109,7 @@ private:
     // Exponential averages of w‖r‖², w r·M, w‖M‖² and of the square of the gain w(2 r·M − …), which bounds its uncertainty.
     double weight_ = 0.0, rr_ = 0.0, rm_ = 0.0, mm_ = 0.0, rm_square_ = 0.0;
     uint64_t observations_ = 0;
+    uint64_t skipped_ = 0;
 };
 
 }  // namespace atlas::memory

@@ -80,6 +80,10 @@ void OmegaLearner::set_parameters(std::span<const float> parameters) {
     std::copy_n(parameters.begin(), std::min(parameters.size(), parameters_.size()), parameters_.begin());
 }
 
+void OmegaLearner::set_momentum(std::span<const float> momentum) {
+    std::copy_n(momentum.begin(), std::min(momentum.size(), momentum_.size()), momentum_.begin());
+}
+
 void OmegaLearner::reset() {
     initialize_parameters(shape_, seed_, parameters_.data());
     std::fill(momentum_.begin(), momentum_.end(), 0.0f);

@@ -72,6 +72,7 @@ public:
     size_t bytes() const;
 
     void set_parameters(std::span<const float> parameters);
+    void set_momentum(std::span<const float> momentum);
     void set_step(double step) { config_.step = step; }
 
     /** y[n][d_out] = M(x[n][d_in]). */

@@ -99,6 +99,11 @@ void TestTimeMemory::reset() {
     if (!map_.coefficients().empty()) map_.set_coefficients(FeatureMap(config_.features).coefficients());
 }
 
+void TestTimeMemory::set_coefficients(std::span<const double> coefficients) {
+    map_.set_coefficients(coefficients);
+    cache_.clear();
+}
+
 std::vector<std::byte> TestTimeMemory::save() {
     flush();
     std::vector<std::byte> out(map_.coefficients().size() * sizeof(double));

@@ -55,6 +55,9 @@ public:
     void flush();
     void reset();
 
+    /** Replaces the polynomial's coefficients; as many as features() has. */
+    void set_coefficients(std::span<const double> coefficients);
+
     /** The learner's state and the coefficients; what is queued is learned first. */
     std::vector<std::byte> save();
     Status restore(std::span<const std::byte> data);

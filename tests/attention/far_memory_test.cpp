@@ -71,6 +71,63 @@ TEST_P(FarMemoryTest, WithoutAFarPartNothingChanges) {
     EXPECT_EQ(std::memcmp(with.data(), without.data(), with.size() * 4), 0);
 }
 
+/** Switches turn between calls; another feature type means new memories; what was learned can be handed to another engine. */
+TEST(FarMemorySwitches, BetweenCalls) {
+    Scene scene(1024, 1);
+    KvIndex index = scene.make_index(32);
+    Engine engine(bare(), eager()), plain(bare());
+    const auto call = [&](Engine& one, int n) {
+        for (int i = 0; i < n; ++i) {
+            for (float& x : scene.q) x = 2.0f * scene.normal(scene.random);
+            ASSERT_TRUE(one.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 1).is_ok());
+        }
+    };
+    const auto same_as_plain = [&](Engine& one) {
+        call(one, 1);
+        const std::vector<float> mine = scene.out;
+        EXPECT_TRUE(plain.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 1).is_ok());
+        return std::memcmp(mine.data(), scene.out.data(), mine.size() * 4) == 0;
+    };
+    call(engine, 240);
+    const MemoryStats learned = engine.memory().stats();
+    EXPECT_EQ(learned.memories, 2u);
+    EXPECT_EQ(learned.resets, 0u);
+    EXPECT_GT(learned.bytes, 1000u);
+    EXPECT_EQ(learned.observations, 480u);
+    EXPECT_GT(learned.gate, 0.3);
+    EXPECT_LT(learned.error_with, learned.error_without);
+    EXPECT_FALSE(same_as_plain(engine));
+
+    const auto initial = std::make_shared<InitialMemories>(engine.memory().learned());
+    ASSERT_EQ(initial->size(), 2u);
+    Engine pupil(bare(), eager());
+    pupil.memory().set_initial(initial);
+    EXPECT_FALSE(same_as_plain(pupil)) << "it starts with what it was given";
+    for (auto& [place, memory] : *initial) memory.enabled = false;
+    pupil.memory().set_initial(initial);
+    EXPECT_TRUE(same_as_plain(pupil));
+    for (auto& [place, memory] : *initial) memory.mass_bias = 0.5f;
+    pupil.memory().set_initial(initial);
+    EXPECT_FALSE(same_as_plain(pupil)) << "the mass bias does without a memory";
+
+    MemoryOptions options = eager();
+    options.enabled = false;
+    engine.memory().set_options(options);
+    EXPECT_TRUE(same_as_plain(engine));
+    options.enabled = true;
+    options.blend_ratio = 0.0;
+    engine.memory().set_options(options);
+    EXPECT_TRUE(same_as_plain(engine));
+    EXPECT_GE(engine.memory().stats().observations, learned.observations) << "kept";
+    options.blend_ratio = 1.0;
+    options.features = MemoryFeatures::kFourier;
+    engine.memory().set_options(options);
+    EXPECT_EQ(engine.memory().stats().memories, 0u);
+    EXPECT_EQ(engine.memory().stats().resets, 2u);
+    call(engine, 40);
+    EXPECT_EQ(engine.memory().stats().memories, 2u);
+}
+
 TEST(FarMemoryBudget, HeadsBeyondItGoWithout) {
     Scene scene(1024, 1);
     MemoryOptions options = eager();

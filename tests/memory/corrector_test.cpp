@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 #include "numbers.h"
@@ -155,6 +156,57 @@ TEST_P(CorrectorTest, BadNumbersAreLeftOut) {
     corrector.reset();
     EXPECT_EQ(corrector.gate(), 0.0);
     EXPECT_EQ(corrector.stats().observations, 0u);
+}
+
+/** What one corrector learned is where another starts, and where that one's reset leads back to. */
+TEST_P(CorrectorTest, StartsFromAnotherOnesState) {
+    Corrector teacher(config_for(GetParam()));
+    Source source(11);
+    for (int i = 0; i < 600; ++i) {
+        source.next(3.0f, 0.3f);
+        teacher.observe(source.q.data(), source.r.data(), 1.0f, 1.0);
+    }
+    const auto state = std::make_shared<CorrectorState>(teacher.state());
+    EXPECT_GT(state->gate, 0.5);
+    Corrector pupil(config_for(GetParam()));
+    ASSERT_TRUE(pupil.start_from(state).is_ok());
+    const auto difference = [&] {
+        source.next(3.0f, 0.0f);
+        std::vector<float> a(kOut, 0.0f), b(kOut, 0.0f);
+        teacher.correct(source.q.data(), 1, a.data());
+        pupil.correct(source.q.data(), 1, b.data());
+        double most = 0.0;
+        for (size_t i = 0; i < kOut; ++i) most = std::fmax(most, static_cast<double>(std::fabs(a[i] - b[i])));
+        return most / std::sqrt(square(a));
+    };
+    EXPECT_LT(difference(), 1e-5);
+    for (int i = 0; i < 300; ++i) {
+        source.next(-3.0f, 0.3f);
+        pupil.observe(source.q.data(), source.r.data(), 1.0f, 1.0);
+    }
+    EXPECT_GT(difference(), 0.1) << "it goes on learning";
+    pupil.reset();
+    EXPECT_LT(difference(), 1e-5);
+}
+
+TEST_P(CorrectorTest, RefusesAStateThatDoesNotFit) {
+    Corrector corrector(config_for(GetParam()));
+    Source source(12);
+    source.next(3.0f, 0.0f);
+    corrector.observe(source.q.data(), source.r.data(), 1.0f, 1.0);
+    const CorrectorState good = corrector.state();
+    const auto refused = [&](const std::function<void(CorrectorState*)>& spoil) {
+        auto state = std::make_shared<CorrectorState>(good);
+        spoil(state.get());
+        return !corrector.start_from(state).is_ok();
+    };
+    EXPECT_FALSE(refused([](CorrectorState*) {}));
+    EXPECT_TRUE(refused([](CorrectorState* s) { s->weights.pop_back(); }));
+    EXPECT_TRUE(refused([](CorrectorState* s) { s->momentum.push_back(0.0f); }));
+    EXPECT_TRUE(refused([](CorrectorState* s) { s->coefficients.push_back(1.0); }));
+    EXPECT_TRUE(refused([](CorrectorState* s) { s->weights[1] = std::numeric_limits<float>::quiet_NaN(); }));
+    EXPECT_TRUE(refused([](CorrectorState* s) { s->scale = 0.0; }));
+    EXPECT_TRUE(refused([](CorrectorState* s) { s->gate = 2.0; }));
 }
 
 /** Fixed blend (the plain mode to compare with): the gate is its ceiling from the warm-up on. */
