@@ -15,6 +15,8 @@
 #include "host/owner_buffer.h"
 #include "host/set_rows.h"
 #include "host/shadow.h"
+#include "runtime/collector.h"
+#include "runtime/session.h"
 
 namespace atlas::host {
 namespace {
@@ -23,7 +25,7 @@ namespace {
 class Instance {
 public:
     ggml_status compute(ggml_cgraph* graph) {
-        attention_.begin_graph();
+        session_.begin_graph();
         ggml_status status = GGML_STATUS_SUCCESS;
         const int n_nodes = ggml_graph_n_nodes(graph);
         for (int i = 0; i < n_nodes && status == GGML_STATUS_SUCCESS; ++i) {
@@ -45,6 +47,8 @@ public:
         waiting_.clear();
         return flushed;
     }
+
+    runtime::Session& session() { return session_; }
 
     void set_n_threads(int n_threads) {
         host_threads_ = n_threads;
@@ -99,7 +103,8 @@ private:
     }
 
     CpuDelegate delegate_;
-    FlashAttention attention_;
+    runtime::Session session_;
+    FlashAttention attention_{session_};
     std::vector<ggml_tensor*> waiting_;  // consecutive nodes for the delegate
     int host_threads_ = 0;
     ggml_abort_callback abort_callback_ = nullptr;
@@ -119,7 +124,8 @@ void backend_free(ggml_backend_t backend) {
     delete reinterpret_cast<abi::Backend*>(backend);
 }
 
-void backend_synchronize(ggml_backend_t) {}
+// Nothing is ever under way when the host can ask. What counts is who asked: the C API finds a context's sessions by it.
+void backend_synchronize(ggml_backend_t backend) { runtime::Collector::reached(instance_of(backend).session()); }
 
 ggml_status backend_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
     return instance_of(backend).compute(graph);

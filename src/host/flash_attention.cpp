@@ -3,11 +3,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
-#include <fstream>
 #include <string_view>
 
-#include "attention/stats.h"
-#include "base/log.h"
 #include "host/owner_buffer.h"
 
 namespace atlas::host {
@@ -76,6 +73,17 @@ kernels::AttentionArgs arguments_of(const ggml_tensor* op) {
     args.max_bias = op_param(op, 1);
     args.softcap = op_param(op, 2);
     return args;
+}
+
+kernels::Mask mask_of(const ggml_tensor* tensor) {
+    kernels::Mask mask;
+    mask.data = static_cast<const uint16_t*>(tensor->data);
+    mask.token_stride = static_cast<int64_t>(tensor->nb[1] / 2);
+    mask.head_stride = static_cast<int64_t>(tensor->nb[2] / 2);
+    mask.stream_stride = static_cast<int64_t>(tensor->nb[3] / 2);
+    mask.n_heads = tensor->ne[2];
+    mask.n_streams = tensor->ne[3];
+    return mask;
 }
 
 /** Layer number at the end of the cache tensor's name (cache_k_l12); 0 without one. */
@@ -147,45 +155,6 @@ bool supports_flash_attention(const ggml_tensor* op) {
     return kernels::check_attention(args).is_ok();
 }
 
-FlashAttention::~FlashAttention() {
-    const std::string& target = options().sparse.stats;
-    const attention::Stats& stats = attention::Stats::instance();
-    if (target.empty() || stats.empty()) return;
-    if (target == "1") {
-        log().info("attention: {}", stats.json());
-        return;
-    }
-    std::ofstream file(target);
-    file << stats.json();
-    if (!file.flush()) log().error("statistics: cannot write '{}'", target);
-}
-
-void FlashAttention::set_mask(const ggml_tensor* mask, int64_t n_tokens, int64_t n_keys, int n_threads,
-                              kernels::Mask* out) {
-    out->data = static_cast<const uint16_t*>(mask->data);
-    out->token_stride = static_cast<int64_t>(mask->nb[1] / 2);
-    out->head_stride = static_cast<int64_t>(mask->nb[2] / 2);
-    out->stream_stride = static_cast<int64_t>(mask->nb[3] / 2);
-    out->n_heads = mask->ne[2];
-    out->n_streams = mask->ne[3];
-    out->summary_blocks = (n_keys + kernels::kBlockKeys - 1) / kernels::kBlockKeys;
-
-    const int64_t shape[4] = {n_keys, n_tokens, mask->ne[2], mask->ne[3]};
-    for (size_t i = 0; i < summaries_in_use_; ++i) {
-        if (summaries_[i].data == mask->data && std::equal(shape, shape + 4, summaries_[i].shape)) {
-            out->summary = summaries_[i].blocks.data();
-            return;
-        }
-    }
-    if (summaries_in_use_ == summaries_.size()) summaries_.emplace_back();
-    Summary& summary = summaries_[summaries_in_use_++];
-    summary.data = mask->data;
-    std::copy(shape, shape + 4, summary.shape);
-    summary.blocks.resize(static_cast<size_t>(mask->ne[3] * mask->ne[2] * n_tokens * out->summary_blocks));
-    kernels::summarize_mask(*out, n_tokens, n_keys, summary.blocks.data(), n_threads);
-    out->summary = summary.blocks.data();
-}
-
 void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v) {
     const int64_t n_keys = k->ne[1];
     const int64_t n_heads = k->ne[2];
@@ -226,44 +195,35 @@ void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v) {
     }
 }
 
-attention::KvIndex* FlashAttention::index_for(const ggml_tensor* k, const ggml_tensor* v,
-                                              const kernels::AttentionArgs& args) {
+bool FlashAttention::find_cache(const ggml_tensor* k, const ggml_tensor* v, runtime::CacheView* out) {
     const Placement k_place = placement_of(k);
     const Placement v_place = placement_of(v);
-    // Only pages know when they were written; over the CPU's buffers everything is exact.
     if (!k_place.pages || !v_place.pages || k->nb[1] != k_place.pages->row_bytes() ||
         v->nb[1] != v_place.pages->row_bytes())
-        return nullptr;
+        return false;
     base_pages_.clear();
-    for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+    for (int64_t stream = 0; stream < k->ne[3]; ++stream) {
         const size_t k_row = (k_place.offset + static_cast<size_t>(stream) * k->nb[3]) / k->nb[1];
         const size_t v_row = (v_place.offset + static_cast<size_t>(stream) * v->nb[3]) / v->nb[1];
-        if (k_row != v_row || k_row % static_cast<size_t>(kv::kPageRows) != 0) return nullptr;
+        if (k_row != v_row || k_row % static_cast<size_t>(kv::kPageRows) != 0) return false;
         base_pages_.push_back(static_cast<int64_t>(k_row) / kv::kPageRows);
     }
-    auto& index = indexes_[{k_place.pages->id(), v_place.pages->id()}];
-    if (!index || !index->fits(args.n_head_kv, args.d_k, args.d_v)) {
-        index = std::make_unique<attention::KvIndex>(*k_place.pages, *v_place.pages, args.n_head_kv, args.d_k, args.d_v,
-                                                     engine_.settings().block_keys);
-    }
-    return index.get();
+    *out = {k_place.pages, v_place.pages, base_pages_.data(), layer_of(k)};
+    return true;
 }
 
 Status FlashAttention::run(const ggml_tensor* op, int n_threads) {
     kernels::AttentionArgs args = arguments_of(op);
     const ggml_tensor* k = op->src[1];
-    build_runs(k, op->src[2]);
+    const ggml_tensor* v = op->src[2];
+    build_runs(k, v);
     args.runs = heads_.data();
     args.q = static_cast<const float*>(op->src[0]->data);
     args.out = static_cast<float*>(op->data);
-    if (op->src[3]) set_mask(op->src[3], args.n_tokens, k->ne[1], n_threads, &args.mask);
+    if (op->src[3]) args.mask = mask_of(op->src[3]);
     if (op->src[4]) args.sinks = static_cast<const float*>(op->src[4]->data);
-    if (engine_.wants_index(args, k->ne[1])) {
-        if (attention::KvIndex* index = index_for(k, op->src[2], args)) {
-            return engine_.attend(args, k->ne[1], *index, {layer_of(k), base_pages_.data()}, n_threads);
-        }
-    }
-    return kernels::attention(args, n_threads);
+    runtime::CacheView cache;
+    return session_.attend(args, k->ne[1], find_cache(k, v, &cache) ? &cache : nullptr, n_threads);
 }
 
 }  // namespace atlas::host

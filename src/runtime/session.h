@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "attention/engine.h"
+#include "attention/kv_index.h"
+#include "base/options.h"
+#include "base/status.h"
+#include "kernels/attention.h"
+#include "kv/paged_tensor.h"
+#include "runtime/mask_summaries.h"
+
+namespace atlas::runtime {
+
+/** K and V of one call that lie in pages, both beginning at the same page. */
+struct CacheView {
+    const kv::PagedTensor* k;
+    const kv::PagedTensor* v;
+    const int64_t* base_pages;  ///< per stream: page that holds key 0
+    int layer;
+};
+
+/**
+ * What one backend instance owns, and a host makes one per context: the attention engine with its memories, an index per cache pair, and
+ * the mask summaries of the present graph. Used by one thread at a time; different sessions are independent.
+ */
+class Session {
+public:
+    /** Starts with the process's options. */
+    Session();
+    /** Writes the statistics that ATLAS_STATS asks for. */
+    ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+    /** To be called before the first node of a graph: masks may hold new values. */
+    void begin_graph();
+
+    /**
+     * `args` as for kernels::attention, with one list per (stream, KV head) covering keys 0…n_keys−1 and without mask summary. cache: null when
+     * K and V do not lie in such pages; only pages know when they were written, so everything is exact then.
+     */
+    Status attend(kernels::AttentionArgs args, int64_t n_keys, const CacheView* cache, int n_threads);
+
+private:
+    attention::KvIndex& index_for(const CacheView& cache, const kernels::AttentionArgs& args);
+
+    MaskSummaries masks_;
+    attention::Engine engine_;
+    std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KvIndex>> indexes_;  // by the ids of K and V
+};
+
+}  // namespace atlas::runtime
