@@ -19,7 +19,13 @@ const float* query_of(const kernels::AttentionArgs& args, int64_t stream, int64_
                                           token * args.q_token_stride + head * args.q_head_stride);
 }
 
-memory::CorrectorConfig config_of(const MemoryOptions& options, int64_t d_k, int64_t d_v, uint64_t seed) {
+std::atomic<ProbeSink*> g_probe_sink{nullptr};
+
+}  // namespace
+
+void set_probe_sink(ProbeSink* sink) { g_probe_sink = sink; }
+
+memory::CorrectorConfig corrector_config(const MemoryOptions& options, int64_t d_k, int64_t d_v, uint64_t seed) {
     memory::CorrectorConfig config;
     memory::MemoryConfig& m = config.memory;
     m.features.type = static_cast<memory::FeatureType>(options.features);
@@ -47,6 +53,8 @@ memory::CorrectorConfig config_of(const MemoryOptions& options, int64_t d_k, int
     config.learn = options.test_time;
     return config;
 }
+
+namespace {
 
 /** Options that a memory in use can take over. */
 MemoryOptions with_switches_of(MemoryOptions options, const MemoryOptions& from) {
@@ -159,7 +167,7 @@ FarMemory::Head* FarMemory::head_of(const FarCall& call, const TileView& view, i
     }
     const InitialMemory* initial = initial_of(call.layer, kv_head);
     if (initial && !initial->enabled) return nullptr;
-    const memory::CorrectorConfig config = config_of(options_, call.args.d_k, call.args.d_v, seed_);
+    const memory::CorrectorConfig config = corrector_config(options_, call.args.d_k, call.args.d_v, seed_);
     Status status = check_corrector(config);
     if (status.is_ok()) {
         Head head;
@@ -201,7 +209,7 @@ FarMemory::Head* FarMemory::head_of(const FarCall& call, const TileView& view, i
 
 /** Exact output of one query over the keys that the estimate stands for; false if there are none. */
 bool FarMemory::probe(const FarCall& call, const TileView& view, const FarResult& result, int64_t kv_head,
-                      int64_t token, int64_t member, float* out) const {
+                      int64_t token, int64_t member, float* out, float* lse) const {
     const kernels::AttentionArgs& args = call.args;
     const kernels::HeadRuns& all = args.runs[view.stream * args.n_head_kv + kv_head];
     std::vector<kernels::Run> runs;
@@ -226,7 +234,7 @@ bool FarMemory::probe(const FarCall& call, const TileView& view, const FarResult
     one.n_tokens = one.n_head = one.n_head_kv = one.n_stream = 1;
     one.q = query_of(args, view.stream, token, kv_head * (args.n_head / args.n_head_kv) + member);
     one.out = out;
-    one.lse = nullptr;
+    one.lse = lse;
     one.runs = &list;
     one.tokens_per_tile = 1;
     one.mask = {};
@@ -239,7 +247,9 @@ void FarMemory::run_head(const FarCall& call, int64_t stream, int64_t kv_head, H
     const auto d_v = static_cast<size_t>(args.d_v);
     const InitialMemory* initial = initial_of(call.layer, kv_head);
     const float mass_bias = initial ? initial->mass_bias : 0.0f;
-    std::vector<float> queries, exact;
+    const bool far = initial == nullptr || initial->far;
+    ProbeSink* const sink = g_probe_sink;
+    std::vector<float> queries, exact, exact_lse;
     std::vector<int64_t> probed;
     for (int64_t tile = 0; tile < call.tiles; ++tile) {
         const TileView& view = call.views[static_cast<size_t>(stream * call.tiles + tile)];
@@ -247,6 +257,10 @@ void FarMemory::run_head(const FarCall& call, int64_t stream, int64_t kv_head, H
             call.results[static_cast<size_t>((stream * args.n_head_kv + kv_head) * call.tiles + tile)];
         const int64_t row0 = ((stream * args.n_head_kv + kv_head) * args.n_tokens + view.token0) * group;
         const int64_t rows = view.tokens * group;
+        if (!far) {
+            std::fill_n(call.far_lse + row0, rows, kMinusInfinity);
+            continue;
+        }
         if (mass_bias != 0.0f) {
             // −inf, where nothing is estimated, stays.
             for (int64_t row = 0; row < rows; ++row) call.far_lse[row0 + row] += mass_bias;
@@ -267,13 +281,29 @@ void FarMemory::run_head(const FarCall& call, int64_t stream, int64_t kv_head, H
             const auto row = static_cast<int64_t>(random.next() * static_cast<double>(rows));
             // Measured as the estimate leaves it, before the correction.
             exact.resize((probed.size() + 1) * d_v);
+            exact_lse.resize(probed.size() + 1);
             float* residual = exact.data() + probed.size() * d_v;
             if (call.far_lse[row0 + row] == kMinusInfinity ||
-                !probe(call, view, result, kv_head, view.token0 + row / group, row % group, residual)) {
+                !probe(call, view, result, kv_head, view.token0 + row / group, row % group, residual,
+                       &exact_lse.back())) {
                 continue;
             }
             for (size_t x = 0; x < d_v; ++x) residual[x] -= call.far_out[static_cast<size_t>(row0 + row) * d_v + x];
             probed.push_back(row);
+        }
+        const auto near_lse = [&](int64_t row) {
+            return call.near_lse[(stream * args.n_tokens + view.token0 + row / group) * args.n_head + kv_head * group +
+                                 row % group];
+        };
+        for (size_t i = 0; sink && i < probed.size(); ++i) {
+            const int64_t row = probed[i];
+            const auto* near_out = reinterpret_cast<const float*>(
+                reinterpret_cast<const std::byte*>(args.out) + stream * args.out_stream_stride +
+                (view.token0 + row / group) * args.out_token_stride +
+                (kv_head * group + row % group) * args.out_head_stride);
+            sink->add({call.layer, kv_head, args.d_k, args.d_v, query(row), near_out,
+                       call.far_out + static_cast<size_t>(row0 + row) * d_v, exact.data() + i * d_v, near_lse(row),
+                       call.far_lse[row0 + row], exact_lse[i], static_cast<double>(options_.probe_every)});
         }
         if (head->corrector->gate() > 0.0) {
             queries.resize(static_cast<size_t>(rows * args.d_k));
@@ -283,10 +313,7 @@ void FarMemory::run_head(const FarCall& call, int64_t stream, int64_t kv_head, H
         }
         for (size_t i = 0; i < probed.size(); ++i) {
             // An error counts by the square of the far part's share of the softmax.
-            const int64_t token = view.token0 + probed[i] / group;
-            const float near =
-                call.near_lse[(stream * args.n_tokens + token) * args.n_head + kv_head * group + probed[i] % group];
-            const float share = 1.0f / (1.0f + std::exp(near - call.far_lse[row0 + probed[i]]));
+            const float share = 1.0f / (1.0f + std::exp(near_lse(probed[i]) - call.far_lse[row0 + probed[i]]));
             head->corrector->observe(query(probed[i]), exact.data() + i * d_v, share * share,
                                      std::max<double>(options_.probe_every, 1.0));
         }

@@ -49,11 +49,40 @@ struct MemoryStats {
 
 /** Where a head's memories start, from a side-car file. */
 struct InitialMemory {
+    bool far = true;                                      ///< false: nothing is estimated, what is not read is left out
     bool enabled = true;                                  ///< false: this head goes without memory
     float mass_bias = 0.0f;                               ///< added to the log mass of its far estimates
     std::shared_ptr<const memory::CorrectorState> state;  ///< null: a new memory starts empty
 };
 using InitialMemories = std::map<std::pair<int, int64_t>, InitialMemory>;  ///< by (layer, KV head)
+
+/** What one probe found, for calibration: a query, and attention over the keys that were read, over the others, and their estimate. */
+struct ProbeSample {
+    int layer = 0;
+    int64_t kv_head = 0;
+    int64_t d_k = 0;
+    int64_t d_v = 0;
+    const float* query = nullptr;     ///< [d_k]
+    const float* near_out = nullptr;  ///< [d_v]
+    const float* far_out = nullptr;   ///< the estimate, [d_v]
+    const float* residual = nullptr;  ///< exact minus estimate, [d_v]
+    float near_lse = 0.0f;            ///< natural log masses
+    float far_lse = 0.0f;             ///< estimated
+    float exact_lse = 0.0f;           ///< of the same keys
+    double tokens = 0.0;              ///< per observation
+};
+
+/** Gets every probe of the process; add() is called from several threads at once. */
+class ProbeSink {
+public:
+    virtual ~ProbeSink() = default;
+    virtual void add(const ProbeSample& sample) = 0;
+};
+/** nullptr: none. To be changed only while nothing is computed. */
+void set_probe_sink(ProbeSink* sink);
+
+/** How memories of heads of this shape are made. */
+memory::CorrectorConfig corrector_config(const MemoryOptions& options, int64_t d_k, int64_t d_v, uint64_t seed);
 
 /**
  * One memory per (layer, sequence, KV head), a sequence being told by the first page that it sees, that learns what the far estimate gets
@@ -101,7 +130,7 @@ private:
     Head* head_of(const FarCall& call, const TileView& view, int64_t kv_head);
     void run_head(const FarCall& call, int64_t stream, int64_t kv_head, Head* const* tiles) const;
     bool probe(const FarCall& call, const TileView& view, const FarResult& result, int64_t kv_head, int64_t token,
-               int64_t member, float* out) const;
+               int64_t member, float* out, float* lse) const;
 
     MemoryOptions options_;
     const uint64_t seed_;

@@ -5,7 +5,6 @@
 #include <cstring>
 
 namespace atlas::memory {
-namespace {
 
 MemoryShape shape_of(const MemoryConfig& config) {
     MemoryShape shape;
@@ -19,8 +18,6 @@ MemoryShape shape_of(const MemoryConfig& config) {
     shape.bias = config.bias;
     return shape;
 }
-
-}  // namespace
 
 Status check_memory(const MemoryConfig& config) {
     if (Status status = check_features(config.features); !status.is_ok()) return status;

@@ -27,6 +27,9 @@ struct MemoryConfig {
     uint64_t seed = 1;
 };
 
+/** The function that such a memory is. */
+MemoryShape shape_of(const MemoryConfig& config);
+
 Status check_memory(const MemoryConfig& config);
 
 /**
