@@ -139,20 +139,31 @@ void Case::make_mask(std::mt19937_64& rng) {
     args.mask.summary = summary_.data();
 }
 
-double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
-    double largest = 1e-3;
+double row_error(const std::vector<float>& a, const std::vector<float>& b, int64_t row, double floor) {
     double worst = 0;
-    for (size_t i = 0; i < a.size(); ++i) {
-        if (!std::isfinite(b[i])) {
-            if (a[i] != b[i]) return HUGE_VAL;
-            continue;
+    for (size_t begin = 0; begin < b.size(); begin += static_cast<size_t>(row)) {
+        const size_t end = std::min(b.size(), begin + static_cast<size_t>(row));
+        double largest = floor;
+        double difference = 0;
+        for (size_t i = begin; i < end; ++i) {
+            if (!std::isfinite(b[i])) {
+                if (a[i] != b[i]) return HUGE_VAL;
+                continue;
+            }
+            if (!std::isfinite(a[i])) return HUGE_VAL;
+            largest = std::max(largest, std::fabs(static_cast<double>(b[i])));
+            difference = std::max(difference, std::fabs(static_cast<double>(a[i]) - b[i]));
         }
-        if (!std::isfinite(a[i])) return HUGE_VAL;
-        largest = std::max(largest, std::fabs(static_cast<double>(b[i])));
-        worst = std::max(worst, std::fabs(static_cast<double>(a[i]) - b[i]));
+        worst = std::max(worst, difference / largest);
     }
-    return worst / largest;
+    return worst;
 }
+
+double output_error(const Case& actual, const Case& expected) {
+    return row_error(actual.out, expected.out, expected.args.d_v, kOutputFloor);
+}
+
+double lse_error(const Case& actual, const Case& expected) { return row_error(actual.lse, expected.lse, 1, 1.0); }
 
 std::string describe(const CaseSpec& s) {
     const auto name = [](DataType type) { return type == DataType::kOther ? "other" : data_type_info(type).name; };

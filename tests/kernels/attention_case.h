@@ -58,8 +58,16 @@ private:
     std::vector<HeadRuns> heads_;
 };
 
-/** Largest |a − b| divided by the largest |b| (at least 1e-3). */
-double relative_error(const std::vector<float>& a, const std::vector<float>& b);
+/** The worst row: largest |a − b| of `row` consecutive values, divided by the largest |b| among them or `floor`. Infinite if one is not finite where the other is. */
+double row_error(const std::vector<float>& a, const std::vector<float>& b, int64_t row, double floor);
+
+/** Values are drawn with variance 1, and f32 rounds those, not their mean: below this a row's size says nothing about its error. */
+inline constexpr double kOutputFloor = 0.01;
+
+/** row_error of the outputs, a row being one head of one token. */
+double output_error(const Case& actual, const Case& expected);
+/** Error of the log-sum-exps, one by one: absolute below 1, since they are logarithms. */
+double lse_error(const Case& actual, const Case& expected);
 
 std::string describe(const CaseSpec& spec);
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "attention_case.h"
 
 namespace atlas::kernels::test {
@@ -30,8 +32,8 @@ protected:
         ASSERT_TRUE(attention_reference(expected.args).is_ok());
         Case actual(spec);
         ASSERT_TRUE(attention(actual.args, n_threads).is_ok());
-        EXPECT_LT(relative_error(actual.out, expected.out), kTolerance) << describe(spec);
-        EXPECT_LT(relative_error(actual.lse, expected.lse), kTolerance) << describe(spec);
+        EXPECT_LT(output_error(actual, expected), kTolerance) << describe(spec);
+        EXPECT_LT(lse_error(actual, expected), kTolerance) << describe(spec);
     }
 };
 
@@ -165,6 +167,15 @@ TEST(AttentionContract, BadShapesAreRefusedWithTheirValues) {
                   a.d_k = 80;
               }).find("80 with q4_0"),
               std::string::npos);
+}
+
+TEST(RowError, SeesAWrongRowAmongLargeOnes) {
+    const std::vector<float> right = {100.0f, -50.0f, 0.5f, 0.25f};
+    EXPECT_EQ(row_error(right, right, 2, kOutputFloor), 0.0);
+    EXPECT_NEAR(row_error({100.0f, -50.0f, 0.5f, 0.255f}, right, 2, kOutputFloor), 0.01, 1e-6);
+    EXPECT_EQ(row_error({100.0f, NAN, 0.5f, 0.25f}, right, 2, kOutputFloor), HUGE_VAL);
+    EXPECT_EQ(row_error({1.0f}, {-HUGE_VALF}, 1, 1.0), HUGE_VAL);
+    EXPECT_EQ(row_error({-HUGE_VALF}, {-HUGE_VALF}, 1, 1.0), 0.0);
 }
 
 TEST(AlibiTest, SlopesOfThePaper) {
