@@ -216,31 +216,36 @@ namespace {
 
 constexpr std::array<char, 8> kMagic{'A', 'T', 'L', 'S', 'M', 'E', 'M', '1'};
 
-/** Numbers that must agree between the saving and the restoring learner, then counts. Little endian, as everything the library runs on. */
-struct Header {
+/** Numbers that must agree between the saving and the restoring learner. Little endian, as everything the library runs on. */
+struct Identity {
     std::array<char, 8> magic = kMagic;
     uint32_t kind = 0, bias = 0, window = 0, orthogonalize = 0;
     uint64_t d_in = 0, d_out = 0, hidden = 0;
     double residual = 0, decay = 0, momentum = 0, retention = 0;
+    bool operator==(const Identity&) const = default;
+};
+
+struct Header {
+    Identity identity;
     uint64_t window_size = 0;
     OmegaStats stats;
 };
 static_assert(std::is_trivially_copyable_v<Header> && sizeof(Header) == 8 + 16 + 24 + 32 + 8 + sizeof(OmegaStats));
 
-Header header_of(const MemoryShape& shape, const OmegaConfig& config) {
-    Header h;
-    h.kind = static_cast<uint32_t>(shape.kind);
-    h.bias = shape.bias;
-    h.window = static_cast<uint32_t>(config.window);
-    h.orthogonalize = static_cast<uint32_t>(config.orthogonalize);
-    h.d_in = shape.d_in;
-    h.d_out = shape.d_out;
-    h.hidden = shape.hidden;
-    h.residual = static_cast<double>(shape.residual);
-    h.decay = config.decay;
-    h.momentum = config.momentum;
-    h.retention = config.retention;
-    return h;
+Identity identity_of(const MemoryShape& shape, const OmegaConfig& config) {
+    Identity id;
+    id.kind = static_cast<uint32_t>(shape.kind);
+    id.bias = shape.bias;
+    id.window = static_cast<uint32_t>(config.window);
+    id.orthogonalize = static_cast<uint32_t>(config.orthogonalize);
+    id.d_in = shape.d_in;
+    id.d_out = shape.d_out;
+    id.hidden = shape.hidden;
+    id.residual = static_cast<double>(shape.residual);
+    id.decay = config.decay;
+    id.momentum = config.momentum;
+    id.retention = config.retention;
+    return id;
 }
 
 }  // namespace
@@ -252,7 +257,7 @@ void OmegaLearner::save(std::vector<std::byte>* out) const {
         out->resize(at + bytes);
         if (bytes) std::memcpy(out->data() + at, data, bytes);
     };
-    Header h = header_of(shape_, config_);
+    Header h{identity_of(shape_, config_), 0, {}};
     h.window_size = window_.size();
     h.stats = stats_;
     append(&h, sizeof h);
@@ -273,14 +278,12 @@ Status OmegaLearner::restore(std::span<const std::byte> data) {
     if (data.size() < sizeof h + sizeof check)
         return Status::corrupt("memory state of " + std::to_string(data.size()) + " bytes is too short");
     std::memcpy(&h, data.data(), sizeof h);
-    if (h.magic != kMagic) return Status::corrupt("memory state: not one, or of another version");
-    Header own = header_of(shape_, config_);
-    own.window_size = h.window_size;
-    own.stats = h.stats;
-    if (std::memcmp(&own, &h, sizeof h) != 0) {
-        return Status::invalid_argument("memory state of another shape or rule: it is " + std::to_string(h.d_in) +
-                                        " → " + std::to_string(h.d_out) + ", hidden " + std::to_string(h.hidden) +
-                                        ", window " + std::to_string(h.window));
+    const Identity& id = h.identity;
+    if (id.magic != kMagic) return Status::corrupt("memory state: not one, or of another version");
+    if (id != identity_of(shape_, config_)) {
+        return Status::invalid_argument("memory state of another shape or rule: it is " + std::to_string(id.d_in) +
+                                        " → " + std::to_string(id.d_out) + ", hidden " + std::to_string(id.hidden) +
+                                        ", window " + std::to_string(id.window));
     }
     if (h.window_size > window_.capacity()) return Status::corrupt("memory state: more pairs than its window holds");
     const size_t floats = 2 * parameters_.size() + h.window_size * (shape_.d_in + shape_.d_out + 1);

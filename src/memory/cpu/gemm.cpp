@@ -8,7 +8,7 @@
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace atlas::memory::cpu::HWY_NAMESPACE {
+namespace atlas::memory::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using D = hn::ScalableTag<float>;
@@ -188,18 +188,16 @@ void Gemm(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b,
     }
 }
 
-}  // namespace atlas::memory::cpu::HWY_NAMESPACE
+}  // namespace atlas::memory::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace atlas::memory {
-namespace cpu {
 HWY_EXPORT(Gemm);
-}
 
 void gemm(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c,
           size_t c_stride) {
-    HWY_DYNAMIC_DISPATCH(cpu::Gemm)(m, n, k, alpha, a, b, beta, c, c_stride);
+    HWY_DYNAMIC_DISPATCH(Gemm)(m, n, k, alpha, a, b, beta, c, c_stride);
 }
 
 }  // namespace atlas::memory

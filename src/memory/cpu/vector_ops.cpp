@@ -10,7 +10,7 @@
 #include <hwy/contrib/math/math-inl.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace atlas::memory::cpu::HWY_NAMESPACE {
+namespace atlas::memory::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using D = hn::ScalableTag<float>;
@@ -112,12 +112,11 @@ void Exponential(const float* x, size_t n, float* y) {
                [&](size_t i, size_t count) HWY_ATTR { StoreSome(hn::Exp(d, LoadSome(x + i, count)), count, y + i); });
 }
 
-}  // namespace atlas::memory::cpu::HWY_NAMESPACE
+}  // namespace atlas::memory::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace atlas::memory {
-namespace cpu {
 HWY_EXPORT(Gelu);
 HWY_EXPORT(ScaledCopy);
 HWY_EXPORT(ScaledAdd);
@@ -126,18 +125,17 @@ HWY_EXPORT(SquareSum);
 HWY_EXPORT(AllFinite);
 HWY_EXPORT(Cosine);
 HWY_EXPORT(Exponential);
-}  // namespace cpu
 
-void gelu(const float* z, size_t n, float* value, float* slope) { HWY_DYNAMIC_DISPATCH(cpu::Gelu)(z, n, value, slope); }
-void scaled_copy(float a, const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(cpu::ScaledCopy)(a, x, n, y); }
+void gelu(const float* z, size_t n, float* value, float* slope) { HWY_DYNAMIC_DISPATCH(Gelu)(z, n, value, slope); }
+void scaled_copy(float a, const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(ScaledCopy)(a, x, n, y); }
 void scaled_add(float a, const float* x, float b, size_t n, float* y) {
-    HWY_DYNAMIC_DISPATCH(cpu::ScaledAdd)(a, x, b, n, y);
+    HWY_DYNAMIC_DISPATCH(ScaledAdd)(a, x, b, n, y);
 }
-void multiply(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(cpu::Multiply)(x, n, y); }
-double square_sum(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(cpu::SquareSum)(x, n); }
-bool all_finite(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(cpu::AllFinite)(x, n); }
-void cosine(const float* x, size_t n, float scale, float* y) { HWY_DYNAMIC_DISPATCH(cpu::Cosine)(x, n, scale, y); }
-void exponential(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(cpu::Exponential)(x, n, y); }
+void multiply(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(Multiply)(x, n, y); }
+double square_sum(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(SquareSum)(x, n); }
+bool all_finite(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(AllFinite)(x, n); }
+void cosine(const float* x, size_t n, float scale, float* y) { HWY_DYNAMIC_DISPATCH(Cosine)(x, n, scale, y); }
+void exponential(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(Exponential)(x, n, y); }
 
 }  // namespace atlas::memory
 #endif

@@ -25,10 +25,10 @@ Pass run(const MemoryShape& shape, const double* p, const double* x) {
         pass.h.assign(x, x + shape.d_in);
     } else {
         const double* w2 = p + offset_of(shape, "weight2");
-        const double* b2 = shape.bias ? p + offset_of(shape, "bias2") : nullptr;
+        const double* b2 = p + offset_of(shape, "bias2");
         const double* w3 = p + offset_of(shape, "weight3");
         for (size_t k = 0; k < shape.hidden; ++k) {
-            double z = b2 ? b2[k] : 0.0;
+            double z = shape.bias ? b2[k] : 0.0;
             double g = 1.0;
             for (size_t j = 0; j < shape.d_in; ++j) z += w2[k * shape.d_in + j] * x[j];
             if (shape.kind == MemoryKind::kGated) {
@@ -41,9 +41,9 @@ Pass run(const MemoryShape& shape, const double* p, const double* x) {
         }
     }
     const double* w1 = p + offset_of(shape, "weight1");
-    const double* b1 = shape.bias ? p + offset_of(shape, "bias1") : nullptr;
+    const double* b1 = p + offset_of(shape, "bias1");
     for (size_t i = 0; i < shape.d_out; ++i) {
-        double y = b1 ? b1[i] : 0.0;
+        double y = shape.bias ? b1[i] : 0.0;
         if (shape.residual != 0.0f) y += static_cast<double>(shape.residual) * x[i];
         for (size_t k = 0; k < pass.h.size(); ++k) y += w1[i * pass.h.size() + k] * pass.h[k];
         pass.y.push_back(y);
