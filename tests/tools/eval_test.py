@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 ARGS = None
@@ -49,6 +50,22 @@ class Eval(unittest.TestCase):
         self.assertIn("| single, 256 |", run.stdout)
         self.assertTrue((out / "report.svg").read_text(encoding="utf-8").startswith("<svg"))
         self.assertEqual(sorted(path.name for path in out.iterdir()), ["report.json", "report.md", "report.svg"])
+
+    def test_one_mode_writes_no_distributions(self):
+        out = self.folder / "out"
+        command = ["-m", ARGS.model, "--text", self.text, "--modes", "host", "--tasks", "none", "--perplexity", "128", "--documents", "1",
+                   "-o", out]
+        out.mkdir()
+        seen = set()
+        process = subprocess.Popen([ARGS.atlas, "eval", *map(str, command)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True, env={**os.environ, "ATLAS_LIBRARY": ARGS.plugin})
+        while process.poll() is None:
+            seen.update(path.name for path in out.iterdir())
+            time.sleep(0.002)
+        self.assertEqual(process.returncode, 0, process.stdout.read())
+        process.stdout.close()
+        self.assertEqual([name for name in seen if not name.startswith("report.")], [])
+        self.assertIsNone(json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"][0]["result"]["perplexity"]["kl"])
 
     def test_the_same_seed_gives_the_same_documents(self):
         answers = []

@@ -93,6 +93,7 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
 std::string execute(const Launch& launch) {
     for (const auto& [name, value] : launch.environment) setenv(name.c_str(), value.c_str(), 1);
     std::vector<char*> argv;
+    argv.reserve(launch.command.size() + 1);
     for (const std::string& argument : launch.command) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     execvp(argv[0], argv.data());

@@ -110,7 +110,9 @@ int evaluate(const Plan& plan, const std::vector<Mode>& modes, const std::string
     std::error_code error;
     fs::create_directories(output, error);
     if (error) return fail(output.string() + ": " + error.message());
-    const fs::path base = output / ("distributions-" + std::to_string(getpid()) + ".bin");
+    // With one mode there is nothing to compare its distributions with.
+    const fs::path base =
+        modes.size() > 1 ? output / ("distributions-" + std::to_string(getpid()) + ".bin") : fs::path();
     Json report{{"plan", plan}, {"modes", Json::array()}};
     std::string failure;
     for (const Mode& mode : modes) {
@@ -128,7 +130,7 @@ int evaluate(const Plan& plan, const std::vector<Mode>& modes, const std::string
         report["modes"].push_back(
             {{"name", mode.name}, {"environment", mode.environment}, {"result", std::move(result)}});
     }
-    fs::remove(base, error);
+    if (!base.empty()) fs::remove(base, error);
     if (!failure.empty()) return fail(failure);
     const std::string text = tables(report);
     std::printf("%s", text.c_str());

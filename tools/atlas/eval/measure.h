@@ -23,8 +23,8 @@ nlohmann::json measure_retrieval(Session& session, const Plan& plan, const std::
 
 /**
  * Perplexity of documents at even distances in the text, each read in one go, with the sum of losses by position (powers of two from 256).
- * Every (tokens / kl_positions)-th position's log-probabilities are written to `base` if `write_base`, else compared with what is there:
- * mean and 99th percentile of KL(base ‖ this) in nats, and how often both think the same token the likeliest.
+ * Every (tokens / kl_positions)-th position's log-probabilities are written to `base` if `write_base`, else compared with what is there
+ * (neither if `base` is empty): mean and 99th percentile of KL(base ‖ this) in nats, and how often both think the same token the likeliest.
  */
 nlohmann::json measure_perplexity(Session& session, const Plan& plan, const std::string& text, const std::string& base,
                                   bool write_base, const Progress& progress);

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 #include "eval/measure.h"
@@ -114,7 +115,8 @@ nlohmann::json measure_perplexity(Session& session, const Plan& plan, const std:
                                  " need " + std::to_string(needed));
     }
     const int vocabulary = session.vocabulary();
-    Divergence divergence(base, write_base, vocabulary);
+    std::optional<Divergence> divergence;
+    if (!base.empty()) divergence.emplace(base, write_base, vocabulary);
     Losses losses;
     const int64_t stride = std::max<int64_t>(1, needed / std::max(1, plan.kl_positions));
     double sum = 0;
@@ -134,11 +136,12 @@ nlohmann::json measure_perplexity(Session& session, const Plan& plan, const std:
             for (int i = 0; i < n && begin + i + 1 < length; ++i) {
                 const float* logits = session.logits(i);
                 const double log_sum = log_sum_exp(logits, vocabulary);
-                const double loss = log_sum - logits[part[static_cast<size_t>(begin + i + 1)]];
-                losses.add(begin + i + 1, loss);
+                const int position = begin + i + 1;
+                const double loss = log_sum - logits[part[static_cast<size_t>(position)]];
+                losses.add(position, loss);
                 sum += loss;
                 squares += loss * loss;
-                if (count++ % stride == 0) divergence.add(logits, log_sum);
+                if (count++ % stride == 0 && divergence) divergence->add(logits, log_sum);
             }
             progress("perplexity", n);
         }
@@ -160,7 +163,7 @@ nlohmann::json measure_perplexity(Session& session, const Plan& plan, const std:
             {"standard_error", std::sqrt(variance / static_cast<double>(count))},
             {"perplexity", std::exp(mean)},
             {"by_position", std::move(by_position)},
-            {"kl", divergence.result()}};
+            {"kl", divergence ? divergence->result() : nullptr}};
 }
 
 }  // namespace atlas::eval

@@ -195,8 +195,9 @@ std::string picture(const Json& report) {
         x += 40 + 7 * static_cast<double>(name.size());
     }
     for (size_t i = 0; i < panels.size(); ++i) {
+        const size_t row = i / columns;
         svg += draw(panels[i], kPanelGap + static_cast<double>(i % columns) * (kPanelWidth + kPanelGap),
-                    kHeader + static_cast<double>(i / columns) * (kPanelHeight + kPanelGap));
+                    kHeader + static_cast<double>(row) * (kPanelHeight + kPanelGap));
     }
     return svg + "</svg>\n";
 }

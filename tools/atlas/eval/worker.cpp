@@ -14,6 +14,7 @@
 #include <functional>
 #include <iostream>
 #include <iterator>
+#include <memory>
 
 #include "eval/haystack.h"
 #include "eval/measure.h"
@@ -93,9 +94,12 @@ Json measure(const Json& request) {
 
 std::string last_lines(std::FILE* file, size_t most) {
     std::string text;
-    std::rewind(file);
+    if (std::fseek(file, 0, SEEK_SET) != 0) return text;
     char buffer[4096];
-    for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) text.append(buffer, n);
+    for (size_t n = sizeof buffer; n == sizeof buffer;) {
+        n = std::fread(buffer, 1, sizeof buffer, file);
+        text.append(buffer, n);
+    }
     return text.size() > most ? "…" + text.substr(text.size() - most) : text;
 }
 
@@ -115,7 +119,8 @@ Json run_mode(const Plan& plan, const Mode& mode, const std::string& plugin, con
               const std::function<void(const std::string&, int)>& progress) {
     int input[2];
     int events[2];
-    std::FILE* errors = std::tmpfile();
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> error_file(std::tmpfile(), std::fclose);
+    std::FILE* const errors = error_file.get();
     if (!errors || pipe2(input, O_CLOEXEC) != 0 || pipe2(events, O_CLOEXEC) != 0)
         return {{"error", std::string("no pipe: ") + std::strerror(errno)}};
     // Descriptor 3 may be one of the pipes' own ends: keep them away from it.
@@ -151,7 +156,6 @@ Json run_mode(const Plan& plan, const Mode& mode, const std::string& plugin, con
     int status = 0;
     while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {}
     const std::string said = last_lines(errors, 2000);
-    std::fclose(errors);
     if (!sent && result.is_null()) result = {{"error", "the process could not be started"}};
     if (WIFSIGNALED(status))
         result = {{"error",

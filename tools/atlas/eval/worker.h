@@ -11,7 +11,7 @@ namespace atlas::eval {
 /**
  * Runs one mode in a process of its own: the library reads its variables once, and a crash must not take the other modes along.
  * `progress(what, tokens)` is called while it runs. Result: what worker_main wrote, or {"error": text}. `base` is the file of the first
- * mode's distributions, made by the run with `write_base`.
+ * mode's distributions, made by the run with `write_base`; empty: none is wanted.
  */
 nlohmann::json run_mode(const Plan& plan, const Mode& mode, const std::string& plugin, const std::string& base,
                         bool write_base, const std::function<void(const std::string&, int)>& progress);
