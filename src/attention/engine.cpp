@@ -11,7 +11,6 @@
 #include "attention/probe.h"
 #include "attention/stats.h"
 #include "kernels/merge.h"
-#include "kernels/row_codec.h"
 
 namespace atlas::attention {
 namespace {
@@ -21,18 +20,6 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int64_t kDecodeTokens = 8;
 // Pages that calibrate the index.
 constexpr int64_t kCalibrationPages = 16;
-
-void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, float* k, float* v) {
-    const RowDecoder decode_k = args.k_type == DataType::kOther ? args.k_decode : kernels::row_decoder(args.k_type);
-    const RowDecoder decode_v = args.v_type == DataType::kOther ? args.v_decode : kernels::row_decoder(args.v_type);
-    const kernels::Run* run = nullptr;
-    for (int64_t j = 0; j < kv::kPageRows; ++j) {
-        if (run == nullptr || key + j >= run->key + run->count) run = find_run(list, key + j);
-        const int64_t inside = key + j - run->key;
-        if (k) decode_k(run->k + list.k_offset + inside * args.k_stride, k + j * args.d_k, args.d_k);
-        if (v) decode_v(run->v + list.v_offset + inside * args.v_stride, v + j * args.d_v, args.d_v);
-    }
-}
 
 }  // namespace
 
@@ -274,11 +261,12 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
         near.tokens_per_tile = tile_;
         near.lse = lse_.data();
         if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
-        if (memory_.enabled() && settings_.mode == Mode::kSparse && settings_.estimate != FarEstimate::kDrop) {
-            memory_.apply({args, views_, results_, tiles_, info.layer, lse_.data(), far_lse_.data(), far_out_.data()},
-                          n_threads);
-        }
+        const FarCall call{args,       index,       views_,          results_,       tiles_,
+                           info.layer, lse_.data(), far_lse_.data(), far_out_.data()};
+        if (memory_.corrects() && settings_.mode == Mode::kSparse && settings_.estimate != FarEstimate::kDrop)
+            memory_.correct(call, n_threads);
         merge(args, info.layer, n_threads);
+        if (memory_.blends()) memory_.blend(call, n_threads);
         LayerStats memory;
         memory.index_bytes = index.bytes();
         Stats::instance().add(info.layer, memory);

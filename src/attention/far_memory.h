@@ -3,49 +3,16 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <tuple>
+#include <utility>
 #include <vector>
 
-#include "attention/far_field.h"
+#include "attention/far_pages.h"
+#include "attention/far_probe.h"
 #include "attention/settings.h"
-#include "attention/visibility.h"
-#include "kernels/attention.h"
+#include "attention/stats.h"
 #include "memory/corrector.h"
 
 namespace atlas::attention {
-
-/** What one call of the engine hands to the memories: the plan of all tiles and the partial results. */
-struct FarCall {
-    const kernels::AttentionArgs& args;
-    const std::vector<TileView>& views;     ///< [stream][tile]
-    const std::vector<FarResult>& results;  ///< [stream][KV head][tile]
-    int64_t tiles;                          ///< per stream
-    int layer;
-    const float* near_lse;  ///< [stream][token][head]
-    float* far_lse;         ///< [stream][KV head][token][group]
-    float* far_out;         ///< the same, [d_v]
-};
-
-/** Over all memories of an engine; counts are since it was made. */
-struct MemoryStats {
-    uint64_t memories = 0;  ///< in existence: one per layer, sequence and KV head
-    uint64_t bytes = 0;
-    uint64_t observations = 0;
-    uint64_t learned = 0;          ///< pairs
-    uint64_t skipped_pairs = 0;    ///< something was not finite
-    uint64_t skipped_updates = 0;  ///< the result would not have been finite
-    uint64_t muon_steps = 0;       ///< matrices orthogonalised
-    uint64_t muon_iterations = 0;  ///< Newton–Schulz iterations of those
-    uint64_t cache_hits = 0;       ///< of mapped features
-    uint64_t cache_misses = 0;
-    uint64_t resets = 0;         ///< memories emptied because their sequence changed
-    double window_fill = 0.0;    ///< mean over memories, of the Omega rule's window
-    double gate = 0.0;           ///< mean over memories
-    double error_without = 0.0;  ///< recent held-out ‖r‖² of the far estimate, mean over memories
-    double error_with = 0.0;     ///< recent held-out ‖r − M(q)‖²: the loss
-
-    void add(const memory::CorrectorStats& head, uint64_t iterations_per_step);
-};
 
 /** Where a head's memories start, from a side-car file. */
 struct InitialMemory {
@@ -85,9 +52,13 @@ void set_probe_sink(ProbeSink* sink);
 memory::CorrectorConfig corrector_config(const MemoryOptions& options, int64_t d_k, int64_t d_v, uint64_t seed);
 
 /**
- * One memory per (layer, sequence, KV head), a sequence being told by the first page that it sees, that learns what the far estimate gets
- * wrong: for probed queries the exact output over the estimated keys is computed, the memory learns its difference from the estimate, and adds gate·M(q) to the estimates of later queries (memory::Corrector). The
- * mass stays the estimate's. Rows without a far part, and all rows while the gate is 0, are not touched. Not thread-safe; one per engine.
+ * Memories beside attention, one per (layer, sequence, KV head). Two modes:
+ * - kCorrect learns what the far estimate gets wrong: for probed queries the output over the estimated keys is computed exactly, the memory learns
+ *   its difference from the estimate, and adds gate·M(q) to the estimates of later queries (memory::Corrector). The mass stays the estimate's.
+ * - kBlend learns k → v of every key that has left the exact part, and makes the output (1 − r)·attention + r·M(q), r fixed.
+ * A sequence is told by the pages that it sees (FarPages). When their values are overwritten its memories start anew; after a context shift, or when
+ * pages are cut off, a corrector has to prove itself again, and a blend is learned anew from the cache, a few pages per call. Rows without a far part, and
+ * all rows while the gate is 0, are not touched. Not thread-safe; one per engine.
  */
 class FarMemory {
 public:
@@ -96,7 +67,7 @@ public:
     const MemoryOptions& options() const { return options_; }
     /**
      * From the next call on. Memories are kept if only switches changed (enabled, blend ratio, dynamic blend, warm-up, test-time learning, budget,
-     * probe rate); anything else, like the type of features, makes new ones.
+     * probe rate and size); anything else, like the type of features, makes new ones.
      */
     void set_options(const MemoryOptions& options);
     /** Where memories of these heads start; all present ones are dropped. Shared between engines, so that a model's is held once. */
@@ -105,38 +76,60 @@ public:
     InitialMemories learned();
     /** Empties all memories. */
     void reset();
+    /** Over all layers. */
     MemoryStats stats() const;
+    std::map<int, MemoryStats> layer_stats() const;
 
     bool enabled() const { return options_.enabled; }
-    /** Corrects call.far_out and learns from this call's probes, tile after tile. Throws std::bad_alloc. */
-    void apply(const FarCall& call, int n_threads);
-    /** Of all memories, kept within MemoryOptions::budget_bytes: the least recently used go first. */
+    bool corrects() const { return options_.enabled && options_.mode == MemoryMode::kCorrect; }
+    bool blends() const { return options_.enabled && options_.mode == MemoryMode::kBlend; }
+    /** kCorrect: corrects call.far_out and learns from this call's probes, tile after tile. Throws std::bad_alloc. */
+    void correct(const FarCall& call, int n_threads);
+    /** kBlend: learns the pages that left the exact part, then blends call.args.out, which must be merged. Throws std::bad_alloc. */
+    void blend(const FarCall& call, int n_threads);
+    /** Of all memories, kept within MemoryOptions::budget_bytes: the least recently used sequences go first. */
     size_t bytes() const { return bytes_; }
 
 private:
+    struct Head {
+        std::unique_ptr<memory::Corrector> corrector;  // null: this head goes without
+        size_t bytes = 0;
+        uint64_t probe_keys = 0;
+    };
+    struct Sequence {
+        FarPages pages;
+        std::vector<Head> heads;  // per KV head
+        uint64_t used = 0;        // call of the last use
+    };
+    /** What a tile of queries works with. */
+    struct Tile {
+        Sequence* sequence = nullptr;
+        std::vector<int64_t> pages;  // kBlend: to be learned, counted from key 0 of the stream
+    };
+    using Sequences = std::vector<std::unique_ptr<Sequence>>;
+
     const InitialMemory* initial_of(int layer, int64_t kv_head) const;
+    Sequence* sequence_of(const FarCall& call, const TileView& view);
+    Sequence* make_sequence(const FarCall& call);
+    void make_head(const FarCall& call, int64_t kv_head, Head* head);
+    bool make_room(size_t bytes);
+    void follow(const FarCall& call, const TileView& view, Sequence* sequence);
+    void forget(int layer, const Head& head);
+    void drop(int layer, Sequences* from, size_t at);
     void drop_all();
 
-    struct Head {
-        std::unique_ptr<memory::Corrector> corrector;
-        size_t bytes = 0;
-        uint64_t used = 0;    // call of the last use
-        int64_t visible = 0;  // keys that the last query saw: fewer than before means another sequence
-    };
-
-    using Key = std::tuple<int, int64_t, int64_t>;  // layer, first page seen, KV head
-
-    void forget(const Head& head);
-    Head* head_of(const FarCall& call, const TileView& view, int64_t kv_head);
-    void run_head(const FarCall& call, int64_t stream, int64_t kv_head, Head* const* tiles) const;
-    bool probe(const FarCall& call, const TileView& view, const FarResult& result, int64_t kv_head, int64_t token,
-               int64_t member, float* out, float* lse) const;
+    void for_each_head(const FarCall& call, int n_threads, void (FarMemory::*run)(const FarCall&, int64_t, int64_t));
+    void correct_head(const FarCall& call, int64_t stream, int64_t kv_head);
+    void blend_head(const FarCall& call, int64_t stream, int64_t kv_head);
+    void learn_pages(const FarCall& call, const TileView& view, int64_t kv_head, const std::vector<int64_t>& pages,
+                     memory::Corrector* corrector) const;
 
     MemoryOptions options_;
     const uint64_t seed_;
     std::shared_ptr<const InitialMemories> initial_;
-    MemoryStats gone_;  // counts of memories that are no more
-    std::map<Key, Head> heads_;
+    std::map<int, Sequences> layers_;
+    std::map<int, MemoryStats> gone_;  // counts of memories that are no more
+    std::vector<Tile> tiles_;          // [stream][tile] of the call
     uint64_t calls_ = 0;
     size_t bytes_ = 0;
     bool warned_ = false;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -58,7 +59,10 @@ public:
     int64_t blocks_per_page() const { return kv::kPageRows / block_keys_; }
     int64_t pages_per_super() const { return kSuperBlocks / blocks_per_page(); }
     Pairing pairing() const { return pairing_; }
-    uint32_t epoch(int64_t page) const { return k_.page_epoch(page); }
+    /** Changes with every write to the page: K's version in the upper half, V's in the lower. */
+    uint64_t version(int64_t page) const { return uint64_t{k_.page_version(page)} << 32 | v_.page_version(page); }
+    /** When tokens were last written to the page. A context shift writes K alone, which makes no token more recent. */
+    uint32_t epoch(int64_t page) const { return std::min(k_.page_epoch(page), v_.page_epoch(page)); }
 
     bool page_fresh(int64_t page) const { return seen_[static_cast<size_t>(page)] == version(page); }
     bool super_fresh(int64_t super) const { return super_valid_[static_cast<size_t>(super)] != 0; }
@@ -93,7 +97,6 @@ public:
     uint64_t bytes() const { return bytes_; }
 
 private:
-    uint64_t version(int64_t page) const { return uint64_t{k_.page_version(page)} << 32 | v_.page_version(page); }
     void store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach,
                const float* value);
 

@@ -63,6 +63,18 @@ void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& li
     }
 }
 
+void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, float* k, float* v) {
+    const RowDecoder decode_k = args.k_type == DataType::kOther ? args.k_decode : kernels::row_decoder(args.k_type);
+    const RowDecoder decode_v = args.v_type == DataType::kOther ? args.v_decode : kernels::row_decoder(args.v_type);
+    const kernels::Run* run = nullptr;
+    for (int64_t j = 0; j < kernels::kBlockKeys; ++j) {
+        if (run == nullptr || key + j >= run->key + run->count) run = find_run(list, key + j);
+        const int64_t inside = key + j - run->key;
+        if (k) decode_k(run->k + list.k_offset + inside * args.k_stride, k + j * args.d_k, args.d_k);
+        if (v) decode_v(run->v + list.v_offset + inside * args.v_stride, v + j * args.d_v, args.d_v);
+    }
+}
+
 double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
                       const float* q) {
     const RowDecoder decode = args.k_type == DataType::kOther ? args.k_decode : kernels::row_decoder(args.k_type);

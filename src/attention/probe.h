@@ -28,4 +28,7 @@ const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key);
 void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
                  std::vector<kernels::Run>* out);
 
+/** Rows of the 64 keys from `key` on as f32: k [64][d_k], v [64][d_v]; either may be null. */
+void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, float* k, float* v);
+
 }  // namespace atlas::attention

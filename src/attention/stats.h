@@ -27,19 +27,44 @@ struct LayerStats {
     void add(const LayerStats& other);
 };
 
+/** Of the memories of one layer or of all; counts include memories that are no more, the rest is about those in existence. */
+struct MemoryStats {
+    uint64_t memories = 0;  ///< one per layer, sequence and KV head
+    uint64_t bytes = 0;
+    uint64_t observations = 0;
+    uint64_t learned = 0;          ///< pairs
+    uint64_t skipped_pairs = 0;    ///< something was not finite
+    uint64_t skipped_updates = 0;  ///< the result would not have been finite
+    uint64_t muon_steps = 0;       ///< matrices orthogonalised
+    uint64_t muon_iterations = 0;  ///< Newton–Schulz iterations of those
+    uint64_t cache_hits = 0;       ///< of mapped features
+    uint64_t cache_misses = 0;
+    uint64_t resets = 0;         ///< memories emptied: another text, other options, no room
+    uint64_t doubts = 0;         ///< gates closed until held-out errors open them again: context shift
+    uint64_t probe_keys = 0;     ///< read to see what the estimate gets wrong
+    double window_fill = 0.0;    ///< mean over memories, of the Omega rule's window
+    double gate = 0.0;           ///< mean over memories
+    double error_without = 0.0;  ///< recent held-out ‖r‖² (blend: ‖v‖²), mean over memories
+    double error_with = 0.0;     ///< recent held-out ‖r − M(q)‖² (blend: ‖v − M(k)‖²): the loss
+
+    void add(const MemoryStats& other);
+};
+
 /** Statistics per layer of a process. Thread-safe. */
 class Stats {
 public:
     static Stats& instance();
 
     void add(int layer, const LayerStats& part);
-    /** {"layers": [{"layer": 0, "calls": …, "visible_keys": mean, …}]}. */
+    void add(int layer, const MemoryStats& part);
+    /** {"layers": [{"layer": 0, "calls": …, "visible_keys": mean, …, "memory": {…} where there was one}]}. */
     std::string json() const;
     bool empty() const;
 
 private:
-    mutable std::mutex mutex_;  // guards layers_
+    mutable std::mutex mutex_;  // guards layers_, memories_
     std::map<int, LayerStats> layers_;
+    std::map<int, MemoryStats> memories_;
 };
 
 }  // namespace atlas::attention

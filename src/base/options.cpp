@@ -129,6 +129,14 @@ void parse_sparse(Parser& parser, SparseOptions* out) {
 void parse_memory(Parser& parser, MemoryOptions* out) {
     constexpr int64_t kMost = int64_t{1} << 30;
     parser.flag("ATLAS_MEMORY", &out->enabled);
+    parser.choice("ATLAS_MEMORY_MODE",
+                  std::array{std::pair{"correct", MemoryMode::kCorrect}, std::pair{"blend", MemoryMode::kBlend}},
+                  &out->mode);
+    if (out->mode == MemoryMode::kBlend) {
+        out->blend_ratio = 0.1;
+        out->kind = FarMemoryKind::kDeep;
+        out->chunk = 64;
+    }
     parser.real("ATLAS_BLEND_RATIO", 0, 1, &out->blend_ratio);
     parser.flag("ATLAS_BLEND_DYNAMIC", &out->dynamic_blend);
     parser.integer("ATLAS_WARM_UP", 0, kMost, &out->warm_up);
@@ -153,6 +161,7 @@ void parse_memory(Parser& parser, MemoryOptions* out) {
     parser.real("ATLAS_MEMORY_STEP", 0, 1000, &out->step);
     parser.integer("ATLAS_MEMORY_CHUNK", 1, 4096, &out->chunk);
     parser.integer("ATLAS_MEMORY_PROBE", 1, 1 << 20, &out->probe_every);
+    parser.integer("ATLAS_MEMORY_PROBE_KEYS", 0, kMost, &out->probe_keys);
 }
 
 struct Loaded {

@@ -67,11 +67,18 @@ enum class MemoryFeatures { kIdentity, kPolynomial, kExponential, kFourier, kRbf
 /** What learns: least squares is the Omega rule's limit for a linear memory and an unlimited window. */
 enum class FarMemoryKind { kLeastSquares, kLinear, kDeep, kGated };
 
-/** Test-time memory that corrects the far estimate (ATLAS_MODE=sparse); docs/memory.md. */
+enum class MemoryMode {
+    kCorrect,  ///< learns what the far estimate gets wrong (ATLAS_MODE=sparse)
+    kBlend,  ///< learns k → v of what left the exact part; output (1 − r)·attention + r·M(q) (ATLAS_MODE=sparse or window)
+};
+
+/** Test-time memory beside attention over long contexts; docs/memory.md. */
 struct MemoryOptions {
     /** ATLAS_MEMORY=0|1. */
     bool enabled = false;
-    /** ATLAS_BLEND_RATIO=0…1: ceiling of the gate, the share of the memory's correction that is used (measured: docs/memory.md). */
+    /** ATLAS_MEMORY_MODE=correct|blend; blend: blend_ratio is 0.1, kind deep and chunk 64 unless they are set too. */
+    MemoryMode mode = MemoryMode::kCorrect;
+    /** ATLAS_BLEND_RATIO=0…1: correct: ceiling of the gate, the share of the memory's correction that is used (measured: docs/memory.md); blend: r. */
     double blend_ratio = 1.0;
     /** ATLAS_BLEND_DYNAMIC=0|1: the gate follows held-out errors; 0: it is the ceiling after the warm-up. */
     bool dynamic_blend = true;
@@ -101,6 +108,8 @@ struct MemoryOptions {
     int chunk = 16;
     /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head. */
     int probe_every = 32;
+    /** ATLAS_MEMORY_PROBE_KEYS=0…2^30: keys that an observation reads at most, a random sample of more; 0: all. */
+    int probe_keys = 4096;
 
     bool operator==(const MemoryOptions&) const = default;
 };

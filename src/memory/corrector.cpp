@@ -46,7 +46,8 @@ void Corrector::reset() {
     } else {
         memory_ = std::make_unique<TestTimeMemory>(config_.memory);
     }
-    gate_ = tokens_ = scale_square_ = scale_ = weight_ = rr_ = rm_ = mm_ = rm_square_ = 0.0;
+    doubt();
+    tokens_ = scale_square_ = scale_ = 0.0;
     observations_ = learned_ = skipped_ = 0;
     if (!initial_) return;
     const CorrectorState& from = *initial_;
@@ -63,6 +64,8 @@ void Corrector::reset() {
     gate_ = std::min(from.gate, config_.gate_limit);
     learned_ = 1;  // the scale is fixed
 }
+
+void Corrector::doubt() { gate_ = weight_ = rr_ = rm_ = mm_ = rm_square_ = 0.0; }
 
 Status Corrector::start_from(std::shared_ptr<const CorrectorState> state) {
     const size_t d_out = config_.memory.d_out;
@@ -187,13 +190,14 @@ CorrectorStats Corrector::stats() const {
     return out;
 }
 
-void Corrector::correct(const float* q, size_t n, float* out) {
-    if (gate_ <= 0.0 || n == 0) return;
+bool Corrector::correct(const float* q, size_t n, float* out) {
+    if (gate_ <= 0.0 || n == 0) return false;
     const size_t d_out = config_.memory.d_out;
     predict(q, n);
     // A prediction that is not finite must not reach the output.
-    if (!all_finite(prediction_.data(), n * d_out)) return;
+    if (!all_finite(prediction_.data(), n * d_out)) return false;
     scaled_add(static_cast<float>(gate_ * scale_), prediction_.data(), 1.0f, n * d_out, out);
+    return true;
 }
 
 void Corrector::observe(const float* q, const float* residual, float weight, double tokens) {

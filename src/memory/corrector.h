@@ -64,10 +64,12 @@ public:
     explicit Corrector(const CorrectorConfig& config);
 
     double gate() const { return gate_; }
-    /** out[n][d_out] += gate·M(q[n][d]). With gate 0 nothing is written. */
-    void correct(const float* q, size_t n, float* out);
+    /** out[n][d_out] += gate·M(q[n][d]). With gate 0, or an M(q) that is not finite, nothing is written and the result is false. */
+    bool correct(const float* q, size_t n, float* out);
     /** One pair: the residual r [d_out] of query q [d], how much it matters, and the number of tokens since the previous observation. */
     void observe(const float* q, const float* residual, float weight, double tokens);
+    /** Keeps what was learned but closes the gate, until held-out errors open it again. */
+    void doubt();
     /** Forgets what was learned: back to nothing, or to the state of start_from. */
     void reset();
 

@@ -13,8 +13,9 @@ Session::Session() : engine_(options().sparse, options().memory) { Registry::ins
 Session::~Session() {
     Registry::instance().remove(this);
     const std::string& target = options().sparse.stats;
-    const attention::Stats& stats = attention::Stats::instance();
+    attention::Stats& stats = attention::Stats::instance();
     if (target.empty() || stats.empty()) return;
+    for (const auto& [layer, memory] : engine_.memory().layer_stats()) stats.add(layer, memory);
     if (target == "1") {
         log().info("attention: {}", stats.json());
         return;
