@@ -211,6 +211,11 @@ Status parse_options(const Getter& get, Options* out) {
     parser.flag("ATLAS_PAGE_ALL", &parsed.page_all);
     parse_sparse(parser, &parsed.sparse);
     parse_memory(parser, &parsed.memory);
+    parser.text("ATLAS_SIDE_CAR", &parsed.side_car);
+    parser.text("ATLAS_MODEL", &parsed.model);
+    if (parsed.side_car == "none") parsed.side_car.clear();
+    const auto memory = get("ATLAS_MEMORY");
+    if (!parsed.side_car.empty() && (!memory || memory->empty())) parsed.memory.enabled = true;
     const Status status = parser.status();
     *out = status.is_ok() ? parsed : Options{};
     return status;

@@ -131,6 +131,10 @@ struct Options {
     uint64_t kv_ram_bytes = 0;
     /** ATLAS_PAGE_ALL=0|1: test switch, every 2-D to 4-D tensor that is not a compute buffer is paged, whatever its name. */
     bool page_all = false;
+    /** ATLAS_SIDE_CAR=<file>|none: where memories start (docs/side-car.md). Given, and ATLAS_MEMORY not: memory is on. */
+    std::string side_car;
+    /** ATLAS_MODEL=<file>: the model, against which a side-car is checked; the GGUF files that the process has mapped or open if not given. */
+    std::string model;
     SparseOptions sparse;
     MemoryOptions memory;
 };

@@ -36,9 +36,13 @@ std::vector<std::string> open_gguf_files() {
         if (const size_t at = line.find('/'); at != std::string::npos) paths.insert(line.substr(at));
     }
     std::error_code error;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
-        const auto target = std::filesystem::read_symlink(entry.path(), error);
-        if (!error && target.is_absolute()) paths.insert(target.string());
+    // A range-for would throw where a step fails.
+    const std::filesystem::directory_iterator end;
+    for (std::filesystem::directory_iterator entry("/proc/self/fd", error); !error && entry != end;
+         entry.increment(error)) {
+        std::error_code unreadable;
+        const auto target = std::filesystem::read_symlink(entry->path(), unreadable);
+        if (!unreadable && target.is_absolute()) paths.insert(target.string());
     }
     std::vector<std::string> found;
     for (const std::string& path : paths) {

@@ -41,6 +41,8 @@ attention::KvIndex& Session::index_for(const CacheView& cache, const kernels::At
 
 Status Session::attend(kernels::AttentionArgs args, int64_t n_keys, const CacheView* cache, int n_threads) {
     if (args.mask.data) masks_.attach(args.n_tokens, n_keys, n_threads, &args.mask);
+    if (cache && side_car_fit_.see(cache->layer, args.n_head_kv, args.d_k, args.d_v))
+        start_memories(side_car_fit_, options(), &engine_.memory());
     if (cache && engine_.wants_index(args, n_keys))
         return engine_.attend(args, n_keys, index_for(*cache, args), {cache->layer, cache->base_pages}, n_threads);
     return kernels::attention(args, n_threads);

@@ -12,6 +12,7 @@
 #include "kernels/attention.h"
 #include "kv/paged_tensor.h"
 #include "runtime/mask_summaries.h"
+#include "runtime/side_car_use.h"
 
 namespace atlas::runtime {
 
@@ -49,6 +50,7 @@ private:
     attention::KvIndex& index_for(const CacheView& cache, const kernels::AttentionArgs& args);
 
     MaskSummaries masks_;
+    SideCarFit side_car_fit_;
     attention::Engine engine_;
     std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KvIndex>> indexes_;  // by the ids of K and V
 };

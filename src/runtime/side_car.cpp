@@ -13,12 +13,12 @@
 
 #include "memory/deep_memory.h"
 #include "memory/feature_map.h"
+#include "runtime/side_car_format.h"
 
 namespace atlas::runtime {
 namespace {
 
 using attention::InitialMemory;
-using memory::CorrectorConfig;
 using memory::CorrectorState;
 
 constexpr std::array<std::pair<const char*, FarMemoryKind>, 4> kKinds = {
@@ -41,20 +41,6 @@ std::string name_of(const std::array<std::pair<const char*, T>, N>& words, T val
     return {};
 }
 
-/** A tensor of one layer: what it is called, how large one head's part is (without the last dimension, the heads) and where that lies. */
-struct Part {
-    std::string name;
-    std::vector<int64_t> shape;  ///< of one head; empty: one number
-    bool per_head = true;
-    std::vector<float> data;
-
-    size_t elements() const {
-        size_t n = 1;
-        for (const int64_t size : shape) n *= static_cast<size_t>(size);
-        return n;
-    }
-};
-
 /** Over the data of all tensors, in the order in which layers and their parts are met. */
 class Checksum {
 public:
@@ -65,125 +51,6 @@ public:
 private:
     XXH3_state_t state_;
 };
-
-/** What a head's numbers mean in `use`. */
-enum Use { kDropped, kEstimateOnly, kEmpty, kCalibrated };
-
-/** Sizes of a layer's memory, and the tensors that it consists of. */
-struct LayerFormat {
-    CorrectorConfig config;
-    size_t features = 0;
-    bool constant = false;  ///< least squares: feature 0 is a constant, whose weights are bias1
-    memory::MemoryShape shape;
-    std::vector<memory::ParameterTensor> parameters;  ///< of the Omega rule
-    bool has_coefficients = false;
-
-    std::vector<Part> parts(int layer, int64_t heads) const;
-};
-
-LayerFormat format_of(const MemoryOptions& options, uint64_t seed, const SideCarLayer& layer) {
-    LayerFormat format;
-    format.config = attention::corrector_config(options, layer.d_k, layer.d_v, seed);
-    const memory::MemoryConfig& m = format.config.memory;
-    format.features = memory::feature_count(m.features);
-    format.has_coefficients =
-        options.features == MemoryFeatures::kPolynomial || options.features == MemoryFeatures::kExponential;
-    format.constant = format.config.least_squares && format.has_coefficients;
-    if (!format.config.least_squares) {
-        format.shape = memory::shape_of(m);
-        format.parameters = memory::parameter_tensors(format.shape);
-    }
-    return format;
-}
-
-std::vector<Part> LayerFormat::parts(int layer, int64_t heads) const {
-    const std::string suffix = "." + std::to_string(layer);
-    const auto d_out = static_cast<int64_t>(config.memory.d_out);
-    const auto n = static_cast<int64_t>(features);
-    std::vector<Part> all;
-    const auto add = [&](const char* name, std::vector<int64_t> one, bool per_head = true) {
-        Part part{name + suffix, std::move(one), per_head, {}};
-        part.data.resize(part.elements() * static_cast<size_t>(per_head ? heads : 1));
-        all.push_back(std::move(part));
-    };
-    for (const char* name : {"atlas.memory.use", "atlas.memory.gate", "atlas.memory.mass_bias", "atlas.memory.scale",
-                             "atlas.memory.residual"})
-        add(name, {});
-    if (config.least_squares) {
-        add("atlas.memory.weight1", {constant ? n - 1 : n, d_out});
-        if (constant) add("atlas.memory.bias1", {d_out});
-        add("atlas.memory.covariance", {n, n});
-    } else {
-        int64_t total = 0;
-        for (const memory::ParameterTensor& tensor : parameters) {
-            const auto rows = static_cast<int64_t>(tensor.rows);
-            const auto cols = static_cast<int64_t>(tensor.cols);
-            const std::string name = std::string("atlas.memory.") + tensor.name;
-            add(name.c_str(), rows == 1 && name.find("bias") != std::string::npos ? std::vector<int64_t>{cols}
-                                                                                  : std::vector<int64_t>{cols, rows});
-            total += rows * cols;
-        }
-        add("atlas.muon.momentum", {total});
-    }
-    if (has_coefficients) add("atlas.feature.weights", {config.memory.features.degree + 1});
-    if (config.memory.features.type == memory::FeatureType::kFourier ||
-        config.memory.features.type == memory::FeatureType::kRbf) {
-        add("atlas.feature.weights", {static_cast<int64_t>(config.memory.features.d), n}, false);
-        if (config.memory.features.type == memory::FeatureType::kFourier) add("atlas.feature.phases", {n}, false);
-    }
-    return all;
-}
-
-/** The part of that name, without its layer's suffix. */
-Part* find_part(std::vector<Part>& parts, const char* name) {
-    for (Part& part : parts) {
-        if (part.name.substr(0, part.name.rfind('.')) == name) return &part;
-    }
-    return nullptr;
-}
-
-/**
- * The one place that knows where a head's numbers lie: calls move(part, offset in its data, number) for every one of them, writing from the state or
- * into it.
- */
-template <typename Move>
-void walk_state(const LayerFormat& format, std::vector<Part>& parts, size_t head, const Move& move) {
-    const auto all = [&](const char* name, std::vector<float> CorrectorState::* to) {
-        Part& part = *find_part(parts, name);
-        const size_t n = part.elements();
-        for (size_t i = 0; i < n; ++i) move(part.data[head * n + i], to, i);
-    };
-    if (!format.config.least_squares) {
-        for (const memory::ParameterTensor& tensor : format.parameters) {
-            Part& part = *find_part(parts, (std::string("atlas.memory.") + tensor.name).c_str());
-            const size_t n = part.elements();
-            for (size_t i = 0; i < n; ++i) move(part.data[head * n + i], &CorrectorState::weights, tensor.offset + i);
-        }
-        all("atlas.muon.momentum", &CorrectorState::momentum);
-        return;
-    }
-    Part& weight1 = *find_part(parts, "atlas.memory.weight1");
-    const size_t n = format.features;
-    const size_t first = format.constant ? 1 : 0;
-    for (size_t o = 0; o < format.config.memory.d_out; ++o) {
-        float* row = weight1.data.data() + (head * format.config.memory.d_out + o) * (n - first);
-        for (size_t i = first; i < n; ++i) move(row[i - first], &CorrectorState::weights, o * n + i);
-        if (format.constant) {
-            Part& bias1 = *find_part(parts, "atlas.memory.bias1");
-            move(bias1.data[head * format.config.memory.d_out + o], &CorrectorState::weights, o * n);
-        }
-    }
-    all("atlas.memory.covariance", &CorrectorState::momentum);
-}
-
-size_t weights_of(const LayerFormat& format) {
-    return format.config.least_squares ? format.features * format.config.memory.d_out
-                                       : memory::parameter_count(format.shape);
-}
-
-size_t momentum_of(const LayerFormat& format) {
-    return format.config.least_squares ? format.features * format.features : weights_of(format);
-}
 
 Status encode_layer(const SideCar& side_car, const SideCarLayer& layer, Checksum* checksum, SideCarContent* out) {
     const LayerFormat format = format_of(side_car.options, side_car.seed, layer);
@@ -204,12 +71,12 @@ Status encode_layer(const SideCar& side_car, const SideCarLayer& layer, Checksum
         }
         if (!memory.state) continue;
         const CorrectorState& state = *memory.state;
-        if (state.weights.size() != weights_of(format) ||
-            (!state.momentum.empty() && state.momentum.size() != momentum_of(format)) ||
+        if (state.weights.size() != format.weights() ||
+            (!state.momentum.empty() && state.momentum.size() != format.momentum()) ||
             (!state.coefficients.empty() && state.coefficients.size() != map.coefficients().size())) {
             return Status::invalid_argument("side-car: layer " + std::to_string(layer.layer) + ", head " +
                                             std::to_string(head) + ": " + std::to_string(state.weights.size()) +
-                                            " weights where " + std::to_string(weights_of(format)) + " are due");
+                                            " weights where " + std::to_string(format.weights()) + " are due");
         }
         find_part(parts, "atlas.memory.gate")->data[at] = static_cast<float>(state.gate);
         find_part(parts, "atlas.memory.scale")->data[at] = static_cast<float>(state.scale);
@@ -396,12 +263,12 @@ Status read_parts(const GgufFile& file, int64_t heads, Checksum* checksum, std::
 }
 
 Status read_layer(const GgufFile& file, const SideCarLayer& layer, Checksum* checksum, SideCar* out) {
-    const CorrectorConfig config = attention::corrector_config(out->options, layer.d_k, layer.d_v, out->seed);
+    const memory::CorrectorConfig config = attention::corrector_config(out->options, layer.d_k, layer.d_v, out->seed);
     if (Status status = memory::check_corrector(config); !status.is_ok())
         return Status::corrupt(file.path + ": layer " + std::to_string(layer.layer) + ": " + status.message());
     const LayerFormat format = format_of(out->options, out->seed, layer);
     // Before anything of that size is made.
-    const uint64_t numbers = static_cast<uint64_t>(layer.n_head_kv) * (weights_of(format) + momentum_of(format));
+    const uint64_t numbers = static_cast<uint64_t>(layer.n_head_kv) * (format.weights() + format.momentum());
     if (numbers > file.bytes / sizeof(float))
         return Status::corrupt(file.path + ": layer " + std::to_string(layer.layer) + " has " +
                                std::to_string(numbers) + " numbers, the file " + std::to_string(file.bytes) + " bytes");
@@ -439,8 +306,8 @@ Status read_layer(const GgufFile& file, const SideCarLayer& layer, Checksum* che
             if (!(gate >= 0.0f && gate <= 1.0f)) return wrong("atlas.memory.gate", "0 to 1");
             if (!(value("atlas.memory.scale") > 0.0f)) return wrong("atlas.memory.scale", "above 0");
             auto state = std::make_shared<CorrectorState>();
-            state->weights.resize(weights_of(format));
-            state->momentum.resize(momentum_of(format));
+            state->weights.resize(format.weights());
+            state->momentum.resize(format.momentum());
             state->gate = static_cast<double>(gate);
             state->scale = static_cast<double>(value("atlas.memory.scale"));
             walk_state(format, parts, at, [&](float& from, std::vector<float> CorrectorState::* to, size_t i) {

@@ -58,6 +58,19 @@ TEST(OptionsTest, ReadsTheMemory) {
     EXPECT_FALSE(parse({{"ATLAS_BLEND_RATIO", "1.5"}}, &options).is_ok());
 }
 
+TEST(OptionsTest, ASideCarTurnsMemoryOn) {
+    Options options;
+    ASSERT_TRUE(parse({{"ATLAS_SIDE_CAR", "m.atlas.gguf"}, {"ATLAS_MODEL", "m.gguf"}}, &options).is_ok());
+    EXPECT_TRUE(options.memory.enabled);
+    EXPECT_EQ(options.side_car, "m.atlas.gguf");
+    EXPECT_EQ(options.model, "m.gguf");
+    ASSERT_TRUE(parse({{"ATLAS_SIDE_CAR", "m.atlas.gguf"}, {"ATLAS_MEMORY", "0"}}, &options).is_ok());
+    EXPECT_FALSE(options.memory.enabled);
+    ASSERT_TRUE(parse({{"ATLAS_SIDE_CAR", "none"}}, &options).is_ok());
+    EXPECT_FALSE(options.memory.enabled);
+    EXPECT_EQ(options.side_car, "");
+}
+
 TEST(OptionsTest, ReadsTheSparsePlanner) {
     Options options;
     ASSERT_TRUE(parse({{"ATLAS_MODE", "sparse"},

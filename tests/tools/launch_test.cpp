@@ -1,6 +1,10 @@
 #include "launch.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
 
 #include "settings.h"
 
@@ -37,6 +41,30 @@ TEST(LaunchTest, ProgramsGetTheFlagsThatTheyNeed) {
               (Strings{"llama-simple", "-ngl", "99", "-m", "x", "Hello"}));
     EXPECT_EQ(plan_launch({"llama-quantize", "a", "b"}, "l").command, (Strings{"llama-quantize", "a", "b"}));
     EXPECT_EQ(plan_launch({"my-own-program"}, "l").command, (Strings{"my-own-program"}));
+}
+
+TEST(LaunchTest, MemoriesBesideTheModelAreFound) {
+    namespace fs = std::filesystem;
+    const fs::path folder = fs::temp_directory_path() / ("atlas-launch-" + std::to_string(getpid()));
+    fs::create_directories(folder);
+    for (const char* name : {"a.gguf", "a.atlas.gguf", "b.gguf", "c-00001-of-00002.gguf", "c.atlas.gguf"})
+        std::ofstream(folder / name) << "x";
+    const std::string base = folder.string() + "/";
+    const auto side_car = [&](const Strings& arguments) {
+        return variable(plan_launch(arguments, "l"), "ATLAS_SIDE_CAR");
+    };
+    EXPECT_EQ(side_car({"llama-cli", "-m", base + "a.gguf"}), base + "a.atlas.gguf");
+    EXPECT_EQ(side_car({"llama-cli", "--model", base + "a.gguf"}), base + "a.atlas.gguf");
+    EXPECT_EQ(side_car({"llama-cli", "--model=" + base + "a.gguf"}), base + "a.atlas.gguf");
+    EXPECT_EQ(side_car({"llama-cli", "-m", base + "c-00001-of-00002.gguf"}), base + "c.atlas.gguf");
+    EXPECT_EQ(side_car({"llama-cli", "-m", base + "b.gguf"}), "(unset)");
+    EXPECT_EQ(side_car({"llama-cli", "-m"}), "(unset)");
+    EXPECT_EQ(side_car({"llama-cli", "-m", base + "a.gguf", "--atlas-side-car", "none"}), "none");
+    EXPECT_EQ(side_car({"llama-cli", "-m", base + "b.gguf", "--atlas-side-car=own.gguf"}), "own.gguf");
+    const Launch found = plan_launch({"llama-cli", "-m", base + "a.gguf"}, "l");
+    EXPECT_EQ(variable(found, "ATLAS_MODEL"), base + "a.gguf");
+    EXPECT_EQ(variable(plan_launch({"llama-cli", "-m", base + "b.gguf"}, "l"), "ATLAS_MODEL"), "(unset)");
+    fs::remove_all(folder);
 }
 
 TEST(LaunchTest, ErrorsNameTheSwitchAndWhatThereIs) {

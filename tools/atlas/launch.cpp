@@ -47,7 +47,49 @@ void add_needed_flags(Arguments* command, bool accel) {
     }
 }
 
+/** What -m or --model names, or the variable that llama.cpp's programs read; empty if nothing does. */
+std::string model_of(const Arguments& command) {
+    for (size_t i = 1; i < command.size(); ++i) {
+        for (const std::string name : {"-m", "--model"}) {
+            if (command[i] == name && i + 1 < command.size()) return command[i + 1];
+            if (command[i].starts_with(name + "=")) return command[i].substr(name.size() + 1);
+        }
+    }
+    const char* given = std::getenv("LLAMA_ARG_MODEL");
+    return given ? given : "";
+}
+
+/** Memories that belong to the model are started from without being asked for; the library checks whose they are. */
+void add_side_car(Launch* launch) {
+    const auto is_set = [&](const char* name) {
+        const char* given = std::getenv(name);
+        return (given && *given) || std::any_of(launch->environment.begin(), launch->environment.end(),
+                                                [&](const auto& one) { return one.first == name; });
+    };
+    const std::string model = model_of(launch->command);
+    if (model.empty()) return;
+    if (!is_set("ATLAS_SIDE_CAR")) {
+        const std::string found = side_car_beside(model);
+        if (found.empty()) return;
+        launch->environment.emplace_back("ATLAS_SIDE_CAR", found);
+    }
+    if (!is_set("ATLAS_MODEL")) launch->environment.emplace_back("ATLAS_MODEL", model);
+}
+
 }  // namespace
+
+std::string side_car_beside(const std::string& model) {
+    constexpr std::string_view kEnd = ".gguf";
+    if (!model.ends_with(kEnd)) return {};
+    std::string stem = model.substr(0, model.size() - kEnd.size());
+    std::error_code error;
+    std::vector<std::string> stems = {stem};
+    if (const size_t part = stem.rfind("-00001-of-"); part != std::string::npos) stems.push_back(stem.substr(0, part));
+    for (const std::string& one : stems) {
+        if (std::filesystem::is_regular_file(one + ".atlas.gguf", error)) return one + ".atlas.gguf";
+    }
+    return {};
+}
 
 Launch plan_launch(const Arguments& arguments, const std::string& library) {
     Launch launch;
@@ -86,6 +128,7 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
         return launch;
     }
     launch.environment.emplace_back("GGML_BACKEND_PATH", library);
+    add_side_car(&launch);
     add_needed_flags(&launch.command, accel);
     return launch;
 }

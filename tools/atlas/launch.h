@@ -19,6 +19,12 @@ struct Launch {
  */
 Launch plan_launch(const std::vector<std::string>& arguments, const std::string& library);
 
+/**
+ * The calibrated memories that lie beside a model: model.atlas.gguf for model.gguf, and for the first of several files also under the name without its
+ * -00001-of-0000N. Empty if there are none.
+ */
+std::string side_car_beside(const std::string& model);
+
 /** Replaces this process by the program. Returns only on failure, with the reason. */
 std::string execute(const Launch& launch);
 
