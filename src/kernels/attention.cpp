@@ -65,8 +65,12 @@ const char* kernel_variant() {
 
 Status check_attention(const AttentionArgs& args) {
     const auto bad = [](const std::string& what) { return Status::unsupported("attention: " + what); };
-    if (args.d_k < 1 || args.d_k > 4096) return bad("key size " + std::to_string(args.d_k) + " is not in 1…4096");
-    if (args.d_v < 1 || args.d_v > 4096) return bad("value size " + std::to_string(args.d_v) + " is not in 1…4096");
+    for (const auto& [d, name] : {std::pair{args.d_k, "key"}, {args.d_v, "value"}}) {
+        if (d < 1 || d > kMaxHeadSize) {
+            return bad(std::string(name) + " size " + std::to_string(d) + " is not in 1…" +
+                       std::to_string(kMaxHeadSize));
+        }
+    }
     if (args.n_head_kv < 1 || args.n_head < 1 || args.n_head % args.n_head_kv != 0) {
         return bad(std::to_string(args.n_head) + " query heads are no multiple of " + std::to_string(args.n_head_kv) +
                    " KV heads");

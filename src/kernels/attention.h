@@ -11,6 +11,8 @@ namespace atlas::kernels {
 
 /** Keys per block: the granularity of pages, of mask summaries and of the sparse planner. */
 inline constexpr int kBlockKeys = 64;
+/** Of K and of V. */
+inline constexpr int64_t kMaxHeadSize = 4096;
 
 /**
  * Consecutive keys whose K and V rows lie evenly spaced in memory (AttentionArgs::k_stride, v_stride). A page gives one run; plain

@@ -115,6 +115,67 @@ TEST_P(PrefillTest, CellsThatNobodySeesMayHoldAnything) {
     }
 }
 
+TEST_P(PrefillTest, VisibleNanIsNotSwallowed) {
+    const uint16_t nan = 0x7E00;
+    for (const int64_t tokens : {1, 3, 40}) {
+        for (const MaskKind mask : {MaskKind::kNone, MaskKind::kRandom}) {
+            // All keys of a block, so that a block's maximum is NaN too, then a single one.
+            for (const auto& [first, count] : {std::pair{0, 64}, {0, 131}, {77, 1}}) {
+                const CaseSpec spec{.n_tokens = tokens, .n_keys = 131, .mask = mask};
+                Case actual(spec);
+                const kernels::Run run = actual.args.runs[0].runs[0];
+                for (int key = first; key < first + count; ++key)
+                    std::memcpy(const_cast<std::byte*>(run.k) + key * actual.args.k_stride, &nan, sizeof nan);
+                ASSERT_TRUE(attention(actual.args, 2).is_ok());
+                for (int64_t token = 0; token < tokens; ++token) {
+                    const uint16_t* sees = mask == MaskKind::kNone ? nullptr : actual.args.mask.data + token * 131;
+                    bool visible = false;
+                    for (int key = first; key < first + count; ++key) visible |= !sees || sees[key] != 0xFC00;
+                    // Only KV head 0 holds the NaN.
+                    EXPECT_EQ(std::isnan(actual.lse[static_cast<size_t>(token * spec.n_head)]), visible)
+                        << describe(spec) << ", token " << token << ", first " << first;
+                    EXPECT_EQ(std::isnan(actual.out[static_cast<size_t>(token * spec.n_head * spec.d_v)]), visible);
+                    EXPECT_TRUE(std::isfinite(actual.lse[static_cast<size_t>((token + 1) * spec.n_head - 1)]));
+                }
+            }
+        }
+    }
+}
+
+TEST_P(PrefillTest, ValuesThatAreNotFiniteStayWithTheRowsThatSeeThem) {
+    // Two sequences share a batch: odd tokens do not see key 70, whose V is NaN in one dimension and infinite in another.
+    for (const int64_t tokens : {2, 5, 40}) {
+        for (const bool sinks : {false, true}) {
+            const CaseSpec spec{.n_tokens = tokens, .n_keys = 131, .sinks = sinks};
+            Case expected(spec);
+            Case actual(spec);
+            for (Case* c : {&expected, &actual}) {
+                auto* mask = const_cast<uint16_t*>(c->args.mask.data);
+                for (int64_t token = 1; token < tokens; token += 2) mask[token * spec.n_keys + 70] = 0xFC00;
+                const kernels::Run run = c->args.runs[0].runs[0];
+                auto* v = reinterpret_cast<uint16_t*>(const_cast<std::byte*>(run.v) + 70 * c->args.v_stride);
+                v[1] = 0x7E00;
+                v[2] = 0x7C00;
+                summarize_mask(c->args.mask, tokens, spec.n_keys, const_cast<BlockVisibility*>(c->args.mask.summary),
+                               1);
+            }
+            ASSERT_TRUE(attention_reference(expected.args).is_ok());
+            ASSERT_TRUE(attention(actual.args, 2).is_ok());
+            EXPECT_TRUE(std::isnan(actual.out[1]));
+            size_t finite = 0;
+            for (size_t i = 0; i < actual.out.size(); ++i) {
+                ASSERT_EQ(std::isfinite(actual.out[i]), std::isfinite(expected.out[i]))
+                    << describe(spec) << " at " << i;
+                if (!std::isfinite(expected.out[i])) continue;
+                ++finite;
+                EXPECT_NEAR(actual.out[i], expected.out[i], 1e-5 * std::max(1.0f, std::fabs(expected.out[i])));
+            }
+            EXPECT_GT(finite, actual.out.size() * 9 / 10);
+            EXPECT_LT(relative_error(actual.lse, expected.lse), kTolerance);
+        }
+    }
+}
+
 TEST_P(PrefillTest, MasksPerHead) {
     for (const int64_t mask_heads : {2, 3, 6, 12}) {
         for (const bool summary : {false, true}) {

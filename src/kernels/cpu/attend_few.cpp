@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -6,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cpu/mend_row.h"
 #include "kernels/cpu/problem.h"
 #include "kernels/row_codec.h"
 
@@ -266,6 +268,11 @@ private:
         }
         const float max = std::max(state[0], p_.ops.max(scores, piece.count));
         if (max == kMinusInfinity) {
+            // Nothing visible, or nothing but NaN: that one makes the row NaN.
+            if (std::any_of(scores, scores + piece.count, [](float x) { return std::isnan(x); })) {
+                state[0] = 0.0f;
+                state[1] = std::numeric_limits<float>::quiet_NaN();
+            }
             std::fill(scores, scores + piece.count, 0.0f);
             return;
         }
@@ -324,6 +331,7 @@ private:
             p_.ops.scale(merged, d_v, 1.0f / sum);
             std::memcpy(out, merged, d_v * sizeof(float));
             if (args.lse) args.lse[(first.stream * args.n_tokens + token) * args.n_head + head] = max + std::log(sum);
+            mend_row(p_, first.stream, token, head);
             return;
         }
         if (args.lse) args.lse[(first.stream * args.n_tokens + token) * args.n_head + head] = kMinusInfinity;

@@ -4,6 +4,7 @@
 #include <new>
 #include <vector>
 
+#include "kernels/cpu/mend_row.h"
 #include "kernels/cpu/prefill.h"
 #include "kernels/merge.h"
 
@@ -104,6 +105,7 @@ private:
         float* out = p_.out(task.stream, token, head);
         for (int64_t i = 0; i < args.d_v; ++i) out[i] = o[i] * factor;
         if (args.lse != nullptr) args.lse[(task.stream * args.n_tokens + token) * args.n_head + head] = lse;
+        mend_row(p_, task.stream, token, head);
     }
 
     const Problem& p_;

@@ -222,7 +222,11 @@ inline float MaxOf(const float* values, size_t n) {
     const D d;
     V best = hn::Set(d, -HUGE_VALF);
     size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) best = hn::Max(best, hn::LoadU(d, values + i));
+    for (; i + kLanes <= n; i += kLanes) {
+        // Max() of a NaN differs between processors.
+        const V v = hn::LoadU(d, values + i);
+        best = hn::IfThenElse(hn::Gt(v, best), v, best);
+    }
     float result = hn::ReduceMax(d, best);
     for (; i < n; ++i) result = HWY_MAX(result, values[i]);
     return result;
@@ -252,6 +256,20 @@ inline void ScaleBy(float* values, size_t n, float factor) {
     size_t i = 0;
     for (; i + kLanes <= n; i += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, values + i), f), d, values + i);
     for (; i < n; ++i) values[i] *= factor;
+}
+
+inline bool AllFinite(const float* values, size_t n) {
+    // x − x is NaN for infinities and NaN, and the sum of zeros stays 0.
+    const D d;
+    V sum = hn::Zero(d);
+    size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const V v = hn::LoadU(d, values + i);
+        sum = hn::Add(sum, hn::Sub(v, v));
+    }
+    float rest = 0.0f;
+    for (; i < n; ++i) rest += values[i] - values[i];
+    return hn::ReduceSum(d, sum) + rest == 0.0f;
 }
 
 inline void SoftCap(float* values, size_t n, float cap) {

@@ -36,6 +36,7 @@ const CpuOps* Table() {
         ops.max = &MaxOf;
         ops.exp_sum = &ExpSum;
         ops.scale = &ScaleBy;
+        ops.finite = &AllFinite;
         ops.soft_cap = &SoftCap;
         return ops;
     }();

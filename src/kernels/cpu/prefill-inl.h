@@ -135,7 +135,7 @@ inline void AddValues(const float* p, const float* v, int n_keys, const ValueSli
     }
 }
 
-// 2^x for x ≤ 2^kSlack, 0 for x ≤ −126 and −inf. Relative error < 2e-7 (degree-5 minimax polynomial on [−½, ½]).
+// 2^x for x ≤ 2^kSlack, 0 for x ≤ −126 and −inf, NaN for NaN. Relative error < 2e-7 (degree-5 minimax polynomial on [−½, ½]).
 HWY_INLINE V Exp2Weight(V x) {
     const D tag;
     const hn::RebindToSigned<D> int_tag;
@@ -151,7 +151,8 @@ HWY_INLINE V Exp2Weight(V x) {
     y = hn::MulAdd(y, f, hn::Set(tag, 1.0f));
     const auto exponent = hn::ShiftLeft<23>(hn::BitCast(int_tag, rounded));
     const V scaled = hn::BitCast(tag, hn::Add(hn::BitCast(int_tag, y), exponent));
-    return hn::IfThenElseZero(hn::Gt(x, hn::Set(tag, -126.0f)), scaled);
+    const V least = hn::Set(tag, -126.0f);
+    return hn::IfThenElse(hn::Gt(x, least), scaled, hn::IfThenZeroElse(hn::Le(x, least), x));
 }
 
 // Running state of one row: maximum (base-2 logit units) and lane-wise sums of weights.
@@ -198,7 +199,8 @@ HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT s, const LogitTransform& transfo
         max = *state.max = raised;
         sum = hn::Mul(sum, hn::Set(tag, correction));
     }
-    const V m = hn::Set(tag, max);
+    // While nothing was visible, −inf − (−inf) would be NaN.
+    const V m = hn::Set(tag, max == -HUGE_VALF ? 0.0f : max);
     ATLAS_UNROLL
     for (int i = 0; i < kVectors; ++i) {
         const V w = Exp2Weight(hn::Sub(hn::Load(tag, s + i * kWidth), m));

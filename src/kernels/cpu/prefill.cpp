@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/mend_row.h"
 #include "kernels/cpu/prefill_tiles.h"
 #include "kernels/cpu/prefill_workspace.h"
 
@@ -184,8 +185,9 @@ private:
             sum = sum * factor + std::exp2(sink - top);
             max = top;
         }
-        const float scale = sum > 0.0f ? factor / sum : 0.0f;
-        const float lse = sum > 0.0f ? (max + std::log2(sum)) / kLog2E : -HUGE_VALF;
+        const bool nothing = sum == 0.0f;
+        const float scale = nothing ? 0.0f : factor / sum;
+        const float lse = nothing ? -HUGE_VALF : (max + std::log2(sum)) / kLog2E;
         const float* o = ws_.o + row * o_stride_;
         float* out;
         if (task_.partial != nullptr) {
@@ -196,6 +198,7 @@ private:
             if (args_.lse != nullptr) args_.lse[(task_.stream * args_.n_tokens + token) * args_.n_head + head] = lse;
         }
         for (int64_t i = 0; i < args_.d_v; ++i) out[i] = o[i] * scale;
+        if (task_.partial == nullptr) mend_row(p_, task_.stream, token, head);
     }
 
     const Problem& p_;

@@ -157,7 +157,7 @@ struct LoadIQ4_NL : NoTail {
     }
 };
 
-/** e^x for x ≤ 0 or moderate; relative error below 1e-7 · |x|-independent part; exactly 0 below −87.3. */
+/** e^x for x ≤ 0 or moderate; relative error below 1e-7 · |x|-independent part; exactly 0 below −87.3; NaN for NaN. */
 HWY_INLINE V Exp(V x) {
     const D d;
     const hn::Rebind<int32_t, D> d32;
@@ -176,7 +176,8 @@ HWY_INLINE V Exp(V x) {
     p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
     const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(d32, n));
     const V result = hn::BitCast(d, hn::Add(hn::BitCast(d32, p), exponent));
-    return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, -87.3f)), result);
+    const V least = hn::Set(d, -87.3f);
+    return hn::IfThenElse(hn::Ge(x, least), result, hn::IfThenZeroElse(hn::Lt(x, least), x));
 }
 
 }  // namespace atlas::kernels::cpu::HWY_NAMESPACE
