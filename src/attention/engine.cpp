@@ -37,21 +37,40 @@ void Engine::make_views(const kernels::AttentionArgs& args, int64_t n_keys, cons
                         const LayerInfo& info) {
     tile_ = args.n_tokens <= kDecodeTokens ? 1 : settings_.tile;
     tiles_ = (args.n_tokens + tile_ - 1) / tile_;
-    views_.resize(static_cast<size_t>(args.n_stream * tiles_));
+    for (size_t i = 0; i < plans_in_use_; ++i) {
+        const MaskPlan& plan = plans_[i];
+        if (plan.mask == args.mask.data && plan.n_keys == n_keys && plan.n_tokens == args.n_tokens &&
+            static_cast<int64_t>(plan.base_pages.size()) == args.n_stream &&
+            std::equal(plan.base_pages.begin(), plan.base_pages.end(), info.base_pages)) {
+            views_ = &plan.views;
+            return;
+        }
+    }
+    if (!in_graph_) plans_in_use_ = 0;
+    if (plans_in_use_ == plans_.size()) plans_.emplace_back();
+    MaskPlan& plan = plans_[plans_in_use_];
+    plan.mask = args.mask.data;
+    plan.n_keys = n_keys;
+    plan.n_tokens = args.n_tokens;
+    plan.base_pages.assign(info.base_pages, info.base_pages + args.n_stream);
+    plan.views.resize(static_cast<size_t>(args.n_stream * tiles_));
     for (int64_t i = 0; i < args.n_stream * tiles_; ++i) {
-        TileView& view = views_[static_cast<size_t>(i)];
+        TileView& view = plan.views[static_cast<size_t>(i)];
         view.stream = i / tiles_;
         view.token0 = i % tiles_ * tile_;
         view.tokens = std::min(tile_, args.n_tokens - view.token0);
         view.base_page = info.base_pages[view.stream];
         classify_pages(args, n_keys, settings_, index, &view);
     }
+    // Only now: an allocation above may have failed.
+    if (in_graph_) ++plans_in_use_;
+    views_ = &plan.views;
 }
 
 void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads) {
     // Pages that some tile may estimate and that changed, with the stream through which they are read.
     std::vector<std::pair<int64_t, int64_t>> pages;
-    for (const TileView& view : views_) {
+    for (const TileView& view : *views_) {
         for (size_t page = 0; page < view.use.size(); ++page) {
             if (view.use[page] != PageUse::kFar && view.use[page] != PageUse::kFarSome) continue;
             const int64_t absolute = view.base_page + static_cast<int64_t>(page);
@@ -64,7 +83,7 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
         pages.end());
     const auto n_pages = static_cast<int64_t>(pages.size());
     const auto key_of = [&](const std::pair<int64_t, int64_t>& page) {
-        return (page.first - views_[static_cast<size_t>(page.second * tiles_)].base_page) * kv::kPageRows;
+        return (page.first - (*views_)[static_cast<size_t>(page.second * tiles_)].base_page) * kv::kPageRows;
     };
     if (n_pages > 0 && !index.calibrated()) {
         const int64_t used = std::min(n_pages, kCalibrationPages);
@@ -108,7 +127,7 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
     // Super-blocks are only looked at beyond the beam.
     std::vector<int64_t> supers;
     const int64_t per_super = index.pages_per_super();
-    for (const TileView& view : views_) {
+    for (const TileView& view : *views_) {
         if (view.far_pages * index.blocks_per_page() <= settings_.beam) continue;
         const auto n = static_cast<int64_t>(view.use.size());
         for (int64_t super = (view.base_page + per_super - 1) / per_super;
@@ -152,7 +171,7 @@ void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int 
         const int64_t tile = list % tiles_;
         const int64_t head = list / tiles_ % args.n_head_kv;
         const int64_t stream = list / tiles_ / args.n_head_kv;
-        const TileView& view = views_[static_cast<size_t>(stream * tiles_ + tile)];
+        const TileView& view = (*views_)[static_cast<size_t>(stream * tiles_ + tile)];
         FarResult& result = results_[static_cast<size_t>(list)];
         result.selected.clear();
         result.far_keys = result.probes = result.probe_ratio = result.probe_log_squared = 0;
@@ -170,7 +189,7 @@ void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int 
     if (failed) throw std::bad_alloc();
 }
 
-void Engine::build_runs(const kernels::AttentionArgs& args, int64_t n_keys, int n_threads) {
+void Engine::build_runs(const kernels::AttentionArgs& args, int n_threads) {
     const auto n = static_cast<int64_t>(results_.size());
     runs_.resize(static_cast<size_t>(n));
     lists_.resize(static_cast<size_t>(n));
@@ -178,20 +197,20 @@ void Engine::build_runs(const kernels::AttentionArgs& args, int64_t n_keys, int 
 #pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 16)
     for (int64_t list = 0; list < n; ++list) {
         try {
-            const TileView& view = views_[static_cast<size_t>(list / tiles_ / args.n_head_kv * tiles_ + list % tiles_)];
+            const TileView& view =
+                (*views_)[static_cast<size_t>(list / tiles_ / args.n_head_kv * tiles_ + list % tiles_)];
             const kernels::HeadRuns& all = args.runs[list / tiles_];
             std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
             runs.clear();
             const std::vector<KeyRange>& selected = results_[static_cast<size_t>(list)].selected;
             size_t next = 0;
-            for (size_t page = 0; page < view.use.size(); ++page) {
-                const int64_t key = static_cast<int64_t>(page) * kernels::kBlockKeys;
-                if (view.use[page] == PageUse::kExact)
-                    append_runs(args, all, key, std::min<int64_t>(kernels::kBlockKeys, n_keys - key), &runs);
-                for (; next < selected.size() && selected[next].key < key + kernels::kBlockKeys; ++next) {
+            for (const KeyRange& range : view.exact_keys) {
+                for (; next < selected.size() && selected[next].key < range.key; ++next)
                     append_runs(args, all, selected[next].key, selected[next].count, &runs);
-                }
+                append_runs(args, all, range.key, range.count, &runs);
             }
+            for (; next < selected.size(); ++next)
+                append_runs(args, all, selected[next].key, selected[next].count, &runs);
             lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
         } catch (const std::bad_alloc&) {
             failed = true;
@@ -226,7 +245,7 @@ void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads)
     stats.retained_mass = retained;
     for (size_t list = 0; list < results_.size(); ++list) {
         const auto at = static_cast<int64_t>(list);
-        const TileView& view = views_[static_cast<size_t>(at / tiles_ / args.n_head_kv * tiles_ + at % tiles_)];
+        const TileView& view = (*views_)[static_cast<size_t>(at / tiles_ / args.n_head_kv * tiles_ + at % tiles_)];
         const FarResult& result = results_[list];
         stats.rows += 1.0;
         stats.visible_keys += static_cast<double>(view.visible);
@@ -244,7 +263,7 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
                       int n_threads) {
     try {
         make_views(args, n_keys, index, info);
-        const bool plain = std::all_of(views_.begin(), views_.end(),
+        const bool plain = std::all_of(views_->begin(), views_->end(),
                                        [](const TileView& view) { return view.exact || view.far_pages == 0; });
         if (plain) {
             LayerStats stats;
@@ -254,14 +273,14 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
         }
         if (settings_.mode == Mode::kSparse) refresh(args, index, n_threads);
         plan(args, index, info.layer, n_threads);
-        build_runs(args, n_keys, n_threads);
+        build_runs(args, n_threads);
         lse_.resize(static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head));
         kernels::AttentionArgs near = args;
         near.runs = lists_.data();
         near.tokens_per_tile = tile_;
         near.lse = lse_.data();
         if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
-        const FarCall call{args,       index,       views_,          results_,       tiles_,
+        const FarCall call{args,       index,       *views_,         results_,       tiles_,
                            info.layer, lse_.data(), far_lse_.data(), far_out_.data()};
         if (memory_.corrects() && settings_.mode == Mode::kSparse && settings_.estimate != FarEstimate::kDrop)
             memory_.correct(call, n_threads);

@@ -38,6 +38,15 @@ public:
     FarMemory& memory() { return memory_; }
     const FarMemory& memory() const { return memory_; }
 
+    /**
+     * To be called before the first layer of a graph: until the next call, masks keep their values, and layers with the same mask and pages
+     * share what is made of it. Without it every call looks at its mask anew.
+     */
+    void begin_graph() {
+        in_graph_ = true;
+        plans_in_use_ = 0;
+    }
+
     /** Whether a call over n_keys keys may need an index at all; false means that the plain kernels are to be called. */
     bool wants_index(const kernels::AttentionArgs& args, int64_t n_keys) const;
 
@@ -49,23 +58,34 @@ public:
                   int n_threads);
 
 private:
+    /** What the layers of a graph that have the same mask and pages share. */
+    struct MaskPlan {
+        const void* mask = nullptr;
+        int64_t n_keys = 0, n_tokens = 0;
+        std::vector<int64_t> base_pages;
+        std::vector<TileView> views;  // [stream][tile]
+    };
+
     void make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
     void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
     int64_t budget_of(const TileView& view, int layer) const;
     void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, int n_threads);
-    void build_runs(const kernels::AttentionArgs& args, int64_t n_keys, int n_threads);
+    void build_runs(const kernels::AttentionArgs& args, int n_threads);
     void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
 
     const Settings settings_;
     FarMemory memory_;
-    std::vector<TileView> views_;                  // [stream][tile]
-    int64_t tile_ = 1;                             // tokens per tile
-    int64_t tiles_ = 1;                            // per stream
-    std::vector<FarResult> results_;               // [stream][KV head][tile]
-    std::vector<float> far_lse_;                   // [stream][KV head][token][group]
-    std::vector<float> far_out_;                   // the same, [d_v]
-    std::vector<float> lse_;                       // [stream][token][head]
-    std::vector<std::vector<kernels::Run>> runs_;  // per list
+    bool in_graph_ = false;
+    std::vector<MaskPlan> plans_;  // the first plans_in_use_ belong to this graph
+    size_t plans_in_use_ = 0;
+    const std::vector<TileView>* views_ = nullptr;  // [stream][tile], of the present call
+    int64_t tile_ = 1;                              // tokens per tile
+    int64_t tiles_ = 1;                             // per stream
+    std::vector<FarResult> results_;                // [stream][KV head][tile]
+    std::vector<float> far_lse_;                    // [stream][KV head][token][group]
+    std::vector<float> far_out_;                    // the same, [d_v]
+    std::vector<float> lse_;                        // [stream][token][head]
+    std::vector<std::vector<kernels::Run>> runs_;   // per list
     std::vector<kernels::HeadRuns> lists_;
     std::vector<FarWorkspace> workspaces_;  // per thread
 };

@@ -15,13 +15,6 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 enum Lane : uint8_t { kUnused, kCandidate, kSelected };
 
-/** A panel in play: its level, and the block (or super-block) of the index that lane 0 holds. */
-struct Part {
-    const Panel* panel;
-    int64_t first;
-    bool super;
-};
-
 class FarField {
 public:
     FarField(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings, const TileView& view,
@@ -35,9 +28,12 @@ public:
           rows_(view.tokens * group_),
           pairs_(args.d_k / 2),
           w_(*work) {
+        w_.parts.clear();
+        w_.state.clear();
         const auto round = [](int64_t n) { return (n + 15) / 16 * 16; };
-        w_.memory.resize(static_cast<size_t>(round(rows_ * args.d_k) + round(rows_ * pairs_) + round(rows_) * 2 +
-                                             args.d_k * kLanes + rows_ * kLanes + 64 + 16));
+        const int64_t floats =
+            round(rows_ * args.d_k) + round(rows_ * pairs_) + 4 * round(rows_) + args.d_k * kLanes + rows_ * kLanes;
+        w_.memory.resize(static_cast<size_t>(floats + 16));
         float* at = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(w_.memory.data()) + 63) / 64 * 64);
         const auto take = [&](int64_t n) {
             float* part = at;
@@ -47,7 +43,9 @@ public:
         q_ = take(rows_ * args.d_k);
         q_abs_ = take(rows_ * pairs_);
         base_ = take(rows_);
-        total_ = take(rows_);
+        max_ = take(rows_);
+        sum_ = take(rows_);
+        factor_ = take(rows_);
         panel_ = take(args.d_k * kLanes);
         product_ = take(rows_ * kLanes);
         load_queries();
@@ -55,26 +53,26 @@ public:
 
     void find_parts() {
         const int64_t bpp = index_.blocks_per_page();
-        const auto pages = static_cast<int64_t>(view_.use.size());
         const int64_t begin = view_.base_page * bpp;
-        const int64_t end = begin + pages * bpp;
-        std::vector<uint8_t> in_super(static_cast<size_t>(end - begin), 0);
-        if (view_.far_pages * bpp > int64_t{settings_.beam}) expand_best_supers(begin, end, &in_super);
-        const size_t first_part = parts_.size();
-        for (int64_t panel = begin / kLanes; panel * kLanes < end; ++panel) {
+        const int64_t end = begin + static_cast<int64_t>(view_.use.size()) * bpp;
+        const int64_t first_panel = begin / kLanes;
+        w_.hidden.assign(static_cast<size_t>((end + kLanes - 1) / kLanes - first_panel), 0);
+        if (view_.far_pages * bpp > int64_t{settings_.beam}) expand_best_supers(begin, end);
+        const size_t first_part = w_.parts.size();
+        for (int64_t panel = first_panel; panel * kLanes < end; ++panel) {
+            if (w_.hidden[static_cast<size_t>(panel - first_panel)]) continue;
             uint8_t state[kLanes] = {};
             bool any = false;
             for (int64_t b = std::max(begin, panel * kLanes); b < std::min(end, (panel + 1) * kLanes); ++b) {
                 const PageUse use = view_.use[static_cast<size_t>((b - begin) / bpp)];
-                if ((use != PageUse::kFar && use != PageUse::kFarSome) || in_super[static_cast<size_t>(b - begin)])
-                    continue;
+                if (use != PageUse::kFar && use != PageUse::kFarSome) continue;
                 state[b % kLanes] = kCandidate;
                 any = true;
             }
             if (any) add_part({index_.panel(head_, panel), panel * kLanes, false}, state);
         }
         score(first_part);
-        sum_columns(0);
+        rank();
     }
 
     /** Marks lanes as selected until `budget` keys are. */
@@ -83,7 +81,7 @@ public:
         const auto floor = static_cast<size_t>(settings_.floor / index_.block_keys());
         w_.order.clear();
         for (size_t i = 0; i < w_.state.size(); ++i) {
-            if (w_.state[i] != kUnused && !parts_[i / kernels::kPanelBlocks].super) {
+            if (w_.state[i] != kUnused && !w_.parts[i / kernels::kPanelBlocks].super) {
                 w_.state[i] = kCandidate;
                 w_.order.push_back(static_cast<int64_t>(i));
             }
@@ -120,44 +118,37 @@ public:
             std::fill(far_lse, far_lse + rows_, kMinusInfinity);
             return;
         }
-        std::vector<float> max(static_cast<size_t>(rows_), kMinusInfinity);
-        std::vector<float> sum(static_cast<size_t>(rows_), 0.0f);
-        for (size_t part = 0; part < parts_.size(); ++part) {
-            for (int64_t row = 0; row < rows_; ++row) {
-                const float* mass = mass_of(part, row);
-                const uint8_t* state = w_.state.data() + part * kernels::kPanelBlocks;
-                float best = max[static_cast<size_t>(row)];
-                for (int64_t b = 0; b < kLanes; ++b) best = state[b] == kCandidate ? std::max(best, mass[b]) : best;
-                max[static_cast<size_t>(row)] = best;
-            }
-        }
-        for (size_t part = 0; part < parts_.size(); ++part) {
+        std::fill(sum_, sum_ + rows_, 0.0f);
+        for (size_t part = 0; part < w_.parts.size(); ++part) {
             const uint8_t* state = w_.state.data() + part * kernels::kPanelBlocks;
-            const Panel& panel = *parts_[part].panel;
-            for (int64_t row = 0; row < rows_; ++row) {
-                float* weight = product_ + row * kLanes;
-                const float* mass = mass_of(part, row);
-                for (int64_t b = 0; b < kLanes; ++b) weight[b] = state[b] == kCandidate ? mass[b] : kMinusInfinity;
-                const float shift = max[static_cast<size_t>(row)];
-                if (shift == kMinusInfinity) {
-                    std::fill(weight, weight + kLanes, 0.0f);
-                    continue;
-                }
-                sum[static_cast<size_t>(row)] += kernels::exp_sum(weight, kernels::kPanelBlocks, shift);
-                for (int64_t b = 0; b < kLanes; ++b) weight[b] *= panel.value_scale[b];
+            const Panel& panel = *w_.parts[part].panel;
+            float keep[kLanes];
+            float factor[kLanes];
+            for (int64_t b = 0; b < kLanes; ++b) {
+                keep[b] = state[b] == kCandidate ? 1.0f : 0.0f;
+                factor[b] = keep[b] * panel.value_scale[b];
             }
-            kernels::panel_value(product_, static_cast<size_t>(rows_), panel.value, kernels::kPanelBlocks, d_v,
-                                 far_out);
+            for (int64_t row = 0; row < rows_; ++row) {
+                const float* weight = weight_of(part, row);
+                float* scaled = product_ + row * kLanes;
+                float sum = 0.0f;
+                for (int64_t b = 0; b < kLanes; ++b) {
+                    sum += weight[b] * keep[b];
+                    scaled[b] = weight[b] * factor[b];
+                }
+                sum_[row] += sum;
+            }
+            kernels::panel_value(product_, static_cast<size_t>(rows_), panel.value, d_v, far_out);
         }
         for (int64_t row = 0; row < rows_; ++row) {
-            const float s = sum[static_cast<size_t>(row)];
-            far_lse[row] = s > 0.0f ? max[static_cast<size_t>(row)] + std::log(s) : kMinusInfinity;
+            const float s = sum_[row];
+            far_lse[row] = s > 0.0f ? max_[row] + std::log(s) : kMinusInfinity;
             const float inverse = s > 0.0f ? 1.0f / s : 0.0f;
             for (int64_t i = 0; i < args_.d_v; ++i) far_out[row * args_.d_v + i] *= inverse;
         }
     }
 
-    /** Reads a few far blocks drawn by their estimated mass; adds true ÷ estimated mass to the result. */
+    /** After estimate(): reads a few far blocks drawn by their estimated mass; adds true ÷ estimated mass to the result. */
     double probe(const float* far_lse, FarResult* result) const {
         double ratios = 0.0;
         double n = 0.0;
@@ -167,22 +158,21 @@ public:
             const int64_t row = std::min(rows_ - 1, static_cast<int64_t>(random.next() * static_cast<double>(rows_)));
             if (far_lse[row] == kMinusInfinity) continue;
             // Inverse of the distribution function, walked over the lanes.
-            double left = random.next();
+            float left = static_cast<float>(random.next()) * sum_[row];
             int64_t lane = -1;
-            for (size_t part = 0; part < parts_.size() && left > 0.0; ++part) {
-                if (parts_[part].super) continue;
-                const float* mass = mass_of(part, row);
-                for (int64_t b = 0; b < kLanes && left > 0.0; ++b) {
-                    if (w_.state[part * kernels::kPanelBlocks + static_cast<size_t>(b)] != kCandidate) continue;
-                    const double p = std::exp(static_cast<double>(mass[b] - far_lse[row]));
-                    if (p == 0.0) continue;
-                    left -= p;
+            for (size_t part = 0; part < w_.parts.size() && left > 0.0f; ++part) {
+                if (w_.parts[part].super) continue;
+                const float* weight = weight_of(part, row);
+                const uint8_t* state = w_.state.data() + part * kernels::kPanelBlocks;
+                for (int64_t b = 0; b < kLanes && left > 0.0f; ++b) {
+                    if (state[b] != kCandidate || weight[b] == 0.0f) continue;
+                    left -= weight[b];
                     lane = static_cast<int64_t>(part) * kLanes + b;
                 }
             }
             // Mass inside super-blocks is not probed: the ratio is then that of the blocks alone.
-            if (lane < 0 || (left > 0.0 && has_supers_)) continue;
-            const int64_t block = parts_[static_cast<size_t>(lane / kLanes)].first + lane % kLanes;
+            if (lane < 0 || (left > 0.0f && has_supers_)) continue;
+            const int64_t block = w_.parts[static_cast<size_t>(lane / kLanes)].first + lane % kLanes;
             const int64_t key = block * index_.block_keys() - view_.base_page * kv::kPageRows;
             const double truth = block_log_mass(args_, list, key, index_.block_keys(), q_ + row * args_.d_k);
             const double error =
@@ -202,7 +192,7 @@ public:
         result->far_keys = 0;
         for (size_t i = 0; i < w_.state.size(); ++i) {
             if (w_.state[i] == kUnused) continue;
-            const Part& part = parts_[i / kernels::kPanelBlocks];
+            const FarPart& part = w_.parts[i / kernels::kPanelBlocks];
             const int64_t block = part.first + static_cast<int64_t>(i % kernels::kPanelBlocks);
             if (w_.state[i] == kSelected) {
                 result->selected.push_back(
@@ -218,6 +208,9 @@ public:
 private:
     float* mass_of(size_t part, int64_t row) const {
         return w_.mass.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
+    }
+    float* weight_of(size_t part, int64_t row) const {
+        return w_.weight.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
     }
     float* reach_of(size_t part, int64_t row) const {
         return w_.reach.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
@@ -246,50 +239,47 @@ private:
         }
     }
 
-    void add_part(const Part& part, const uint8_t* state) {
-        parts_.push_back(part);
+    void add_part(const FarPart& part, const uint8_t* state) {
+        w_.parts.push_back(part);
         has_supers_ = has_supers_ || part.super;
-        w_.state.resize(parts_.size() * kernels::kPanelBlocks);
-        std::memcpy(w_.state.data() + (parts_.size() - 1) * kernels::kPanelBlocks, state, kernels::kPanelBlocks);
+        w_.state.resize(w_.parts.size() * kernels::kPanelBlocks);
+        std::memcpy(w_.state.data() + (w_.parts.size() - 1) * kernels::kPanelBlocks, state, kernels::kPanelBlocks);
     }
 
     /** Fills mass and reach of the parts from `first` on. */
     void score(size_t first) {
-        const auto size = static_cast<size_t>(static_cast<int64_t>(parts_.size()) * rows_ * kLanes);
-        if (w_.mass.size() < size) w_.mass.resize(size);
-        if (w_.reach.size() < size) w_.reach.resize(size);
-        for (size_t part = first; part < parts_.size(); ++part) score_part(part);
+        const auto size = static_cast<size_t>(static_cast<int64_t>(w_.parts.size()) * rows_ * kLanes);
+        for (auto* buffer : {&w_.mass, &w_.weight, &w_.reach}) {
+            if (buffer->size() < size) buffer->resize(size);
+        }
+        for (size_t part = first; part < w_.parts.size(); ++part) score_part(part);
     }
 
     void score_part(size_t index) {
-        const Part& part = parts_[index];
+        const FarPart& part = w_.parts[index];
         const Panel& panel = *part.panel;
         const auto rows = static_cast<size_t>(rows_);
         const auto pairs = static_cast<size_t>(pairs_);
-        kernels::panel_product(q_, rows, panel.mean, panel.mean_scale, static_cast<size_t>(args_.d_k), panel_,
-                               product_);
-        std::memcpy(reach_of(index, 0), product_, rows * kernels::kPanelBlocks * sizeof(float));
-        if (settings_.estimate == FarEstimate::kBessel) {
-            unsigned groups = 0;
-            for (size_t b = 0; b < kernels::kPanelBlocks; ++b) {
-                groups |= static_cast<unsigned>(w_.state[index * kernels::kPanelBlocks + b] != kUnused) << (b / 16);
-            }
-            kernels::panel_log_bessel(q_abs_, rows, panel.spread, panel.spread_scale, pairs, groups, panel_, product_);
-        }
-        std::memcpy(mass_of(index, 0), product_, rows * kernels::kPanelBlocks * sizeof(float));
-        const float log_keys = std::log(static_cast<float>(index_.block_keys() * (part.super ? kSuperBlocks : 1)));
+        float* mass = mass_of(index, 0);
+        float* reach = reach_of(index, 0);
+        kernels::panel_product(q_, rows, panel.mean, panel.mean_scale, static_cast<size_t>(args_.d_k), panel_, mass);
         if (settings_.reach_share > 0.0) {
-            kernels::panel_product(q_abs_, rows, panel.reach, panel.reach_scale, pairs, panel_, product_);
-            for (size_t i = 0; i < rows * kernels::kPanelBlocks; ++i) reach_of(index, 0)[i] += product_[i];
+            kernels::panel_product(q_abs_, rows, panel.reach, panel.reach_scale, pairs, panel_, reach);
+            for (int64_t i = 0; i < rows_ * kLanes; ++i) reach[i] += mass[i];
+        } else {
+            std::copy(mass, mass + rows_ * kLanes, reach);
         }
-        if (settings_.estimate == FarEstimate::kSecond) add_second_order(panel, log_keys, mass_of(index, 0));
+        const float log_keys = std::log(static_cast<float>(index_.block_keys() * (part.super ? kSuperBlocks : 1)));
+        if (settings_.estimate == FarEstimate::kBessel)
+            kernels::panel_log_bessel(q_abs_, rows, panel.spread, panel.spread_scale, pairs, panel_, mass);
+        if (settings_.estimate == FarEstimate::kSecond) add_second_order(panel, log_keys, mass);
         const uint8_t* state = w_.state.data() + index * kernels::kPanelBlocks;
+        float unseen[kLanes];
+        for (int64_t b = 0; b < kLanes; ++b) unseen[b] = state[b] == kUnused ? kMinusInfinity : 0.0f;
         for (int64_t row = 0; row < rows_; ++row) {
-            float* mass = mass_of(index, row);
-            float* reach = reach_of(index, row);
             for (int64_t b = 0; b < kLanes; ++b) {
-                mass[b] = state[b] == kUnused ? kMinusInfinity : mass[b] + base_[row] + log_keys;
-                reach[b] = state[b] == kUnused ? kMinusInfinity : reach[b] + base_[row];
+                mass[row * kLanes + b] += base_[row] + log_keys + unseen[b];
+                reach[row * kLanes + b] += base_[row] + unseen[b];
             }
         }
         if (!part.super) hide_unseen(index);
@@ -317,7 +307,7 @@ private:
         const int64_t bpp = index_.blocks_per_page();
         for (int64_t b = 0; b < kLanes; ++b) {
             if (w_.state[index * kernels::kPanelBlocks + static_cast<size_t>(b)] == kUnused) continue;
-            const int64_t page = (parts_[index].first + b) / bpp - view_.base_page;
+            const int64_t page = (w_.parts[index].first + b) / bpp - view_.base_page;
             if (view_.use[static_cast<size_t>(page)] != PageUse::kFarSome) continue;
             for (int64_t row = 0; row < rows_; ++row) {
                 if (visibility_of(args_, view_.stream, view_.token0 + row / group_, page) ==
@@ -329,66 +319,80 @@ private:
         }
     }
 
-    /** Ranks of the lanes over all rows: Σ softmax share, and the largest logit that one key could have relative to the row's far mass. */
-    void sum_columns(size_t first) {
-        w_.column_mass.assign(parts_.size() * kernels::kPanelBlocks, 0.0f);
-        w_.column_reach.assign(parts_.size() * kernels::kPanelBlocks, kMinusInfinity);
-        for (int64_t row = 0; row < rows_; ++row) {
-            float max = kMinusInfinity;
-            for (size_t part = first; part < parts_.size(); ++part)
-                max = std::max(max, kernels::max_of(mass_of(part, row), kernels::kPanelBlocks));
-            total_[row] = kMinusInfinity;
-            if (max == kMinusInfinity) continue;
-            float sum = 0.0f;
-            for (size_t part = first; part < parts_.size(); ++part) {
-                std::memcpy(product_, mass_of(part, row), kernels::kPanelBlocks * sizeof(float));
-                sum += kernels::exp_sum(product_, kernels::kPanelBlocks, max);
+    /**
+     * Fills weight, and the ranks of the lanes over all rows: Σ softmax share, and the largest logit that one key could have relative to the
+     * row's far mass.
+     */
+    void rank() {
+        const auto lanes = kernels::kPanelBlocks;
+        w_.column_mass.assign(w_.parts.size() * lanes, 0.0f);
+        w_.column_reach.assign(w_.parts.size() * lanes, kMinusInfinity);
+        std::fill(max_, max_ + rows_, kMinusInfinity);
+        std::fill(sum_, sum_ + rows_, 0.0f);
+        for (size_t part = 0; part < w_.parts.size(); ++part) {
+            for (int64_t row = 0; row < rows_; ++row)
+                max_[row] = std::max(max_[row], kernels::max_of(mass_of(part, row), lanes));
+        }
+        for (size_t part = 0; part < w_.parts.size(); ++part) {
+            std::memcpy(weight_of(part, 0), mass_of(part, 0), static_cast<size_t>(rows_ * kLanes) * sizeof(float));
+            for (int64_t row = 0; row < rows_; ++row) {
+                // A row that sees no far block: any shift keeps −inf at weight 0.
+                const float shift = max_[row] == kMinusInfinity ? 0.0f : max_[row];
+                sum_[row] += kernels::exp_sum(weight_of(part, row), lanes, shift);
             }
-            total_[row] = max + std::log(sum);
-            for (size_t part = first; part < parts_.size(); ++part) {
-                std::memcpy(product_, mass_of(part, row), kernels::kPanelBlocks * sizeof(float));
-                kernels::exp_sum(product_, kernels::kPanelBlocks, total_[row]);
-                float* column_mass = w_.column_mass.data() + part * kernels::kPanelBlocks;
-                float* column_reach = w_.column_reach.data() + part * kernels::kPanelBlocks;
+        }
+        for (int64_t row = 0; row < rows_; ++row) {
+            factor_[row] = sum_[row] > 0.0f ? 1.0f / sum_[row] : 0.0f;
+            // log mass of all far parts, +inf without any: nothing reaches further than that
+            sum_[row] = sum_[row] > 0.0f ? max_[row] + std::log(sum_[row]) : -kMinusInfinity;
+        }
+        for (size_t part = 0; part < w_.parts.size(); ++part) {
+            float* column_mass = w_.column_mass.data() + part * lanes;
+            float* column_reach = w_.column_reach.data() + part * lanes;
+            for (int64_t row = 0; row < rows_; ++row) {
+                const float* weight = weight_of(part, row);
                 const float* reach = reach_of(part, row);
                 for (int64_t b = 0; b < kLanes; ++b) {
-                    column_mass[b] += product_[b];
-                    column_reach[b] = std::max(column_reach[b], reach[b] - total_[row]);
+                    column_mass[b] += weight[b] * factor_[row];
+                    column_reach[b] = std::max(column_reach[b], reach[b] - sum_[row]);
                 }
             }
         }
     }
 
     /** Scores all super-blocks; keeps those outside the beam as parts and marks their blocks. */
-    void expand_best_supers(int64_t begin, int64_t end, std::vector<uint8_t>* in_super) {
-        const int64_t bpp = index_.blocks_per_page();
-        for (int64_t panel = begin / kSuperBlocks / kLanes; panel * kLanes * kSuperBlocks < end; ++panel) {
+    void expand_best_supers(int64_t begin, int64_t end) {
+        const int64_t pages_per_super = index_.pages_per_super();
+        const int64_t first_super = begin / kSuperBlocks;
+        for (int64_t panel = first_super / kLanes; panel * kLanes * kSuperBlocks < end; ++panel) {
             uint8_t state[kLanes] = {};
             bool any = false;
             for (int64_t lane = 0; lane < kLanes; ++lane) {
-                const int64_t block = (panel * kLanes + lane) * kSuperBlocks;
-                if (block < begin || block + kSuperBlocks > end) continue;
-                const auto from = view_.use.begin() + static_cast<std::ptrdiff_t>((block - begin) / bpp);
-                const bool whole = std::all_of(from, from + static_cast<std::ptrdiff_t>(kSuperBlocks / bpp),
+                const int64_t super = panel * kLanes + lane;
+                if (super * kSuperBlocks < begin || (super + 1) * kSuperBlocks > end) continue;
+                const auto from =
+                    view_.use.begin() + static_cast<std::ptrdiff_t>(super * pages_per_super - view_.base_page);
+                const bool whole = std::all_of(from, from + static_cast<std::ptrdiff_t>(pages_per_super),
                                                [](PageUse use) { return use == PageUse::kFar; });
-                if (!whole || !index_.super_fresh(block / kSuperBlocks)) continue;
+                if (!whole || !index_.super_fresh(super)) continue;
                 state[lane] = kCandidate;
                 any = true;
             }
             if (any) add_part({index_.super_panel(head_, panel), panel * kLanes, true}, state);
         }
         score(0);
-        sum_columns(0);
-        std::vector<int64_t> supers;
+        rank();
+        std::vector<int64_t>& supers = w_.order;
+        supers.clear();
         for (size_t i = 0; i < w_.state.size(); ++i) {
             if (w_.state[i] == kCandidate) supers.push_back(static_cast<int64_t>(i));
         }
         const size_t n = std::min(supers.size(), static_cast<size_t>(settings_.beam / kSuperBlocks));
-        const auto expand = [&](const std::vector<float>& rank, size_t from, size_t to) {
+        const auto expand = [&](const std::vector<float>& order, size_t from, size_t to) {
             std::nth_element(supers.begin() + static_cast<std::ptrdiff_t>(from),
                              supers.begin() + static_cast<std::ptrdiff_t>(to), supers.end(), [&](int64_t a, int64_t b) {
-                                 const float x = rank[static_cast<size_t>(a)];
-                                 const float y = rank[static_cast<size_t>(b)];
+                                 const float x = order[static_cast<size_t>(a)];
+                                 const float y = order[static_cast<size_t>(b)];
                                  return x != y ? x > y : a < b;
                              });
         };
@@ -399,18 +403,14 @@ private:
         }
         for (size_t i = 0; i < supers.size(); ++i) {
             const auto lane = static_cast<size_t>(supers[i]);
+            const size_t part = lane / kernels::kPanelBlocks;
             if (i < n) {
                 w_.state[lane] = kUnused;
-                for (int64_t row = 0; row < rows_; ++row) {
-                    mass_of(lane / kernels::kPanelBlocks, row)[lane % kernels::kPanelBlocks] = kMinusInfinity;
-                    reach_of(lane / kernels::kPanelBlocks, row)[lane % kernels::kPanelBlocks] = kMinusInfinity;
-                }
+                for (int64_t row = 0; row < rows_; ++row)
+                    mass_of(part, row)[lane % kernels::kPanelBlocks] = kMinusInfinity;
             } else {
-                const int64_t block =
-                    (parts_[lane / kernels::kPanelBlocks].first + static_cast<int64_t>(lane % kernels::kPanelBlocks)) *
-                    kSuperBlocks;
-                std::fill_n(in_super->begin() + static_cast<std::ptrdiff_t>(block - begin), kSuperBlocks,
-                            static_cast<uint8_t>(1));
+                const int64_t super = w_.parts[part].first + static_cast<int64_t>(lane % kernels::kPanelBlocks);
+                w_.hidden[static_cast<size_t>(super - first_super)] = 1;
             }
         }
     }
@@ -427,11 +427,12 @@ private:
     float* q_;        // [rows][d_k], scaled
     float* q_abs_;    // [rows][d_k / 2], length of each pair
     float* base_;     // [rows] q · offset of the head
-    float* total_;    // [rows] log mass of all far parts
-    float* panel_;    // [d_k][64]
-    float* product_;  // [rows][64]
+    float* max_;      // [rows] largest log mass
+    float* sum_;      // [rows] of the weights in hand
+    float* factor_;   // [rows]
+    float* panel_;    // [d_k][16]
+    float* product_;  // [rows][16]
     bool has_supers_ = false;
-    std::vector<Part> parts_;
 };
 
 }  // namespace
@@ -439,7 +440,6 @@ private:
 void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings,
                     const TileView& view, int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse,
                     float* far_out, FarResult* result) {
-    work->state.clear();
     FarField field(args, index, settings, view, kv_head, work);
     field.find_parts();
     field.select(budget);

@@ -10,18 +10,21 @@
 
 namespace atlas::attention {
 
-/** First key and number of keys to read. */
-struct KeyRange {
-    int64_t key;
-    int64_t count;
+/** A panel in play: its level, and the block (or super-block) of the index that lane 0 holds. */
+struct FarPart {
+    const Panel* panel;
+    int64_t first;
+    bool super;
 };
 
 /** Workspace of one thread; buffers only grow. */
 struct FarWorkspace {
+    std::vector<FarPart> parts;
     std::vector<float> memory;
-    std::vector<float> mass, reach;                // [panel][row][64]
-    std::vector<float> column_mass, column_reach;  // [panel][64]
-    std::vector<uint8_t> state;                    // [panel][64]: is the lane a far block, a super-block, selected
+    std::vector<float> mass, weight, reach;        // [panel][row][16]; weight: e^{mass − the row's largest}
+    std::vector<float> column_mass, column_reach;  // [panel][16]
+    std::vector<uint8_t> state;                    // [panel][16]: is the lane a far block, a super-block, selected
+    std::vector<uint8_t> hidden;                   // per panel of the index: estimated as a super-block
     std::vector<int64_t> order;
 };
 
@@ -37,7 +40,7 @@ struct FarResult {
  * Scores the far blocks of a tile for one KV head, selects those to read, and estimates the rest per query:
  * far_lse[row] and far_out [row][d_v] for row = token·group + head of the group; far_lse is −inf where nothing is estimated.
  * `budget` in keys. Needs the index of every far page (and whole far super-block) to be fresh.
- * Layout of the work: rows of queries against panels of 64 blocks, docs/attention.md.
+ * Layout of the work: rows of queries against panels of 16 blocks, docs/attention.md.
  */
 void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings,
                     const TileView& view, int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse,

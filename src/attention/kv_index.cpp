@@ -67,9 +67,9 @@ KvIndex::KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_h
     : k_(k), v_(v), n_heads_(n_head_kv), d_k_(d_k), d_v_(d_v), block_keys_(block_keys) {
     const int64_t n_pages = divide_up(std::min(k.rows(), v.rows()), kv::kPageRows);
     n_panels_ = divide_up(n_pages * blocks_per_page(), kLanes);
-    n_super_panels_ = divide_up(n_panels_ * kLanes / kSuperBlocks, kLanes);
+    n_super_panels_ = divide_up(n_panels_, kLanes);
     seen_.assign(static_cast<size_t>(n_pages), kNever);
-    super_valid_.assign(static_cast<size_t>(n_super_panels_ * kLanes), 0);
+    super_valid_.assign(static_cast<size_t>(n_panels_), 0);
     offsets_.assign(static_cast<size_t>(n_heads_ * d_k_), 0.0f);
     panels_.resize(static_cast<size_t>(n_heads_ * n_panels_));
     super_panels_.resize(static_cast<size_t>(n_heads_ * n_super_panels_));
@@ -128,8 +128,11 @@ void KvIndex::store(Panel& panel, size_t lane, const float* mean, const float* s
 void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v) {
     const int64_t pairs = d_k_ / 2;
     const float* offset = offsets_.data() + head * d_k_;
-    std::vector<float> mean(static_cast<size_t>(d_k_)), value(static_cast<size_t>(d_v_));
-    std::vector<float> spread(static_cast<size_t>(pairs)), reach(static_cast<size_t>(pairs));
+    thread_local std::vector<float> mean, value, spread, reach;
+    mean.assign(static_cast<size_t>(d_k_), 0.0f);
+    value.assign(static_cast<size_t>(d_v_), 0.0f);
+    spread.resize(static_cast<size_t>(pairs));
+    reach.resize(static_cast<size_t>(pairs));
     for (int64_t part = 0; part < blocks_per_page(); ++part) {
         const int64_t block = page * blocks_per_page() + part;
         Panel& panel = *panels_[static_cast<size_t>(head * n_panels_ + block / kLanes)];
@@ -178,18 +181,19 @@ void KvIndex::mark_fresh(int64_t page) {
 
 void KvIndex::update_super(int64_t super, int64_t head) {
     const int64_t pairs = d_k_ / 2;
-    const int64_t first = super * kSuperBlocks;
-    const Panel& from = *panels_[static_cast<size_t>(head * n_panels_ + first / kLanes)];
+    const Panel& from = *panels_[static_cast<size_t>(head * n_panels_ + super)];
     Panel& to = *super_panels_[static_cast<size_t>(head * n_super_panels_ + super / kLanes)];
     const auto lane = static_cast<size_t>(super % kLanes);
-    const int64_t lane0 = first % kLanes;
-    std::vector<float> mean(static_cast<size_t>(d_k_)), value(static_cast<size_t>(d_v_));
-    std::vector<float> spread(static_cast<size_t>(pairs)), reach(static_cast<size_t>(pairs));
+    thread_local std::vector<float> mean, value, spread, reach;
+    mean.assign(static_cast<size_t>(d_k_), 0.0f);
+    value.assign(static_cast<size_t>(d_v_), 0.0f);
+    spread.resize(static_cast<size_t>(pairs));
+    reach.resize(static_cast<size_t>(pairs));
     const auto mean_of = [&](int64_t i, int64_t b) {
         return from.mean_scale[b] * static_cast<float>(from.mean[i * kLanes + b]);
     };
     constexpr float kInverse = 1.0f / static_cast<float>(kSuperBlocks);
-    for (int64_t b = lane0; b < lane0 + kSuperBlocks; ++b) {
+    for (int64_t b = 0; b < kSuperBlocks; ++b) {
         for (int64_t i = 0; i < d_k_; ++i) mean[static_cast<size_t>(i)] += kInverse * mean_of(i, b);
         for (int64_t i = 0; i < d_v_; ++i)
             value[static_cast<size_t>(i)] +=
@@ -205,7 +209,7 @@ void KvIndex::update_super(int64_t super, int64_t head) {
         const int64_t i1 = second_of_pair(pairing_, p, d_k_);
         float sum = 0.0f;
         float largest = 0.0f;
-        for (int64_t b = lane0; b < lane0 + kSuperBlocks; ++b) {
+        for (int64_t b = 0; b < kSuperBlocks; ++b) {
             const float x = mean_of(i0, b) - mean[static_cast<size_t>(i0)];
             const float y = mean_of(i1, b) - mean[static_cast<size_t>(i1)];
             const float inner = from.spread_scale[b] * static_cast<float>(from.spread[p * kLanes + b]);

@@ -11,8 +11,8 @@
 
 namespace atlas::attention {
 
-/** Blocks per super-block: the second level of the index. */
-inline constexpr int64_t kSuperBlocks = 16;
+/** Blocks per super-block: the second level of the index. A panel holds the blocks of one super-block. */
+inline constexpr auto kSuperBlocks = static_cast<int64_t>(kernels::kPanelBlocks);
 
 /** Which two dimensions of a key turn together. */
 enum class Pairing {
@@ -21,7 +21,7 @@ enum class Pairing {
 };
 
 /**
- * Moments of 64 blocks of one KV head. Factors are 8 bit with one scale per block: mean[b] = scale·i8 + the head's offset. Per pair p of
+ * Moments of 16 blocks of one KV head, in the first level those of one super-block. Factors are 8 bit with one scale per block: mean[b] = scale·i8 + the head's offset. Per pair p of
  * dimensions, spread is the root mean square and reach the largest distance of a key from the *stored* mean, so that
  * q·mean + Σ_p |q_p|·reach_p bounds every q·k of the block whatever the rounding of the mean (reach itself is rounded up).
  */
@@ -31,10 +31,10 @@ struct Panel {
     size_t bytes() const { return data.size() + sizeof *this; }
 
     std::vector<std::byte> data;
-    int8_t* mean;     ///< [d_k][64]
-    uint8_t* spread;  ///< [d_k / 2][64]
-    uint8_t* reach;   ///< [d_k / 2][64]
-    int8_t* value;    ///< [64][d_v]
+    int8_t* mean;     ///< [d_k][16]
+    uint8_t* spread;  ///< [d_k / 2][16]
+    uint8_t* reach;   ///< [d_k / 2][16]
+    int8_t* value;    ///< [16][d_v]
     float mean_scale[kernels::kPanelBlocks] = {};
     float spread_scale[kernels::kPanelBlocks] = {};
     float reach_scale[kernels::kPanelBlocks] = {};

@@ -35,7 +35,8 @@ void take_sinks(const kernels::AttentionArgs& args, const Settings& settings, Ti
 /** Makes the most recently written pages exact, those that are exact anyway included in the count. */
 void take_window(const Settings& settings, const KvIndex& index, TileView* view) {
     const int64_t wanted = (settings.window + kBlockKeys - 1) / kBlockKeys;
-    std::vector<int64_t> seen;
+    thread_local std::vector<int64_t> seen;
+    seen.clear();
     bool ordered = true;
     for (size_t page = 0; page < view->use.size(); ++page) {
         if (view->use[page] == PageUse::kSkip) continue;
@@ -75,8 +76,9 @@ void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Se
                     TileView* view) {
     const int64_t pages = (n_keys + kBlockKeys - 1) / kBlockKeys;
     // Per page: how many tokens see all of it, and how many see a part. Short counters keep the loops in vector registers.
-    std::vector<uint16_t> all(static_cast<size_t>(pages), 0);
-    std::vector<uint16_t> some(static_cast<size_t>(pages), 0);
+    thread_local std::vector<uint16_t> all, some;
+    all.assign(static_cast<size_t>(pages), 0);
+    some.assign(static_cast<size_t>(pages), 0);
     view->visible = 0;
     const int64_t rows = args.mask.data ? view->tokens : 1;
     for (int64_t t = 0; t < rows; ++t) {
@@ -111,7 +113,16 @@ void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Se
         take_window(settings, index, view);
     }
     view->far_pages = 0;
-    for (const PageUse use : view->use) view->far_pages += use == PageUse::kFar || use == PageUse::kFarSome;
+    view->exact_keys.clear();
+    for (int64_t page = 0; page < pages; ++page) {
+        const PageUse use = view->use[static_cast<size_t>(page)];
+        view->far_pages += use == PageUse::kFar || use == PageUse::kFarSome;
+        if (use != PageUse::kExact) continue;
+        const int64_t key = page * kBlockKeys;
+        std::vector<KeyRange>& ranges = view->exact_keys;
+        if (ranges.empty() || ranges.back().key + ranges.back().count != key) ranges.push_back({key, 0});
+        ranges.back().count += page_keys(page, n_keys);
+    }
 }
 
 }  // namespace atlas::attention

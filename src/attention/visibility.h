@@ -17,6 +17,12 @@ enum class PageUse : uint8_t {
     kFarSome,  ///< all keys visible to some tokens, none to the others
 };
 
+/** First key and number of keys to read. */
+struct KeyRange {
+    int64_t key;
+    int64_t count;
+};
+
 /** The pages of one stream as seen by one tile of tokens; the same for all KV heads. */
 struct TileView {
     int64_t stream = 0;
@@ -26,7 +32,8 @@ struct TileView {
     bool exact = false;     ///< everything visible is read
     int64_t visible = 0;    ///< keys that the token that sees most sees, whole blocks counted
     int64_t far_pages = 0;
-    std::vector<PageUse> use;  ///< per page of 64 keys
+    std::vector<PageUse> use;          ///< per page of 64 keys
+    std::vector<KeyRange> exact_keys;  ///< what the pages of use kExact hold, ascending, as few ranges as possible
 };
 
 /** Visible keys (whole blocks counted) of the token that sees most, over all streams and tokens. args.mask.summary may be null. */

@@ -37,9 +37,9 @@ struct SparseOptions {
     /** ATLAS_BUDGET=0…1: share of the visible keys to select, between floor and cap. */
     double fraction = 0.03;
     /** ATLAS_BUDGET_FLOOR=0…2^30: selected keys at least. */
-    int floor = 512;
+    int floor = 1024;
     /** ATLAS_BUDGET_CAP=0…2^30: selected keys at most. */
-    int cap = 2048;
+    int cap = 1024;
     /** ATLAS_EPSILON=0…1: above the floor, selection stops when this share of the far mass is left to the estimate. */
     double epsilon = 0.0;
     /** ATLAS_REACH_SHARE=0…1: share of the selected blocks chosen by what a single key could reach, the rest by mass. */
@@ -50,7 +50,7 @@ struct SparseOptions {
     /** ATLAS_TILE=1…512: query tokens that share a selection in prefill. */
     int tile = 32;
     /** ATLAS_BEAM=64…2^20: blocks scored one by one; of more, only those inside the best super-blocks are. */
-    int beam = 1024;
+    int beam = 256;
     /** ATLAS_PROBES=0…64: far blocks read per KV head to check the estimate, when decoding. */
     int probes = 2;
     /** ATLAS_PROBE_LIMIT=0…100: |ln(probed mass / estimated mass)| above which the call's budget doubles. */

@@ -27,6 +27,7 @@ Session::~Session() {
 
 void Session::begin_graph() {
     masks_.begin_graph();
+    engine_.begin_graph();
     kv::PagedTensor::advance_epoch();
 }
 

@@ -28,7 +28,7 @@ void fill(Scene& scene, KvIndex& index) {
 }
 
 double stored_mean(const KvIndex& index, const Panel& panel, int64_t head, int64_t lane, int64_t i) {
-    return static_cast<double>(panel.mean_scale[lane]) * panel.mean[i * 64 + lane] +
+    return static_cast<double>(panel.mean_scale[lane]) * panel.mean[i * 16 + lane] +
            static_cast<double>(index.offset(head)[i]);
 }
 
@@ -41,8 +41,8 @@ TEST_P(KvIndexTest, MomentsMatchFloat64WithinEightBits) {
         for (int64_t head = 0; head < 2; ++head) {
             const auto keys = scene.rows_of(scene.k, block * n / 64, head);
             const auto values = scene.rows_of(scene.v, block * n / 64, head);
-            const Panel& panel = *index.panel(head, block / 64);
-            const int64_t lane = block % 64;
+            const Panel& panel = *index.panel(head, block / 16);
+            const int64_t lane = block % 16;
             const int64_t row0 = block * n % 64;
             for (int64_t i = 0; i < scene.d; ++i) {
                 double mean = 0.0;
@@ -77,7 +77,7 @@ TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) {
             for (int64_t p = 0; p < scene.d / 2; ++p) {
                 const double a = q[static_cast<size_t>(first_of_pair(index.pairing(), p))];
                 const double b = q[static_cast<size_t>(second_of_pair(index.pairing(), p, scene.d))];
-                sum += std::hypot(a, b) * static_cast<double>(panel.reach_scale[lane]) * panel.reach[p * 64 + lane];
+                sum += std::hypot(a, b) * static_cast<double>(panel.reach_scale[lane]) * panel.reach[p * 16 + lane];
             }
             return sum;
         };
@@ -88,9 +88,9 @@ TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) {
                 for (int64_t i = 0; i < scene.d; ++i)
                     dot += q[static_cast<size_t>(i)] * keys[static_cast<size_t>(key % 64 * scene.d + i)];
                 const int64_t block = key / n;
-                ASSERT_LE(dot, bound(*index.panel(head, block / 64), head, block % 64) + 1e-5);
+                ASSERT_LE(dot, bound(*index.panel(head, block / 16), head, block % 16) + 1e-5);
                 const int64_t super = block / kSuperBlocks;
-                ASSERT_LE(dot, bound(*index.super_panel(head, super / 64), head, super % 64) + 1e-5);
+                ASSERT_LE(dot, bound(*index.super_panel(head, super / 16), head, super % 16) + 1e-5);
             }
             if (trial == 0) continue;
             break;
@@ -145,14 +145,13 @@ TEST(KvIndex, EveryWritePathMakesThePageStale) {
 }
 
 TEST(KvIndex, StaysBelowThreePercentOfAnF16Cache) {
-    for (const int64_t d : {64, 128}) {
+    for (const auto& [d, rows] : {std::pair<int64_t, int64_t>{64, 8192}, {64, 131072}, {128, 8192}, {128, 131072}}) {
         kv::PageArena arena;
-        const int64_t rows = 131072;
         kv::PagedTensor k(arena, static_cast<size_t>(d) * 2, rows), v(arena, static_cast<size_t>(d) * 2, rows);
         KvIndex index(k, v, 1, d, d, Settings{}.block_keys);
         for (int64_t page = 0; page < index.pages(); ++page) index.reserve(page);
         EXPECT_LE(static_cast<double>(index.bytes()), 0.03 * static_cast<double>(k.bytes() + v.bytes()))
-            << "head size " << d;
+            << "head size " << d << ", " << rows << " cells";
     }
 }
 
