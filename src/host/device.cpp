@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "host/abi/interfaces.h"
+#include "host/calibration.h"
 #include "host/ops.h"
 #include "host/owner_buffer.h"
 #include "kernels/attention.h"
@@ -89,7 +90,7 @@ void* registry_proc_address(ggml_backend_reg_t, const char* name) {
     // Read by `atlas info`.
     if (wanted == "atlas_kernel_variant") return reinterpret_cast<void*>(&kernels::kernel_variant);
     if (wanted == "atlas_backend_api") return reinterpret_cast<void*>(&backend_api_text);
-    return nullptr;
+    return calibration_function(wanted);
 }
 
 }  // namespace

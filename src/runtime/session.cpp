@@ -4,6 +4,7 @@
 
 #include "attention/stats.h"
 #include "base/log.h"
+#include "runtime/calibration.h"
 #include "runtime/registry.h"
 
 namespace atlas::runtime {
@@ -44,6 +45,8 @@ Status Session::attend(kernels::AttentionArgs args, int64_t n_keys, const CacheV
     if (args.mask.data) masks_.attach(args.n_tokens, n_keys, n_threads, &args.mask);
     if (cache && side_car_fit_.see(cache->layer, args.n_head_kv, args.d_k, args.d_v))
         start_memories(side_car_fit_, options(), &engine_.memory());
+    if (Calibration* calibration = cache ? active_calibration() : nullptr)
+        calibration->see(cache->layer, args.n_head_kv, args.d_k, args.d_v);
     if (cache && engine_.wants_index(args, n_keys))
         return engine_.attend(args, n_keys, index_for(*cache, args), {cache->layer, cache->base_pages}, n_threads);
     return kernels::attention(args, n_threads);

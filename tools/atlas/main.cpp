@@ -26,11 +26,11 @@ std::string usage_of_settings() {
     return text;
 }
 
-/** atlas-eval links libllama, this program does not: it lies beside it, and is not there where libllama's headers were missing. */
-int run_eval(int argc, char** argv) {
+/** atlas-eval and atlas-convert link libllama, this program does not: they lie beside it, and are not there where libllama's headers were missing. */
+int run_beside(const std::string& name, int argc, char** argv) {
     std::error_code error;
     const std::string program =
-        (std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "atlas-eval").string();
+        (std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / ("atlas-" + name)).string();
     Launch launch;
     launch.command.assign(argv + 1, argv + argc);
     launch.command.front() = program;
@@ -55,11 +55,13 @@ int main(int argc, char** argv) {
     app.require_subcommand(1);
     bool json = false;
     app.add_subcommand("eval", "Retrieval, perplexity and speed of a model, modes side by side; atlas eval --help");
+    app.add_subcommand("convert",
+                       "Learn where a model's memories start, from a text: model.atlas.gguf; atlas convert --help");
     CLI::App* info = app.add_subcommand("info", "What the host is, whether the plug-in loads, which kernels it chose");
     info->add_flag("--json", json, "As JSON");
 
     const std::string first = argc > 1 ? argv[1] : "";
-    if (first == "eval") return run_eval(argc, argv);
+    if (first == "eval" || first == "convert") return run_beside(first, argc, argv);
     std::string searched;
     const std::string library = locate_library(&searched);
     const bool is_program = !first.empty() && first != "info" && first != "-h" && first != "--help";

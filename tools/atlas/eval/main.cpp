@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "bar.h"
 #include "eval/measure.h"
 #include "eval/plan.h"
 #include "eval/report.h"
@@ -26,35 +27,6 @@ int fail(const std::string& message) {
     std::fprintf(stderr, "atlas eval: %s\n", message.c_str());
     return 1;
 }
-
-/** A bar on a terminal, a line every ten percent elsewhere. */
-class Bar {
-public:
-    Bar(std::string mode, int64_t total)
-        : mode_(std::move(mode)), total_(std::max<int64_t>(1, total)), terminal_(isatty(2) != 0) {}
-
-    void advance(const std::string& what, int tokens) {
-        done_ += tokens;
-        const int percent = static_cast<int>(std::min<int64_t>(100, done_ * 100 / total_));
-        if (terminal_) {
-            const std::string filled(static_cast<size_t>(percent / 4), '#');
-            std::fprintf(stderr, "\r%-20s [%-25s] %3d %%  %-24s", mode_.c_str(), filled.c_str(), percent, what.c_str());
-        } else if (percent / 10 > shown_) {
-            shown_ = percent / 10;
-            std::fprintf(stderr, "%s: %d %% (%s)\n", mode_.c_str(), percent, what.c_str());
-        }
-    }
-
-    void end() const {
-        if (terminal_) std::fputc('\n', stderr);
-    }
-
-private:
-    std::string mode_;
-    int64_t total_, done_ = 0;
-    bool terminal_;
-    int shown_ = 0;
-};
 
 std::vector<std::string> default_texts() {
     std::vector<std::string> texts;
@@ -116,7 +88,7 @@ int evaluate(const Plan& plan, const std::vector<Mode>& modes, const std::string
     Json report{{"plan", plan}, {"modes", Json::array()}};
     std::string failure;
     for (const Mode& mode : modes) {
-        Bar bar(mode.name, work_of(plan));
+        atlas::tool::Bar bar(mode.name, work_of(plan));
         Json result = run_mode(plan, mode, plugin, base.string(), &mode == &modes.front(),
                                [&](const std::string& what, int tokens) { bar.advance(what, tokens); });
         bar.end();
