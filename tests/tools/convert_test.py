@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""atlas convert on the repository's model, and what an unmodified llama.cpp program with Atlas makes of the file: used, or refused with one
+warning that names what is wrong, and the run goes on. Small: documents of 1024 tokens, sparse from 256 keys on."""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import gguf
+import numpy
+
+ARGS = None
+SMALL = ["--ctx", "1024", "--documents", "4", "-t", "2", "--atlas-threshold", "256", "--atlas-window", "64", "--atlas-budget-floor", "64",
+         "--atlas-memory-probe", "8", "--atlas-warm-up", "64"]
+SPARSE = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": "256", "ATLAS_WINDOW": "64", "ATLAS_BUDGET_FLOOR": "64", "ATLAS_MEMORY_PROBE": "8",
+          "ATLAS_WARM_UP": "64"}
+
+
+def run(command, **variables):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATLAS_", "GGML_BACKEND_PATH"))}
+    environment.update({"OMP_WAIT_POLICY": "passive", **{name: str(value) for name, value in variables.items()}})
+    return subprocess.run([str(part) for part in command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="replace", timeout=500, check=False)
+
+
+def rewrite(source, target, keys=None, tensors=None, without=()):
+    """A copy through gguf's own reader and writer: keys {name: (writer's method, value)}, tensors {name: array} replaced, some left out."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", *without):
+            continue
+        if keys and name in keys:
+            getattr(writer, keys[name][0])(name, keys[name][1])
+        else:
+            sub = field.types[1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=sub)
+    for tensor in reader.tensors:
+        if tensor.name not in without:
+            writer.add_tensor(tensor.name, (tensors or {}).get(tensor.name, numpy.array(tensor.data)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class ConvertTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = pathlib.Path(tempfile.mkdtemp())
+        top = pathlib.Path(ARGS.model).resolve().parents[1]
+        cls.words = "\n".join(path.read_text(encoding="utf-8") for path in sorted((top / "docs").glob("*.md")))
+        cls.text = cls.folder / "text.txt"
+        cls.text.write_text(cls.words, encoding="utf-8")
+        cls.prompt = cls.folder / "prompt.txt"
+        cls.prompt.write_text(cls.words[:2400], encoding="utf-8")
+        cls.model = cls.folder / "model.gguf"
+        shutil.copy(ARGS.model, cls.model)
+        cls.made = run([ARGS.atlas, "convert", "-m", cls.model, "-f", cls.text, *SMALL], ATLAS_LIBRARY=ARGS.plugin)
+        cls.side_car = cls.folder / "model.atlas.gguf"
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.folder)
+
+    def complete(self, *extra, model=None, launcher=False, **variables):
+        """What Atlas says in a run that ends well, in which sparse attention takes place."""
+        command = ["llama-completion", "-m", model or self.model, "-n", "4", "--temp", "0", "-no-cnv", "-t", "2", "--no-warmup", "-c", "1024", "-f",
+                   self.prompt, *extra]
+        given = {**SPARSE, "ATLAS_LOG_LEVEL": "info", **variables}
+        given = {name: value for name, value in given.items() if value is not None}
+        given.update({"ATLAS_LIBRARY": ARGS.plugin} if launcher else {"GGML_BACKEND_PATH": ARGS.plugin})
+        result = run([ARGS.atlas, *command] if launcher else command, **given)
+        self.assertEqual(result.returncode, 0, result.stderr[-3000:])
+        self.assertTrue(result.stdout.strip())
+        return "\n".join(re.findall(r"atlas: \[.*", result.stdout + result.stderr))
+
+    def refused(self, said, *extra, **variables):
+        output = self.complete(*extra, **variables)
+        warnings = re.findall(r"atlas: \[warning\] (.*)", output)
+        self.assertEqual(len(warnings), 1, output[-3000:])
+        self.assertIn(said, warnings[0])
+        self.assertNotIn("layers start from it", output)
+
+    def test_1_writes_a_file_that_others_can_read(self):
+        self.assertEqual(self.made.returncode, 0, self.made.stdout + self.made.stderr)
+        self.assertIn("calibrating: 100 %", self.made.stderr)
+        self.assertRegex(self.made.stdout, r"what is not read is left out +\| +1\.0000")
+        reader = gguf.GGUFReader(self.side_car)
+        keys = {name: field.contents() for name, field in reader.fields.items()}
+        for name in ("enabled", "memory_dim", "window_size", "muon_iterations", "feature_type", "omega_alpha", "blend_ratio", "version"):
+            self.assertIn(f"atlas.{name}", keys)
+        self.assertEqual(keys["atlas.memory_kind"], "least_squares")
+        self.assertEqual((keys["atlas.calibration.documents"], keys["atlas.calibration.held_out"]), (3, 1))
+        names = {tensor.name for tensor in reader.tensors}
+        for layer in keys["atlas.layer.index"]:
+            for name in ("memory.weight1", "memory.bias1", "memory.covariance", "memory.residual", "memory.gate", "memory.mass_bias", "memory.use",
+                         "feature.weights"):
+                self.assertIn(f"atlas.{name}.{layer}", names)
+        for tensor in reader.tensors:
+            self.assertTrue(numpy.isfinite(tensor.data).all(), tensor.name)
+        # llama.cpp must not take it for a model.
+        self.assertNotEqual(run(["llama-completion", "-m", self.side_car, "-n", "1", "-no-cnv", "-p", "x"]).returncode, 0)
+
+    def test_2_is_used_by_the_launcher_and_by_name(self):
+        self.assertIn("layers start from it", self.complete(ATLAS_SIDE_CAR=self.side_car))
+        self.assertIn("layers start from it", self.complete(launcher=True))
+        self.assertIn("layers start from it", self.complete(launcher=True, LLAMA_ARG_MODEL=self.model))
+        self.assertNotIn("side-car", self.complete(launcher=True, ATLAS_SIDE_CAR="none"))
+        self.assertNotIn("side-car", self.complete())
+        # Neither mapped nor open any more: only its name helps.
+        self.refused("no model is mapped or open", "--load-mode", "none", ATLAS_SIDE_CAR=self.side_car)
+        self.assertIn("layers start from it", self.complete("--load-mode", "none", ATLAS_SIDE_CAR=self.side_car, ATLAS_MODEL=self.model))
+
+    def test_3_deep_memories_too(self):
+        out = self.folder / "deep.gguf"
+        made = run([ARGS.atlas, "convert", "-m", self.model, "-f", self.text, *SMALL, "-o", out, "--atlas-memory-kind", "deep", "--atlas-memory-hidden",
+                    "32"], ATLAS_LIBRARY=ARGS.plugin)
+        self.assertEqual(made.returncode, 0, made.stdout + made.stderr)
+        reader = gguf.GGUFReader(out)
+        layer = reader.fields["atlas.layer.index"].contents()[0]
+        names = {tensor.name for tensor in reader.tensors}
+        for name in ("memory.weight1", "memory.bias1", "memory.weight2", "memory.bias2", "muon.momentum"):
+            self.assertIn(f"atlas.{name}.{layer}", names)
+        self.assertEqual(reader.fields["atlas.memory_dim"].contents(), 32)
+        self.assertRegex(self.complete(ATLAS_SIDE_CAR=out), "layers start from it|found nothing to gain")
+
+    def test_4_bad_files_are_refused_and_the_run_goes_on(self):
+        bad = self.folder / "bad.gguf"
+        whole = self.side_car.read_bytes()
+        layer = gguf.GGUFReader(self.side_car).fields["atlas.layer.index"].contents()[0]
+        weight = f"atlas.memory.weight1.{layer}"
+        data = numpy.array(next(tensor.data for tensor in gguf.GGUFReader(self.side_car).tensors if tensor.name == weight))
+        nan = data.copy()
+        nan.flat[5] = numpy.nan
+        changed = data.copy()
+        changed.flat[5] += 1
+        last = gguf.GGUFReader(self.side_car).fields["atlas.layer_count"].contents()
+        for said, make in [
+            ("No such file", lambda: bad.unlink(missing_ok=True)),
+            ("not a GGUF file", lambda: bad.write_bytes(b"nothing like it")),
+            ("behind the file", lambda: bad.write_bytes(whole[:len(whole) // 2])),
+            ("behind the file", lambda: bad.write_bytes(whole[:300])),
+            ("not a side-car", lambda: shutil.copy(ARGS.model, bad)),
+            ("side-car version 2", lambda: rewrite(self.side_car, bad, {"atlas.version": ("add_uint32", 2)})),
+            ("element 5 is NaN", lambda: rewrite(self.side_car, bad, tensors={weight: nan})),
+            ("atlas.checksum", lambda: rewrite(self.side_car, bad, tensors={weight: changed})),
+            (f"no tensor '{weight}'", lambda: rewrite(self.side_car, bad, without=[weight])),
+            (f"tensor '{weight}' is", lambda: rewrite(self.side_car, bad, tensors={weight: data[:, :-1]})),
+            ("made for the model with fingerprint 0123456789abcdef", lambda: rewrite(
+                self.side_car, bad, {"atlas.model.fingerprint": ("add_string", "0123456789abcdef")})),
+            (f"the last layer of the context is {last - 1}, of the side-car {last}", lambda: rewrite(
+                self.side_car, bad, {"atlas.layer_count": ("add_uint32", last + 1)})),
+        ]:
+            with self.subTest(said=said):
+                make()
+                self.refused(said, ATLAS_SIDE_CAR=bad)
+
+    def test_5_another_model_is_told_apart(self):
+        other = self.folder / "other.gguf"
+        # The same shapes and weights under another name.
+        rewrite(self.model, other, {"general.name": ("add_string", "another")})
+        self.refused("other.gguf is", model=other, ATLAS_SIDE_CAR=self.side_car)
+        self.refused("other.gguf is", ATLAS_SIDE_CAR=self.side_car, ATLAS_MODEL=other)
+        shutil.copy(self.side_car, self.folder / "other.atlas.gguf")
+        self.refused("other.gguf is", model=other, launcher=True)
+
+    def test_6_bad_input_is_named(self):
+        empty = self.folder / "empty.txt"
+        empty.write_text("")
+        for extra, said in [
+            (["-m", self.folder / "none.gguf"], "none.gguf: no such file"),
+            (["-m", self.text], "cannot load this model"),
+            (["-f", self.folder / "none.txt"], "none.txt: No such file"),
+            (["-f", empty], "the text is empty"),
+            (["--documents", "5000"], "5000 documents of 1024 need"),
+            (["--documents", "1"], "--documents"),
+            (["--held-out", "4"], "--held-out 4: allowed is less than --documents, 4"),
+            (["--ctx", "40000", "--documents", "2"], "beyond the 32768"),
+            (["--atlas-far", "drop"], "another ATLAS_FAR than drop"),
+            (["--atlas-threshold", "4096"], "documents must be longer than ATLAS_THRESHOLD"),
+            (["--atlas-turbo", "1"], "no such switch"),
+            (["-o", self.folder / "no" / "such.gguf"], "such.gguf: cannot be written"),
+        ]:
+            with self.subTest(extra=extra):
+                arguments = ["-m", self.model, "-f", self.text, "-o", self.folder / "unused.gguf", *SMALL]
+                for flag in extra[::2]:
+                    if flag in arguments:
+                        at = arguments.index(flag)
+                        del arguments[at:at + 2]
+                if "40000" in extra:
+                    long = self.folder / "long.txt"
+                    long.write_text(self.words * 12, encoding="utf-8")
+                    arguments[arguments.index("-f") + 1] = long
+                result = run([ARGS.atlas, "convert", *arguments, *extra], ATLAS_LIBRARY=ARGS.plugin)
+                self.assertGreater(result.returncode, 0, result.stdout + result.stderr)
+                self.assertIn(said, result.stdout + result.stderr)
+                self.assertFalse((self.folder / "unused.gguf").exists())
+
+
+def main():
+    global ARGS
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--atlas", required=True)
+    parser.add_argument("--plugin", required=True)
+    parser.add_argument("--model", required=True)
+    ARGS, rest = parser.parse_known_args()
+    unittest.main(argv=[sys.argv[0], *rest])
+
+
+if __name__ == "__main__":
+    main()
