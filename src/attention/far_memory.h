@@ -106,6 +106,7 @@ private:
         Sequence* sequence = nullptr;
         std::vector<int64_t> pages;  // kBlend: to be learned, counted from key 0 of the stream
     };
+    class Clock;
     using Sequences = std::vector<std::unique_ptr<Sequence>>;
 
     const InitialMemory* initial_of(int layer, int64_t kv_head) const;
@@ -113,12 +114,13 @@ private:
     Sequence* make_sequence(const FarCall& call);
     void make_head(const FarCall& call, int64_t kv_head, Head* head);
     bool make_room(size_t bytes);
-    void follow(const FarCall& call, const TileView& view, Sequence* sequence);
+    void follow(const FarCall& call, FarPages::Change change, Sequence* sequence);
     void forget(int layer, const Head& head);
     void drop(int layer, Sequences* from, size_t at);
     void drop_all();
 
     void for_each_head(const FarCall& call, int n_threads, void (FarMemory::*run)(const FarCall&, int64_t, int64_t));
+    double spacing_of(uint64_t observations) const;
     void correct_head(const FarCall& call, int64_t stream, int64_t kv_head);
     void blend_head(const FarCall& call, int64_t stream, int64_t kv_head);
     void learn_pages(const FarCall& call, const TileView& view, int64_t kv_head, const std::vector<int64_t>& pages,
@@ -128,7 +130,7 @@ private:
     const uint64_t seed_;
     std::shared_ptr<const InitialMemories> initial_;
     std::map<int, Sequences> layers_;
-    std::map<int, MemoryStats> gone_;  // counts of memories that are no more
+    std::map<int, MemoryStats> gone_;  // counts of memories that are no more, and times
     std::vector<Tile> tiles_;          // [stream][tile] of the call
     uint64_t calls_ = 0;
     size_t bytes_ = 0;

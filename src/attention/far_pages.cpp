@@ -4,51 +4,35 @@
 
 namespace atlas::attention {
 
-int64_t FarPages::seen(const TileView& view) const {
-    const int64_t begin = std::max(first_, view.base_page);
-    const int64_t end =
-        std::min(first_ + static_cast<int64_t>(has_.size()), view.base_page + static_cast<int64_t>(view.use.size()));
-    int64_t n = 0;
-    for (int64_t page = begin; page < end; ++page) {
-        n += has_[static_cast<size_t>(page - first_)] &&
-             view.use[static_cast<size_t>(page - view.base_page)] != PageUse::kSkip;
-    }
-    return n;
-}
-
-double FarPages::match(const TileView& view) const {
-    if (known_ == 0 || view.far_pages == 0) return 0.0;
-    const int64_t begin = std::max(first_, view.base_page);
-    const int64_t end =
-        std::min(first_ + static_cast<int64_t>(has_.size()), view.base_page + static_cast<int64_t>(view.use.size()));
-    int64_t both = 0;
-    for (int64_t page = begin; page < end; ++page) {
-        both +=
-            has_[static_cast<size_t>(page - first_)] && is_far(view.use[static_cast<size_t>(page - view.base_page)]);
-    }
-    const double of_known = static_cast<double>(seen(view)) / static_cast<double>(known_);
-    const double of_far = static_cast<double>(both) / static_cast<double>(view.far_pages);
-    return std::max(of_known, of_far) >= 0.75 ? of_known + of_far : 0.0;
-}
-
-FarPages::Change FarPages::compare(const TileView& view, const KvIndex& index) const {
-    int64_t visible = 0;
-    int64_t keys = 0;
-    int64_t values = 0;
+FarPages::Look FarPages::look(const TileView& view, const KvIndex& index) const {
+    Look out;
     const int64_t begin = std::max(first_, view.base_page);
     const int64_t end =
         std::min(first_ + static_cast<int64_t>(has_.size()), view.base_page + static_cast<int64_t>(view.use.size()));
     for (int64_t page = begin; page < end; ++page) {
         const auto at = static_cast<size_t>(page - first_);
-        if (!has_[at] || view.use[static_cast<size_t>(page - view.base_page)] == PageUse::kSkip) continue;
-        ++visible;
+        const PageUse use = view.use[static_cast<size_t>(page - view.base_page)];
+        if (!has_[at] || use == PageUse::kSkip) continue;
+        ++out.seen;
+        out.far += is_far(use);
         // K's version in the upper half, V's in the lower.
         const uint64_t changed = versions_[at] ^ index.version(page);
-        keys += changed >> 32 != 0;
-        values += (changed & 0xFFFFFFFFu) != 0;
+        out.keys += changed >> 32 != 0;
+        out.values += (changed & 0xFFFFFFFFu) != 0;
     }
-    if (values * 4 > visible) return Change::kReplaced;
-    if (keys * 4 > visible || (known_ - visible) * 4 > known_) return Change::kMoved;
+    return out;
+}
+
+double FarPages::match(const Look& look, const TileView& view) const {
+    if (known_ == 0 || view.far_pages == 0) return 0.0;
+    const double of_known = static_cast<double>(look.seen) / static_cast<double>(known_);
+    const double of_far = static_cast<double>(look.far) / static_cast<double>(view.far_pages);
+    return std::max(of_known, of_far) >= 0.75 ? of_known + of_far : 0.0;
+}
+
+FarPages::Change FarPages::change(const Look& look) const {
+    if (look.values * 4 > look.seen) return Change::kReplaced;
+    if (look.keys * 4 > look.seen || (known_ - look.seen) * 4 > known_) return Change::kMoved;
     return Change::kNone;
 }
 

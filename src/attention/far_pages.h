@@ -20,16 +20,29 @@ public:
         kReplaced,  ///< other values: another text
     };
 
+    /** How the known pages look from a tile of queries. */
+    struct Look {
+        int64_t seen = 0;    ///< known pages of which some token sees something
+        int64_t far = 0;     ///< known pages that are far ones here too
+        int64_t keys = 0;    ///< seen pages whose K was written since
+        int64_t values = 0;  ///< … whose V was
+
+        bool operator==(const Look&) const = default;
+    };
+
     int64_t known() const { return known_; }
-    /** Known pages that some token of `view` sees. */
-    int64_t seen(const TileView& view) const;
+    Look look(const TileView& view, const KvIndex& index) const;
     /**
      * Share of the known pages that `view` sees plus share of its far pages that are known: 2 for the same sequence. 0 unless one share is
      * at least three quarters: a sequence that grew, or one that was cut.
      */
-    double match(const TileView& view) const;
+    double match(const Look& look, const TileView& view) const;
     /** What happened to the known pages. A quarter of them has to be concerned: single overwritten pages are left to forgetting. */
-    Change compare(const TileView& view, const KvIndex& index) const;
+    Change change(const Look& look) const;
+    /** Whether exactly the far pages of the view are known, as they are now. */
+    bool exact(const Look& look, const TileView& view) const {
+        return look == Look{known_, known_, 0, 0} && view.far_pages == known_;
+    }
 
     /** Whether the page (of the index) is known as it is now. */
     bool knows(int64_t page, const KvIndex& index) const {

@@ -25,6 +25,13 @@ void append_memory(const MemoryStats& m, std::string* text) {
     real("error_without", m.error_without);
     real("error_with", m.error_with);
     number("probe_keys", m.probe_keys);
+    const auto microseconds = [](double seconds, uint64_t tokens) {
+        return tokens > 0 ? 1e6 * seconds / static_cast<double>(tokens) : 0.0;
+    };
+    number("decode_tokens", m.decode_tokens);
+    real("decode_microseconds", microseconds(m.decode_seconds, m.decode_tokens));
+    number("prefill_tokens", m.prefill_tokens);
+    real("prefill_microseconds", microseconds(m.prefill_seconds, m.prefill_tokens));
     number("resets", m.resets);
     number("doubts", m.doubts);
     number("muon_iterations", m.muon_iterations);
@@ -75,6 +82,10 @@ void MemoryStats::add(const MemoryStats& other) {
     resets += other.resets;
     doubts += other.doubts;
     probe_keys += other.probe_keys;
+    decode_tokens += other.decode_tokens;
+    prefill_tokens += other.prefill_tokens;
+    decode_seconds += other.decode_seconds;
+    prefill_seconds += other.prefill_seconds;
 }
 
 Stats& Stats::instance() {

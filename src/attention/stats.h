@@ -39,9 +39,14 @@ struct MemoryStats {
     uint64_t muon_iterations = 0;  ///< Newton–Schulz iterations of those
     uint64_t cache_hits = 0;       ///< of mapped features
     uint64_t cache_misses = 0;
-    uint64_t resets = 0;         ///< memories emptied: another text, other options, no room
-    uint64_t doubts = 0;         ///< gates closed until held-out errors open them again: context shift
-    uint64_t probe_keys = 0;     ///< read to see what the estimate gets wrong
+    uint64_t resets = 0;      ///< memories emptied: another text, other options, no room
+    uint64_t doubts = 0;      ///< gates closed until held-out errors open them again: context shift
+    uint64_t probe_keys = 0;  ///< read to see what the estimate gets wrong
+    uint64_t decode_tokens =
+        0;  ///< per layer: tokens of calls of up to 8 per stream, and the time that memories took of them
+    uint64_t prefill_tokens = 0;
+    double decode_seconds = 0.0;
+    double prefill_seconds = 0.0;
     double window_fill = 0.0;    ///< mean over memories, of the Omega rule's window
     double gate = 0.0;           ///< mean over memories
     double error_without = 0.0;  ///< recent held-out ‖r‖² (blend: ‖v‖²), mean over memories

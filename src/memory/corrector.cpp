@@ -47,6 +47,7 @@ void Corrector::reset() {
         memory_ = std::make_unique<TestTimeMemory>(config_.memory);
     }
     doubt();
+    trusted_ = 0.0;
     tokens_ = scale_square_ = scale_ = 0.0;
     observations_ = learned_ = skipped_ = 0;
     if (!initial_) return;
@@ -65,7 +66,10 @@ void Corrector::reset() {
     learned_ = 1;  // the scale is fixed
 }
 
-void Corrector::doubt() { gate_ = weight_ = rr_ = rm_ = mm_ = rm_square_ = 0.0; }
+void Corrector::doubt() {
+    trusted_ = std::max(trusted_, gate_);
+    gate_ = weight_ = rr_ = rm_ = mm_ = rm_square_ = 0.0;
+}
 
 Status Corrector::start_from(std::shared_ptr<const CorrectorState> state) {
     const size_t d_out = config_.memory.d_out;
@@ -245,7 +249,10 @@ void Corrector::move_gate() {
     // Error at gate g: rr − 2 g rm + g² mm. Its slope must be below zero by two standard errors for g to rise.
     const double step = config_.gate_limit / 16.0;
     const double doubt = 2.0 * std::sqrt(rm_square_);
-    if (rm_ - doubt > (gate_ + step) * mm_) {
+    if (gate_ < trusted_ && rm_ - doubt > trusted_ * mm_) {
+        gate_ = std::min(config_.gate_limit, trusted_);
+        trusted_ = 0.0;
+    } else if (rm_ - doubt > (gate_ + step) * mm_) {
         gate_ = std::min(config_.gate_limit, gate_ + step);
     } else if (rm_ < gate_ * mm_) {
         gate_ = std::max(0.0, gate_ - 2.0 * step);

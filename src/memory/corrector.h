@@ -64,6 +64,7 @@ public:
     explicit Corrector(const CorrectorConfig& config);
 
     double gate() const { return gate_; }
+    uint64_t observations() const { return observations_; }
     /** out[n][d_out] += gate·M(q[n][d]). With gate 0, or an M(q) that is not finite, nothing is written and the result is false. */
     bool correct(const float* q, size_t n, float* out);
     /** One pair: the residual r [d_out] of query q [d], how much it matters, and the number of tokens since the previous observation. */
@@ -105,6 +106,7 @@ private:
     uint64_t learned_ = 0;
     std::vector<float> prediction_, target_;
     double gate_ = 0.0;
+    double trusted_ = 0.0;  // gate before a doubt: where it goes at once when held-out errors allow it
     double tokens_ = 0.0;
     double scale_square_ = 0.0;  // averaged ‖r‖²: targets are learned at length 1
     double scale_ = 0.0;         // of the predictions in use

@@ -197,6 +197,27 @@ TEST(Probe, SampledObservationsTeachToo) {
     EXPECT_LE(stats.probe_keys, 256 * stats.observations);
 }
 
+/** A memory that knows little asks more often. */
+TEST(Probe, AreMoreFrequentAtFirst) {
+    Scene scene(1024, 1);
+    KvIndex index = scene.make_index(32);
+    MemoryOptions options = blend(1.0);
+    options.mode = MemoryMode::kCorrect;
+    options.probe_every = 16;
+    Engine engine(bare(), options);
+    const auto observed = [&](int calls) {
+        const uint64_t before = engine.memory().stats().observations;
+        for (int i = 0; i < calls; ++i) {
+            for (float& x : scene.q) x = 2.0f * scene.normal(scene.random);
+            attend(scene, index, engine);
+        }
+        return static_cast<double>(engine.memory().stats().observations - before) / 2.0;
+    };
+    EXPECT_NEAR(observed(480), 120.0, 25.0);
+    observed(1600);
+    EXPECT_NEAR(observed(1600), 100.0, 25.0);
+}
+
 TEST(MemoryStatistics, AreInTheJson) {
     Stats stats;
     stats.add(2, LayerStats{.calls = 1});
