@@ -83,24 +83,43 @@ session() {  # PLUGIN WRAPPER…: a real program with its KV cache in Atlas, pro
     GGML_BACKEND_PATH=$plugin "$@" llama-simple -m "$(session_model)" -n 24 "the quick brown fox jumps over the lazy dog"
 }
 
-sanitized() {  # PRESET RUNTIME LIBRARY
+long_session() {  # PLUGIN WRAPPER…: the same in sparse mode with memories, over a prompt long enough for both to work
+    plugin=$1
+    shift
+    GGML_BACKEND_PATH=$plugin ATLAS_MODE=sparse ATLAS_THRESHOLD=256 ATLAS_WINDOW=128 ATLAS_BUDGET_FLOOR=128 ATLAS_MEMORY=1 ATLAS_WARM_UP=64 \
+        "$@" llama-completion -m "$top/models/atlas-tiny.gguf" -f "$top/tests/models/sample.txt" -n 24 -c 4096 -t 2 --temp 0 -no-cnv \
+        --no-warmup --simple-io
+}
+
+sanitized_session() {  # NAME FUNCTION PRESET: the session ends well, Atlas was in it, and no report
+    folder=$(build_folder "$3")
+    log=$folder/session-$2.log
+    say "$1 under $3"
+    status=0
+    "$2" "$folder/src/host/libggml-atlas.so" env ATLAS_LOG_LEVEL=info LD_PRELOAD="$ATLAS_SANITIZER_PRELOAD" >"$log" 2>&1 || status=$?
+    if [ "$status" != 0 ] || grep -q 'runtime error:\|ERROR: AddressSanitizer\|WARNING: ThreadSanitizer' "$log"; then
+        tail -n 60 "$log"
+        status=1
+    fi
+    grep -q 'device ATLAS0' "$log" || { say "the session did not use ATLAS0"; status=1; }
+    note "$status" "$1 under $3"
+}
+
+sanitized() {  # PRESET; ATLAS_SANITIZER_PRELOAD is what an unmodified program needs loaded before the plug-in
     preset=$1
     build "$preset"
     folder=$(build_folder "$preset")
-    # The kernels are compiled per instruction set already; leaks of the unmodified host are not ours to report (see --valgrind).
-    export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-    export TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1:second_deadlock_stack=1
+    # Leaks of the unmodified host are not ours to report (see --valgrind); those of the unit tests are.
+    export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+    export TSAN_OPTIONS=halt_on_error=1:history_size=7:ignore_noninstrumented_modules=1:second_deadlock_stack=1
+    export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1
+    # Also that faults planted in a library like the plug-in are reported (tests/sanitizer).
     run_ctest "$folder" -j "$jobs" -L unit
-    say "one session of llama-simple under $preset"
-    status=0
-    ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 \
-        session "$folder/src/host/libggml-atlas.so" env LD_PRELOAD="$2" >"$folder/session.log" 2>&1 || status=$?
-    if [ "$status" != 0 ] || grep -q 'runtime error:\|ERROR: AddressSanitizer\|WARNING: ThreadSanitizer' "$folder/session.log"; then
-        tail -n 60 "$folder/session.log"
-        status=1
-    fi
-    grep -q 'ATLAS0\|loaded ATLAS' "$folder/session.log" || { say "the session did not load Atlas"; status=1; }
-    note "$status" "llama-simple under $preset"
+    export ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:strict_string_checks=1
+    # Tests that play the host themselves: buffers, graphs, refusals. Those that run programs are named host… and tools….
+    run_ctest "$folder" -L host -E '^(host|tools)'
+    sanitized_session llama-simple session "$preset"
+    sanitized_session "llama-completion with sparse attention and memories" long_session "$preset"
 }
 
 valgrind_session() {
@@ -120,15 +139,20 @@ valgrind_session() {
 
 case ${1:-} in
     --asan)
-        sanitized asan "$(cc -print-file-name=libasan.so):$(cc -print-file-name=libubsan.so)"
+        ATLAS_SANITIZER_PRELOAD=$(cc -print-file-name=libasan.so):$(cc -print-file-name=libubsan.so)
+        export ATLAS_SANITIZER_PRELOAD
+        sanitized asan
         finish
         ;;
     --tsan)
         resources=$(clang -print-resource-dir)
-        # Tells ThreadSanitizer what OpenMP's barriers and task ends order.
+        # The archer tool tells ThreadSanitizer what clang's OpenMP runtime orders (teams, barriers, critical regions). The programs come
+        # with gcc's runtime, which nobody can see into: clang's is loaded first and serves them too. Nothing is suppressed;
+        # tests/sanitizer plants races and looks whether they are reported.
         export OMP_TOOL_LIBRARIES="${resources%/clang/*}/libarcher.so"
         [ -e "$OMP_TOOL_LIBRARIES" ] || die "$OMP_TOOL_LIBRARIES is missing (package libomp-dev)"
-        sanitized tsan "$resources/lib/linux/libclang_rt.tsan-$(uname -m).so"
+        export ATLAS_SANITIZER_PRELOAD="$resources/lib/linux/libclang_rt.tsan-$(uname -m).so:${resources%/clang/*}/libomp.so"
+        sanitized tsan
         finish
         ;;
     --valgrind)
