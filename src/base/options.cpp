@@ -84,6 +84,9 @@ public:
         *out = value << shift;
     }
 
+    /** The text of a variable that is set, else empty. */
+    std::string given(const char* name) const { return get_(name).value_or(std::string()); }
+
     Status status() const { return status_; }
 
     void fail(const char* name, const std::string& value, const std::string& allowed) {
@@ -164,6 +167,28 @@ void parse_memory(Parser& parser, MemoryOptions* out) {
     parser.integer("ATLAS_MEMORY_PROBE_KEYS", 0, kMost, &out->probe_keys);
 }
 
+/** Values that are allowed one by one, but not together. */
+void check_together(Parser& parser, Options* out) {
+    SparseOptions& sparse = out->sparse;
+    if (sparse.floor > sparse.cap) {
+        const std::string floor = parser.given("ATLAS_BUDGET_FLOOR");
+        const std::string cap = parser.given("ATLAS_BUDGET_CAP");
+        if (!floor.empty() && !cap.empty()) parser.fail("ATLAS_BUDGET_FLOOR", floor, "at most ATLAS_BUDGET_CAP=" + cap);
+        // Only one was chosen: the other's default follows it.
+        (cap.empty() ? sparse.cap : sparse.floor) = cap.empty() ? sparse.floor : sparse.cap;
+    }
+    const std::string mode = parser.given("ATLAS_MODE");
+    if (out->device == DeviceMode::kAccel) {
+        // Only pages know when they were written, and only their memory is counted.
+        if (sparse.mode != AttentionMode::kExact) parser.fail("ATLAS_MODE", mode, "exact with ATLAS_DEVICE=accel");
+        if (out->kv_ram_bytes > 0)
+            parser.fail("ATLAS_KV_RAM", parser.given("ATLAS_KV_RAM"), "0 with ATLAS_DEVICE=accel");
+    }
+    if (out->memory.enabled && parser.given("ATLAS_MEMORY") == "1" && !mode.empty() &&
+        sparse.mode != AttentionMode::kSparse)
+        parser.fail("ATLAS_MEMORY", "1", "0 with ATLAS_MODE=" + mode);
+}
+
 struct Loaded {
     Options options;
     Status status;
@@ -216,6 +241,7 @@ Status parse_options(const Getter& get, Options* out) {
     if (parsed.side_car == "none") parsed.side_car.clear();
     const auto memory = get("ATLAS_MEMORY");
     if (!parsed.side_car.empty() && (!memory || memory->empty())) parsed.memory.enabled = true;
+    check_together(parser, &parsed);
     const Status status = parser.status();
     *out = status.is_ok() ? parsed : Options{};
     return status;

@@ -38,7 +38,7 @@ struct SparseOptions {
     double fraction = 0.03;
     /** ATLAS_BUDGET_FLOOR=0…2^30: selected keys at least. */
     int floor = 1024;
-    /** ATLAS_BUDGET_CAP=0…2^30: selected keys at most. */
+    /** ATLAS_BUDGET_CAP=0…2^30: selected keys at most, not below the floor. */
     int cap = 1024;
     /** ATLAS_EPSILON=0…1: above the floor, selection stops when this share of the far mass is left to the estimate. */
     double epsilon = 0.0;

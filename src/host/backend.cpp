@@ -1,6 +1,7 @@
 #include <ggml.h>
 #include <omp.h>
 
+#include <exception>
 #include <memory>
 #include <new>
 #include <vector>
@@ -24,7 +25,36 @@ namespace {
 /** State of one backend instance: llama.cpp makes one per context, and calls it from one thread at a time. */
 class Instance {
 public:
-    ggml_status compute(ggml_cgraph* graph) {
+    /** Nothing of ours may throw into the host. */
+    ggml_status compute(ggml_cgraph* graph) noexcept {
+        try {
+            return run(graph);
+        } catch (const std::bad_alloc&) {
+            log().error("graph of {} nodes: no memory left", ggml_graph_n_nodes(graph));
+            waiting_.clear();
+            return GGML_STATUS_ALLOC_FAILED;
+        } catch (const std::exception& error) {
+            log().error("graph of {} nodes: {}", ggml_graph_n_nodes(graph), error.what());
+            waiting_.clear();
+            return GGML_STATUS_FAILED;
+        }
+    }
+
+    runtime::Session& session() { return session_; }
+
+    void set_n_threads(int n_threads) {
+        host_threads_ = n_threads;
+        delegate_.set_n_threads(n_threads);
+    }
+
+    void set_abort_callback(ggml_abort_callback callback, void* data) {
+        abort_callback_ = callback;
+        abort_data_ = data;
+        delegate_.set_abort_callback(callback, data);
+    }
+
+private:
+    ggml_status run(ggml_cgraph* graph) {
         session_.begin_graph();
         ggml_status status = GGML_STATUS_SUCCESS;
         const int n_nodes = ggml_graph_n_nodes(graph);
@@ -48,20 +78,6 @@ public:
         return flushed;
     }
 
-    runtime::Session& session() { return session_; }
-
-    void set_n_threads(int n_threads) {
-        host_threads_ = n_threads;
-        delegate_.set_n_threads(n_threads);
-    }
-
-    void set_abort_callback(ggml_abort_callback callback, void* data) {
-        abort_callback_ = callback;
-        abort_data_ = data;
-        delegate_.set_abort_callback(callback, data);
-    }
-
-private:
     static bool is_empty(const ggml_tensor* node) { return ggml_is_empty(node); }
 
     bool aborted() const { return abort_callback_ && abort_callback_(abort_data_); }
@@ -95,7 +111,8 @@ private:
             // Only ATLAS_PAGE_ALL puts anything but caches into pages.
             status = options().page_all ? run_shadowed(node, kind) : run_in_place(node, kind);
         } catch (const std::bad_alloc&) {
-            status = Status::out_of_memory("bookkeeping");
+            log().error("{} of '{}': no memory left", ggml_op_name(node->op), node->name);
+            return GGML_STATUS_ALLOC_FAILED;
         }
         if (status.is_ok()) return GGML_STATUS_SUCCESS;
         log().error("{} of '{}': {}", ggml_op_name(node->op), node->name, status.to_string());
@@ -136,16 +153,20 @@ ggml_status backend_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
 ggml_backend_t create_backend(ggml_backend_dev_t device) {
     static ggml_guid guid = {0x61, 0x74, 0x6c, 0x61, 0x73, 0x2d, 0x6b, 0x76,
                              0x9e, 0x1b, 0x52, 0x07, 0xd4, 0x33, 0xa8, 0x5c};
-    auto instance = std::make_unique<Instance>();
-    auto* backend = new abi::Backend{};
-    backend->guid = &guid;
-    backend->iface.get_name = backend_name;
-    backend->iface.free = backend_free;
-    backend->iface.synchronize = backend_synchronize;
-    backend->iface.graph_compute = backend_graph_compute;
-    backend->device = device;
-    backend->context = instance.release();
-    return reinterpret_cast<ggml_backend_t>(backend);
+    try {
+        auto backend = std::make_unique<abi::Backend>();
+        backend->guid = &guid;
+        backend->iface.get_name = backend_name;
+        backend->iface.free = backend_free;
+        backend->iface.synchronize = backend_synchronize;
+        backend->iface.graph_compute = backend_graph_compute;
+        backend->device = device;
+        backend->context = std::make_unique<Instance>().release();
+        return reinterpret_cast<ggml_backend_t>(backend.release());
+    } catch (const std::bad_alloc&) {
+        log().error("a backend instance: no memory left");
+        return nullptr;
+    }
 }
 
 void backend_set_n_threads(ggml_backend_t backend, int n_threads) { instance_of(backend).set_n_threads(n_threads); }

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <string_view>
 
 #include "base/log.h"
@@ -70,7 +71,13 @@ ggml_backend_buffer_type_t device_buffer_type(ggml_backend_dev_t) {
     return owner_mode() ? owner_buffer_type() : ggml_backend_cpu_buffer_type();
 }
 
-bool device_supports_op(ggml_backend_dev_t, const ggml_tensor* op) { return supports_op(op, owner_mode()); }
+bool device_supports_op(ggml_backend_dev_t, const ggml_tensor* op) {
+    try {
+        return supports_op(op, owner_mode());
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+}
 
 bool device_supports_buft(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
     // The CPU's memory is read in place: no copies of queries and masks.

@@ -73,11 +73,14 @@ bool make_ordinary(OwnerBuffer& context, const ggml_tensor* tensor) {
         // The usual case, a compute buffer: open it whole, once, instead of asking the kernel per tensor.
         begin = context.base;
         bytes = context.reserved;
-        context.all_ordinary = true;
     }
     bytes = std::min(bytes, static_cast<size_t>(context.base + context.reserved - begin));
     if (mprotect(begin, bytes, PROT_READ | PROT_WRITE) == 0) {
-        if (!context.all_ordinary) context.ordinary.emplace_back(begin, bytes);
+        if (context.paged.empty()) {
+            context.all_ordinary = true;
+        } else {
+            context.ordinary.emplace_back(begin, bytes);
+        }
         return true;
     }
     log().error("buffer of {} bytes: the system gave no memory for tensor '{}' ({} bytes)", context.reserved,
@@ -97,15 +100,16 @@ ggml_status init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
     if (!wants_pages(tensor)) return make_ordinary(context, tensor) ? GGML_STATUS_SUCCESS : GGML_STATUS_ALLOC_FAILED;
     const size_t row_bytes = tensor->nb[1];
     const int64_t rows = static_cast<int64_t>(ggml_nbytes(tensor) / row_bytes);
-    auto& pages = context.paged[address];
+    auto found = context.paged.find(address);
     // A buffer's ranges can be handed out again for another tensor of the same place: start afresh only if the shape changed.
-    if (!pages || pages->row_bytes() != row_bytes || pages->rows() != rows) {
-        pages = std::make_unique<kv::PagedTensor>(context.arena, row_bytes, rows);
+    if (found == context.paged.end() || found->second->row_bytes() != row_bytes || found->second->rows() != rows) {
+        auto pages = std::make_unique<kv::PagedTensor>(context.arena, row_bytes, rows);
+        found = context.paged.insert_or_assign(address, std::move(pages)).first;
     }
     if (context.all_ordinary) {
         mprotect(tensor->data, round_up(ggml_nbytes(tensor)), PROT_NONE);
     }
-    tensor->extra = pages.get();
+    tensor->extra = found->second.get();
     return GGML_STATUS_SUCCESS;
 }
 
@@ -118,14 +122,21 @@ ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor
     }
 }
 
-void report(const Status& status, const char* operation, const ggml_tensor* tensor) {
-    if (!status.is_ok()) log().error("{} of '{}': {}", operation, tensor->name, status.to_string());
+/** The host's functions for these return nothing, so the log is the only place where a failure can be told. */
+template <typename Work>
+void reported(const char* operation, const ggml_tensor* tensor, Work work) {
+    try {
+        const Status status = work();
+        if (!status.is_ok()) log().error("{} of '{}': {}", operation, tensor->name, status.to_string());
+    } catch (const std::bad_alloc&) {
+        log().error("{} of '{}': no memory left", operation, tensor->name);
+    }
 }
 
 void buffer_memset_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, uint8_t value, size_t offset, size_t size) {
     const Placement place = placement_of(tensor);
     if (place.pages) {
-        report(place.pages->fill(place.offset + offset, value, size), "memset", tensor);
+        reported("memset", tensor, [&] { return place.pages->fill(place.offset + offset, value, size); });
     } else {
         std::memset(static_cast<std::byte*>(tensor->data) + offset, value, size);
     }
@@ -134,7 +145,7 @@ void buffer_memset_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, uint8_t va
 void buffer_set_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, const void* data, size_t offset, size_t size) {
     const Placement place = placement_of(tensor);
     if (place.pages) {
-        report(place.pages->write(place.offset + offset, data, size), "write", tensor);
+        reported("write", tensor, [&] { return place.pages->write(place.offset + offset, data, size); });
     } else {
         std::memcpy(static_cast<std::byte*>(tensor->data) + offset, data, size);
     }
@@ -186,8 +197,12 @@ void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
     OwnerBuffer& context = context_of(buffer);
     const std::lock_guard lock(context.mutex);
     for (auto& [address, pages] : context.paged) {
-        const Status status = pages->fill(0, value, pages->bytes());
-        if (!status.is_ok()) log().error("clearing a KV cache: {}", status.to_string());
+        try {
+            const Status status = pages->fill(0, value, pages->bytes());
+            if (!status.is_ok()) log().error("clearing a KV cache: {}", status.to_string());
+        } catch (const std::bad_alloc&) {
+            log().error("clearing a KV cache: no memory left");
+        }
     }
     for (const auto& [begin, bytes] : context.ordinary) std::memset(begin, value, bytes);
     if (context.all_ordinary) {

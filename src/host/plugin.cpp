@@ -1,5 +1,8 @@
 #include <ggml-backend.h>
 
+#include <cstdio>
+#include <new>
+
 #include "base/log.h"
 #include "base/options.h"
 #include "host/abi/detect.h"
@@ -9,17 +12,22 @@
 /** Entry point that ggml's loader calls. nullptr, with one line in the log, when Atlas cannot work here; the host then goes on alone. */
 extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init() {
     using namespace atlas;
-    host::abi::Layout layout{};
-    Status status = options_status();
-    if (status.is_ok()) status = host::abi::choose_layout(host::abi::probe_host(), &layout);
-    if (status.is_ok()) status = kernels::select_kernel_variant(options().kernel.c_str());
-    if (!status.is_ok()) {
-        log().error("not loaded: {}", status.to_string());
+    try {
+        host::abi::Layout layout{};
+        Status status = options_status();
+        if (status.is_ok()) status = host::abi::choose_layout(host::abi::probe_host(), &layout);
+        if (status.is_ok()) status = kernels::select_kernel_variant(options().kernel.c_str());
+        if (!status.is_ok()) {
+            log().error("not loaded: {}", status.to_string());
+            return nullptr;
+        }
+        host::set_host_layout(layout);
+        log().info("backend API {}, kernels {}", static_cast<int>(layout), kernels::kernel_variant());
+        return host::atlas_registry();
+    } catch (const std::bad_alloc&) {
+        std::fputs("atlas: not loaded: no memory left\n", stderr);  // perhaps there is no log either
         return nullptr;
     }
-    host::set_host_layout(layout);
-    log().info("backend API {}, kernels {}", static_cast<int>(layout), kernels::kernel_variant());
-    return host::atlas_registry();
 }
 
 extern "C" __attribute__((visibility("default"))) int ggml_backend_score() { return 1; }

@@ -1,8 +1,11 @@
 #include "host/set_rows.h"
 
+#include <omp.h>
+
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "host/owner_buffer.h"
@@ -101,12 +104,17 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
     if (!whole_rows_in_pages)
         return Status::unsupported("rows of " + std::to_string(row_size) + " bytes in pages of other rows");
     const int threads = total * n < kParallelElements ? 1 : std::min<int>(n_threads, static_cast<int>(total));
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        std::vector<float> scratch(source->type == GGML_TYPE_F32 ? 0 : static_cast<size_t>(n));
-#pragma omp for schedule(static)
-        for (int64_t flat = 0; flat < total; ++flat) write(flat, scratch.data());
+    std::atomic<bool> no_memory{false};  // no exception may leave the region
+    std::vector<float> scratch(source->type == GGML_TYPE_F32 ? 0 : static_cast<size_t>(threads * n));
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t flat = 0; flat < total; ++flat) {
+        try {
+            write(flat, scratch.data() + (scratch.empty() ? 0 : omp_get_thread_num() * n));
+        } catch (const std::bad_alloc&) {
+            no_memory = true;
+        }
     }
+    if (no_memory && status.is_ok()) throw std::bad_alloc();
     return status;
 }
 

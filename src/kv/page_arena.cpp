@@ -43,24 +43,32 @@ PageArena::~PageArena() {
 }
 
 std::byte* PageArena::cut(size_t bytes) {
-    auto& reusable = free_pages_[bytes];
-    if (!reusable.empty()) {
-        std::byte* page = reusable.back();
-        reusable.pop_back();
+    Pages& pages = pages_[bytes];
+    if (!pages.free.empty()) {
+        std::byte* page = pages.free.back();
+        pages.free.pop_back();
         std::memset(page, 0, bytes);
         return page;
     }
+    // Room for its return, so that giving pages back cannot fail.
+    if (pages.free.capacity() <= pages.cut) pages.free.reserve(2 * pages.cut + 16);
     if (slabs_.empty() || slab_used_ + bytes > slabs_.back().bytes) {
         const size_t slab_bytes = std::max(kSlabBytes, bytes);
         void* memory = mmap(nullptr, slab_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED) return nullptr;
         madvise(memory, slab_bytes,
                 MADV_HUGEPAGE);  // only a wish: fewer TLB misses while a whole cache is read per token
-        slabs_.push_back({static_cast<std::byte*>(memory), slab_bytes});
+        try {
+            slabs_.push_back({static_cast<std::byte*>(memory), slab_bytes});
+        } catch (const std::bad_alloc&) {
+            munmap(memory, slab_bytes);
+            throw;
+        }
         slab_used_ = 0;
     }
     std::byte* page = slabs_.back().memory + slab_used_;
     slab_used_ += bytes;
+    ++pages.cut;
     return page;
 }
 
@@ -72,7 +80,11 @@ Status PageArena::allocate(size_t bytes, std::byte** page) {
                                      " bytes of the budget ATLAS_KV_RAM=" + std::to_string(budget()) + " are in use");
     }
     const std::lock_guard lock(mutex_);
-    *page = cut(size);
+    try {
+        *page = cut(size);
+    } catch (const std::bad_alloc&) {
+        *page = nullptr;
+    }
     if (*page == nullptr) {
         g_bytes_in_use.fetch_sub(size);
         return Status::out_of_memory("KV page of " + std::to_string(size) + " bytes: the system has no memory left");
@@ -80,10 +92,10 @@ Status PageArena::allocate(size_t bytes, std::byte** page) {
     return Status::ok();
 }
 
-void PageArena::release(std::byte* page, size_t bytes) {
+void PageArena::release(std::byte* page, size_t bytes) noexcept {
     const size_t size = padded(bytes);
     const std::lock_guard lock(mutex_);
-    free_pages_[size].push_back(page);
+    pages_.find(size)->second.free.push_back(page);
     g_bytes_in_use.fetch_sub(size);
 }
 

@@ -21,10 +21,10 @@ public:
     PageArena(const PageArena&) = delete;
     PageArena& operator=(const PageArena&) = delete;
 
-    /** A zeroed page of `bytes` bytes, 64-byte aligned. Errors: out of memory, naming budget and use. */
+    /** A zeroed page of `bytes` bytes, 64-byte aligned. Errors: out of memory, naming budget and use. May throw std::bad_alloc for the message only. */
     Status allocate(size_t bytes, std::byte** page);
-    /** Gives a page of `bytes` bytes back. */
-    void release(std::byte* page, size_t bytes);
+    /** Gives a page of `bytes` bytes, as asked of allocate(), back. */
+    void release(std::byte* page, size_t bytes) noexcept;
 
     /** Bytes in pages handed out by all arenas of the process. */
     static uint64_t bytes_in_use();
@@ -37,12 +37,16 @@ private:
         std::byte* memory;
         size_t bytes;
     };
+    struct Pages {
+        std::vector<std::byte*> free;
+        size_t cut = 0;  ///< made so far; `free` has room for all of them
+    };
     std::byte* cut(size_t bytes);
 
     std::mutex mutex_;  // guards all below
     std::vector<Slab> slabs_;
     size_t slab_used_ = 0;
-    std::map<size_t, std::vector<std::byte*>> free_pages_;
+    std::map<size_t, Pages> pages_;  // by size
 };
 
 }  // namespace atlas::kv

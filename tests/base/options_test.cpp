@@ -27,10 +27,10 @@ TEST(OptionsTest, EmptyEnvironmentGivesDefaults) {
 TEST(OptionsTest, ReadsEveryKind) {
     Options options;
     ASSERT_TRUE(
-        parse({{"ATLAS_DEVICE", "accel"}, {"ATLAS_KV_RAM", "512M"}, {"ATLAS_THREADS", "7"}, {"ATLAS_DEBUG", "1"}},
+        parse({{"ATLAS_DEVICE", "owner"}, {"ATLAS_KV_RAM", "512M"}, {"ATLAS_THREADS", "7"}, {"ATLAS_DEBUG", "1"}},
               &options)
             .is_ok());
-    EXPECT_EQ(options.device, DeviceMode::kAccel);
+    EXPECT_EQ(options.device, DeviceMode::kOwner);
     EXPECT_EQ(options.kv_ram_bytes, 512ull << 20);
     EXPECT_EQ(options.threads, 7);
     EXPECT_EQ(options.log_level, 1);
@@ -85,6 +85,31 @@ TEST(OptionsTest, ReadsTheSparsePlanner) {
     EXPECT_EQ(options.sparse.block_keys, 16);
     EXPECT_DOUBLE_EQ(options.sparse.fraction, 0.05);
     EXPECT_EQ(options.sparse.stats, "x.json");
+}
+
+TEST(OptionsTest, ContradictionsNameBothValues) {
+    using Environment = std::map<std::string, std::string>;
+    const std::pair<Environment, const char*> cases[] = {
+        {{{"ATLAS_BUDGET_FLOOR", "600"}, {"ATLAS_BUDGET_CAP", "500"}},
+         "ATLAS_BUDGET_FLOOR=600: allowed is at most ATLAS_BUDGET_CAP=500"},
+        {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_MODE", "sparse"}},
+         "ATLAS_MODE=sparse: allowed is exact with ATLAS_DEVICE=accel"},
+        {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_KV_RAM", "1G"}}, "ATLAS_KV_RAM=1G: allowed is 0 with ATLAS_DEVICE=accel"},
+        {{{"ATLAS_MEMORY", "1"}, {"ATLAS_MODE", "window"}}, "ATLAS_MEMORY=1: allowed is 0 with ATLAS_MODE=window"}};
+    for (const auto& [environment, text] : cases) {
+        Options options;
+        EXPECT_EQ(parse(environment, &options).message(), text);
+    }
+}
+
+TEST(OptionsTest, OneEndOfTheBudgetMovesTheOthersDefault) {
+    Options options;
+    ASSERT_TRUE(parse({{"ATLAS_BUDGET_CAP", "100"}}, &options).is_ok());
+    EXPECT_EQ(options.sparse.floor, 100);
+    ASSERT_TRUE(parse({{"ATLAS_BUDGET_FLOOR", "5000"}}, &options).is_ok());
+    EXPECT_EQ(options.sparse.cap, 5000);
+    ASSERT_TRUE(parse({{"ATLAS_DEVICE", "accel"}}, &options).is_ok());
+    EXPECT_EQ(options.device, DeviceMode::kAccel);
 }
 
 TEST(OptionsTest, ErrorsNameVariableValueAndWhatIsAllowed) {

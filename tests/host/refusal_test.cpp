@@ -32,6 +32,34 @@ TEST(Abi, RefusesOtherHostsNamingWhatItFound) {
     EXPECT_EQ(choose_layout({nullptr, true, true}, &layout).code(), StatusCode::kUnsupported);
 }
 
+TEST(Refusal, WhatHasNoKernelIsNotSupported) {
+    ASSERT_NE(load_plugin(), nullptr);
+    ggml_backend_dev_t device = ggml_backend_dev_by_name("ATLAS0");
+    ASSERT_NE(device, nullptr);
+    Bench bench(device);
+    const auto attends = [&](int64_t d_k, int64_t d_v, ggml_type type, ggml_type v_type) {
+        ggml_tensor* q = bench.tensor("q", GGML_TYPE_F32, {d_k, 1, 2});
+        ggml_tensor* k = bench.tensor("cache_k_l0", type, {d_k, 64, 2});
+        ggml_tensor* v = bench.tensor("cache_v_l0", v_type, {d_v, 64, 2});
+        return ggml_backend_dev_supports_op(device,
+                                            ggml_flash_attn_ext(bench.context(), q, k, v, nullptr, 0.1f, 0.0f, 0.0f));
+    };
+    EXPECT_TRUE(attends(64, 64, GGML_TYPE_F16, GGML_TYPE_F16));
+    EXPECT_TRUE(attends(576, 512, GGML_TYPE_Q8_0, GGML_TYPE_F32));
+    EXPECT_FALSE(attends(5120, 64, GGML_TYPE_F16, GGML_TYPE_F16)) << "key size without a kernel";
+    EXPECT_FALSE(attends(64, 5120, GGML_TYPE_F16, GGML_TYPE_F16)) << "value size without a kernel";
+    EXPECT_FALSE(attends(64, 64, GGML_TYPE_I32, GGML_TYPE_F16)) << "keys of a type that nothing decodes";
+    EXPECT_FALSE(attends(64, 64, GGML_TYPE_F16, GGML_TYPE_I16)) << "values of a type that nothing decodes";
+    const auto writes = [&](ggml_type type) {
+        return ggml_backend_dev_supports_op(
+            device,
+            ggml_set_rows(bench.context(), bench.tensor("cache_k_l0", type, {256, 64}),
+                          bench.tensor("rows", GGML_TYPE_F32, {256, 1}), bench.tensor("where", GGML_TYPE_I64, {1})));
+    };
+    EXPECT_TRUE(writes(GGML_TYPE_Q4_0));
+    EXPECT_FALSE(writes(GGML_TYPE_IQ2_XXS)) << "a type that needs an importance matrix to be written";
+}
+
 /** Environment and options belong to a process, so each case runs in one of its own. */
 class OwnProcess : public ::testing::Test {
 protected:
