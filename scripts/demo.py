@@ -6,18 +6,14 @@ Prints answers, speed and memory side by side and draws them (--output).
 """
 
 import argparse
-import contextlib
-import json
 import os
 import pathlib
 import random
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
+
+from llama_server import LlamaServer, ServerError
 
 TOP = pathlib.Path(__file__).resolve().parents[1]
 LICENCES = pathlib.Path("/usr/share/common-licenses")
@@ -74,65 +70,6 @@ def check_loads(plugin):
         sys.exit(f"{plugin} was not loaded:\n{run.stdout}{run.stderr}")
 
 
-class Server:
-    """llama-server with one slot; its log is kept to be shown when it fails."""
-
-    def __init__(self, args, model, context, plugin, variables):
-        environment = {name: value for name, value in os.environ.items() if name != "GGML_BACKEND_PATH"}
-        environment.update(variables)
-        if plugin:
-            environment["GGML_BACKEND_PATH"] = str(plugin)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}"
-        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-        command = ["llama-server", "-m", model, "-c", context, "-np", "1", "-t", args.threads, "--host", "127.0.0.1", "--port", port]
-        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-                                        env=environment)
-        for _ in range(1200):
-            if self.process.poll() is not None:
-                self.fail("ended while loading")
-            with contextlib.suppress(OSError):
-                with urllib.request.urlopen(self.address + "/health", timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            time.sleep(0.1)
-        self.fail("did not become ready")
-
-    def fail(self, what):
-        self.log.seek(0)
-        text = self.log.read()[-3000:]
-        self.stop()
-        sys.exit(f"llama-server {what}:\n{text}")
-
-    def ask(self, path, **body):
-        request = urllib.request.Request(self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=3600) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            return self.fail(f"refused: {error.read().decode(errors='replace')}")
-        except OSError as error:
-            return self.fail(f"broke off ({error})")
-
-    def peak_memory(self):
-        """MiB resident at most, as the kernel counts it."""
-        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        return 0.0
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-
 def hide_facts(text, seed):
     """The facts behind full stops at even distances: (document, [(question with the answer's beginning, number)])."""
     rng = random.Random(seed)
@@ -161,12 +98,12 @@ def cut_to_tokens(server, text, limit):
 def run_column(server, args, document, questions):
     result = {"answers": []}
     for i, (question, number) in enumerate(questions):
-        answer = server.ask("/completion", prompt=document + question, n_predict=12, temperature=0, cache_prompt=True, stop=["."])
+        answer = server.complete(document + question, 12, stop=["."])
         result["answers"].append((answer["content"].strip(), number))
         if i == 0:
             result["tokens"] = answer["timings"]["prompt_n"]
             result["read"] = answer["timings"]["prompt_per_second"]
-    text = server.ask("/completion", prompt=document, n_predict=args.generate, temperature=0, cache_prompt=True, ignore_eos=True)
+    text = server.complete(document, args.generate, ignore_eos=True)
     result["text"], result["write"] = text["content"], text["timings"]["predicted_per_second"]
     result["memory"] = server.peak_memory()
     return result
@@ -209,13 +146,10 @@ def main():
         document = questions = None
         for name, plugin, variables in COLUMNS:
             print(f"running {name} …", flush=True)
-            server = Server(args, model, args.tokens + 512, args.plugin if plugin else None, variables)
-            try:
+            with LlamaServer(model, args.tokens + 512, args.threads, args.plugin if plugin else None, variables) as server:
                 if document is None:
                     document, questions = hide_facts(cut_to_tokens(server, read_document(args.file), args.tokens - 128), args.seed)
                 results.append((name, run_column(server, args, document, questions)))
-            finally:
-                server.stop()
     base, exact = results[0][1], results[1][1]
     print(f"\nModel {pathlib.Path(model).name}, {base['tokens']} tokens of {args.file or 'licence texts'} with {len(FACTS)} facts in them, "
           f"{args.threads} threads.\n")
@@ -237,4 +171,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ServerError as problem:
+        sys.exit(str(problem))

@@ -11,14 +11,14 @@ import json
 import math
 import os
 import random
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
 
 import tokenizer as tokenizers_
 from tasks import Tasks
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../scripts"))
+from llama_server import LlamaServer, ServerError  # noqa: E402
 
 # Kinds in the training's own wording (FORMS.md): how a few of a document's four questions are made, and their kind there.
 OTHERS = {"multi-value": (lambda t: t.multi_value(2, 2), "values"),
@@ -35,36 +35,6 @@ def wilson(hits, n, z=1.96):
     p, d = hits / n, 1 + z * z / n
     mid, half = (p + z * z / (2 * n)) / d, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
     return mid - half, mid + half
-
-
-class Server:
-    def __init__(self, model, context, threads, binary):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        command = [binary, "-m", model, "-c", str(context), "-np", "1", "-t", str(threads), "-tb", str(threads),
-                   "-ngl", "0", "--host", "127.0.0.1", "--port", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            if self.process.poll() is not None:
-                sys.exit(f"{binary} ended with status {self.process.returncode}")
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2)
-                return
-            except OSError:
-                time.sleep(0.1)
-        sys.exit(f"{binary} did not become ready")
-
-    def complete(self, prompt, n):
-        body = json.dumps(dict(prompt=prompt, n_predict=n, temperature=0, cache_prompt=True, stop=["."])).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/completion", body,
-                                         {"Content-Type": "application/json"})
-        answer = json.load(urllib.request.urlopen(request, timeout=1800))
-        return answer["content"].strip(), answer["tokens_evaluated"]
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
 
 
 class Haystack:
@@ -134,7 +104,7 @@ def main():
         sys.exit(f"{a.text} is empty")
     plan = [(k, int(n), int(d)) for k, n, d in (x.split(":") for x in a.plan.split(","))]
     tok = tokenizers_.from_gguf(a.model)
-    server = Server(a.model, max(n for _, n, _ in plan) + 512, a.threads, a.server)
+    server = LlamaServer(a.model, max(n for _, n, _ in plan) + 512, a.threads, arguments=["-ngl", "0"], binary=a.server)
     result = []
     try:
         text = open(a.text, encoding="utf-8").read()
@@ -147,7 +117,8 @@ def main():
                 plants, asked = trials(kind, tasks, rng)
                 doc = hay.document(length, plants)
                 for question, value in asked:
-                    got, used = server.complete(doc + question, 12 if kind in ("single", "multi-key") else 80)
+                    answer = server.complete(doc + question, 12 if kind in ("single", "multi-key") else 80, stop=["."])
+                    got, used = answer["content"].strip(), answer["tokens_evaluated"]
                     n += 1
                     hits += got == value
                     digits += sum(x == y for x, y in zip(got, value)) / len(value)
@@ -165,4 +136,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ServerError as problem:
+        sys.exit(str(problem))
