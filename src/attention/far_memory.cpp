@@ -35,6 +35,8 @@ memory::CorrectorConfig corrector_config(const MemoryOptions& options, int64_t d
     m.omega.orthogonalize = options.muon_iterations > 0 ? memory::NewtonSchulz::kStandard : memory::NewtonSchulz::kNone;
     m.omega.iterations = options.muon_iterations;
     m.seed = m.features.seed = seed;
+    // Where mapping costs more than looking up. Queries seldom repeat: what is found again are those of a probe, which is read, tested and learned.
+    m.cache_bytes = memory::feature_count(m.features) > 2 * m.features.d ? size_t{256} << 10 : 0;
     config.gate_limit = options.blend_ratio;
     config.dynamic_gate = options.dynamic_blend && options.mode == MemoryMode::kCorrect;
     config.warm_up = options.warm_up;

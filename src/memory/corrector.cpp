@@ -152,9 +152,7 @@ void Corrector::learn(const float* q, const float* target, float weight) {
         learned_ = std::max(learned_, memory_->learner().stats().pairs);
         return;
     }
-    mapped_.resize(std::max(mapped_.size(), map_->features()));
-    map_->map(q, 1, mapped_.data());
-    // A weight multiplies the squared error, so its root both sides.
+    // mapped_ holds φ(q): observe() has just predicted it. A weight multiplies the squared error, so its root both sides.
     const double root = std::sqrt(static_cast<double>(weight));
     for (size_t i = 0; i < x_.size(); ++i) x_[i] = root * static_cast<double>(mapped_[i]);
     for (size_t i = 0; i < d_out; ++i) v_[i] = root * static_cast<double>(target[i]);

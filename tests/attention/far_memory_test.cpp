@@ -128,6 +128,27 @@ TEST(FarMemorySwitches, BetweenCalls) {
     EXPECT_EQ(engine.memory().stats().memories, 2u);
 }
 
+/** Features that are dear to map are kept: a probed query is read, tested and learned, and mapped once. */
+TEST(FarMemoryCache, FindsProbedQueriesAgain) {
+    Scene scene(1024, 1);
+    KvIndex index = scene.make_index(32);
+    MemoryOptions options = eager();
+    options.kind = FarMemoryKind::kDeep;
+    options.degree = 2;
+    options.dynamic_blend = false;
+    options.warm_up = 0;
+    Engine engine(bare(), options);
+    for (int i = 0; i < 64; ++i) {
+        for (float& x : scene.q) x = 2.0f * scene.normal(scene.random);
+        ASSERT_TRUE(engine.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 1).is_ok());
+    }
+    const MemoryStats stats = engine.memory().stats();
+    EXPECT_GT(stats.cache_misses, 0u);
+    EXPECT_GT(stats.cache_hits, stats.observations);
+    EXPECT_GT(stats.muon_iterations, 0u);
+    EXPECT_GT(stats.window_fill, 0.9);
+}
+
 TEST(FarMemoryBudget, HeadsBeyondItGoWithout) {
     Scene scene(1024, 1);
     MemoryOptions options = eager();
