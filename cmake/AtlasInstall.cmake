@@ -3,7 +3,7 @@ include(GNUInstallDirs)
 
 # Not ggml's own backend folder: ggml loads only names it knows from there, and a private folder survives its upgrades. Programs find
 # the library through GGML_BACKEND_PATH, which the launcher sets.
-install(TARGETS ggml-atlas LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/atlas)
+install(TARGETS ggml-atlas EXPORT ggml-atlas-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/atlas)
 if(TARGET atlas)
     install(TARGETS atlas RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
@@ -13,6 +13,16 @@ endif()
 if(EXISTS ${PROJECT_SOURCE_DIR}/include/atlas)
     install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/atlas DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 endif()
+
+# For programs that use the C API: find_package(ggml-atlas), target ggml-atlas::ggml-atlas; or pkg-config ggml-atlas.
+include(CMakePackageConfigHelpers)
+install(EXPORT ggml-atlas-targets NAMESPACE ggml-atlas:: FILE ggml-atlas-config.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/ggml-atlas)
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas-config-version.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/ggml-atlas)
+file(RELATIVE_PATH prefix_from_pkgconfig /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+configure_file(${CMAKE_CURRENT_LIST_DIR}/ggml-atlas.pc.in ${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
 install(FILES ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas)
 # Debian's name for the licence file.
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas RENAME copyright)

@@ -9,7 +9,6 @@
 #include <new>
 
 #include "attention/probe.h"
-#include "attention/stats.h"
 #include "kernels/merge.h"
 
 namespace atlas::attention {
@@ -256,7 +255,12 @@ void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads)
         stats.probe_log_squared += result.probe_log_squared;
         stats.grown += result.grown;
     }
-    Stats::instance().add(layer, stats);
+    record(layer, stats);
+}
+
+void Engine::record(int layer, const LayerStats& part) {
+    totals_.add(part);
+    Stats::instance().add(layer, part);
 }
 
 Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info,
@@ -268,7 +272,7 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
         if (plain) {
             LayerStats stats;
             stats.calls = stats.exact_calls = 1;
-            Stats::instance().add(info.layer, stats);
+            record(info.layer, stats);
             return kernels::attention(args, n_threads);
         }
         if (settings_.mode == Mode::kSparse) refresh(args, index, n_threads);
@@ -288,7 +292,7 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
         if (memory_.blends()) memory_.blend(call, n_threads);
         LayerStats memory;
         memory.index_bytes = index.bytes();
-        Stats::instance().add(info.layer, memory);
+        record(info.layer, memory);
         return Status::ok();
     } catch (const std::bad_alloc&) {
         return Status::out_of_memory("sparse attention: bookkeeping of layer " + std::to_string(info.layer));

@@ -7,6 +7,7 @@
 #include "attention/far_memory.h"
 #include "attention/kv_index.h"
 #include "attention/settings.h"
+#include "attention/stats.h"
 #include "attention/visibility.h"
 #include "base/status.h"
 #include "kernels/attention.h"
@@ -47,6 +48,9 @@ public:
         plans_in_use_ = 0;
     }
 
+    /** Sums over all layers since the engine was made; Stats has those of the process, per layer. */
+    const LayerStats& totals() const { return totals_; }
+
     /** Whether a call over n_keys keys may need an index at all; false means that the plain kernels are to be called. */
     bool wants_index(const kernels::AttentionArgs& args, int64_t n_keys) const;
 
@@ -72,8 +76,10 @@ private:
     void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, int n_threads);
     void build_runs(const kernels::AttentionArgs& args, int n_threads);
     void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
+    void record(int layer, const LayerStats& part);
 
     const Settings settings_;
+    LayerStats totals_;
     FarMemory memory_;
     bool in_graph_ = false;
     std::vector<MaskPlan> plans_;  // the first plans_in_use_ belong to this graph

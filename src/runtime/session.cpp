@@ -1,6 +1,7 @@
 #include "runtime/session.h"
 
 #include <fstream>
+#include <string>
 
 #include "attention/stats.h"
 #include "base/log.h"
@@ -8,8 +9,27 @@
 #include "runtime/registry.h"
 
 namespace atlas::runtime {
+namespace {
 
-Session::Session() : engine_(options().sparse, options().memory) { Registry::instance().add(this); }
+// Options of a session that is on: a process that asked for nothing gets the whole of it.
+SparseOptions planner_options(SparseOptions options) {
+    if (options.mode == AttentionMode::kExact) options.mode = AttentionMode::kSparse;
+    return options;
+}
+
+MemoryOptions memory_options_of(const Options& options) {
+    MemoryOptions memory = options.memory;
+    memory.enabled |= options.sparse.mode == AttentionMode::kExact;
+    return memory;
+}
+
+}  // namespace
+
+Session::Session()
+    : enabled_(options().sparse.mode != AttentionMode::kExact),
+      engine_(planner_options(options().sparse), memory_options_of(options())) {
+    Registry::instance().add(this);
+}
 
 Session::~Session() {
     Registry::instance().remove(this);
@@ -47,9 +67,39 @@ Status Session::attend(kernels::AttentionArgs args, int64_t n_keys, const CacheV
         start_memories(side_car_fit_, options(), &engine_.memory());
     if (Calibration* calibration = cache ? active_calibration() : nullptr)
         calibration->see(cache->layer, args.n_head_kv, args.d_k, args.d_v);
-    if (cache && engine_.wants_index(args, n_keys))
+    ++calls_;
+    d_k_ = args.d_k;
+    d_v_ = args.d_v;
+    if (enabled_ && cache && engine_.wants_index(args, n_keys))
         return engine_.attend(args, n_keys, index_for(*cache, args), {cache->layer, cache->base_pages}, n_threads);
     return kernels::attention(args, n_threads);
+}
+
+Status Session::set_blend_ratio(double ratio) {
+    // Written so that NaN is outside.
+    if (!(ratio >= 0.0 && ratio <= 1.0))
+        return Status::invalid_argument("blend ratio " + std::to_string(ratio) + ": allowed is 0 to 1");
+    MemoryOptions changed = memory_options();
+    changed.blend_ratio = ratio;
+    engine_.memory().set_options(changed);
+    return Status::ok();
+}
+
+Status Session::set_features(MemoryFeatures features) {
+    MemoryOptions changed = memory_options();
+    changed.features = features;
+    if (d_k_ > 0) {
+        const Status status = memory::check_corrector(attention::corrector_config(changed, d_k_, d_v_, 0));
+        if (!status.is_ok()) return status;
+    }
+    engine_.memory().set_options(changed);
+    return Status::ok();
+}
+
+SessionStats Session::stats() const {
+    SessionStats stats{calls_, engine_.totals(), engine_.memory().stats(), 0};
+    for (const auto& [key, index] : indexes_) stats.index_bytes += index->bytes();
+    return stats;
 }
 
 }  // namespace atlas::runtime

@@ -24,6 +24,14 @@ struct CacheView {
     int layer;
 };
 
+/** Of one session since it was made. */
+struct SessionStats {
+    uint64_t calls = 0;             ///< attention operations: one per layer with attention and batch
+    attention::LayerStats planned;  ///< of those that went to the planner, all layers together
+    attention::MemoryStats memory;
+    uint64_t index_bytes = 0;
+};
+
 /**
  * What one backend instance owns, and a host makes one per context: the attention engine with its memories, an index per cache pair, and
  * the mask summaries of the present graph. Used by one thread at a time; different sessions are independent.
@@ -46,9 +54,29 @@ public:
      */
     Status attend(kernels::AttentionArgs args, int64_t n_keys, const CacheView* cache, int n_threads);
 
+    /**
+     * Switches, from the next call on. Off: every key of every query is read, what was learned is kept. On: what the process's options say; where
+     * they say exact, sparse attention with memory. Starts on exactly if the options do not say exact.
+     */
+    bool enabled() const { return enabled_; }
+    void set_enabled(bool enabled) { enabled_ = enabled; }
+    /** Ceiling of the gate, 0 to 1; what was learned is kept. */
+    Status set_blend_ratio(double ratio);
+    /** Memories start anew when the type is another one. Fails when the last call's heads would have too many features. */
+    Status set_features(MemoryFeatures features);
+    /** Empties the memories. */
+    void forget() { engine_.memory().reset(); }
+
+    const MemoryOptions& memory_options() const { return engine_.memory().options(); }
+    SessionStats stats() const;
+
 private:
     attention::KvIndex& index_for(const CacheView& cache, const kernels::AttentionArgs& args);
 
+    bool enabled_;
+    uint64_t calls_ = 0;
+    int64_t d_k_ = 0;  // of the last call
+    int64_t d_v_ = 0;
     MaskSummaries masks_;
     SideCarFit side_car_fit_;
     attention::Engine engine_;

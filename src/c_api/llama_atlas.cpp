@@ -1,0 +1,187 @@
+#include "atlas/llama-atlas.h"
+
+#include <dlfcn.h>
+
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "base/options.h"
+#include "c_api/host_functions.h"
+#include "c_api/last_error.h"
+#include "runtime/collector.h"
+#include "runtime/models.h"
+#include "runtime/registry.h"
+#include "runtime/session.h"
+
+namespace atlas::c_api {
+namespace {
+
+static_assert(static_cast<int>(MemoryFeatures::kIdentity) == LLAMA_ATLAS_FEATURE_IDENTITY);
+static_assert(static_cast<int>(MemoryFeatures::kPolynomial) == LLAMA_ATLAS_FEATURE_POLYNOMIAL);
+static_assert(static_cast<int>(MemoryFeatures::kExponential) == LLAMA_ATLAS_FEATURE_EXPONENTIAL);
+static_assert(static_cast<int>(MemoryFeatures::kFourier) == LLAMA_ATLAS_FEATURE_FOURIER);
+static_assert(static_cast<int>(MemoryFeatures::kRbf) == LLAMA_ATLAS_FEATURE_RBF);
+
+/** Runs `body`, which returns a llama_atlas_status; what it throws becomes one. */
+template <typename Body>
+llama_atlas_status guarded(const char* function, Body body) noexcept {
+    try {
+        return body();
+    } catch (const std::bad_alloc&) {
+        return fail(LLAMA_ATLAS_OUT_OF_MEMORY, function, "out of memory");
+    } catch (const std::exception& error) {
+        return fail(LLAMA_ATLAS_INTERNAL, function, error.what());
+    } catch (...) {
+        return fail(LLAMA_ATLAS_INTERNAL, function, "unknown error");
+    }
+}
+
+/** Calls `body` with each session of the context, one in every known host; the first failure ends it. */
+template <typename Body>
+llama_atlas_status for_sessions(llama_context* ctx, const char* function, Body body) noexcept {
+    return guarded(function, [&] {
+        if (!ctx) return fail(LLAMA_ATLAS_INVALID_ARGUMENT, function, "ctx is NULL");
+        void* address = nullptr;
+        if (const Status status = find_host_function("llama_synchronize", &address); !status.is_ok())
+            return fail(LLAMA_ATLAS_NO_LLAMA, function, status.message().c_str());
+        runtime::Collector collector;
+        reinterpret_cast<void (*)(llama_context*)>(address)(ctx);
+        if (collector.sessions().empty()) {
+            const std::string text =
+                "this context does not run on Atlas (" + std::to_string(runtime::Registry::instance().size()) +
+                " contexts of this process do); its model was loaded before the backend, or for other devices";
+            return fail(LLAMA_ATLAS_NOT_ACTIVE, function, text.c_str());
+        }
+        for (runtime::Session* session : collector.sessions()) {
+            if (const Status status = body(*session); !status.is_ok()) return fail(status, function);
+        }
+        return LLAMA_ATLAS_OK;
+    });
+}
+
+double mebibytes(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+llama_atlas_stats stats_of(const runtime::Session& session) {
+    const runtime::SessionStats from = session.stats();
+    const attention::MemoryStats& memory = from.memory;
+    const attention::LayerStats& planned = from.planned;
+    llama_atlas_stats to{};
+    to.memory_usage_mb = mebibytes(from.index_bytes + memory.bytes);
+    to.window_fill_ratio = memory.window_fill;
+    to.optimization_loss = memory.error_with;
+    to.muon_iterations_completed = memory.muon_iterations;
+    const auto looked_up = static_cast<double>(memory.cache_hits + memory.cache_misses);
+    to.cache_hit_ratio = looked_up > 0 ? static_cast<double>(memory.cache_hits) / looked_up : 0.0;
+    to.enabled = session.enabled();
+    to.memory_enabled = session.memory_options().enabled;
+    to.feature_type = static_cast<llama_atlas_feature_type>(session.memory_options().features);
+    to.blend_ratio = session.memory_options().blend_ratio;
+    to.blend_ratio_in_use = memory.gate;
+    to.optimization_loss_without = memory.error_without;
+    to.index_mb = mebibytes(from.index_bytes);
+    to.memories_mb = mebibytes(memory.bytes);
+    to.memories = memory.memories;
+    to.observations = memory.observations;
+    to.learned = memory.learned;
+    to.skipped = memory.skipped_pairs + memory.skipped_updates;
+    to.attention_calls = from.calls;
+    to.estimated_calls = planned.calls - planned.exact_calls;
+    const auto mean = [](double sum, double n, double none) { return n > 0 ? sum / n : none; };
+    to.visible_keys = mean(planned.visible_keys, planned.rows, 0.0);
+    to.exact_keys = mean(planned.exact_keys, planned.rows, 0.0);
+    to.retained_mass = mean(planned.retained_mass, planned.queries, 1.0);
+    return to;
+}
+
+// What the first release knows of; a caller with less was not built from this header.
+constexpr size_t kSmallestStats = offsetof(llama_atlas_stats, cache_hit_ratio) + sizeof(double);
+
+/** Text of one metadata key of a model, "" when it has none. */
+std::string meta(void* address, const llama_model* model, const char* key) {
+    char text[256] = "";
+    const auto read = reinterpret_cast<int32_t (*)(const llama_model*, const char*, char*, size_t)>(address);
+    return read(model, key, text, sizeof text) < 0 ? std::string() : std::string(text);
+}
+
+}  // namespace
+}  // namespace atlas::c_api
+
+using namespace atlas;
+using namespace atlas::c_api;
+
+bool llama_model_has_atlas(const llama_model* model) {
+    bool found = false;
+    const char* function = "llama_model_has_atlas";
+    guarded(function, [&] {
+        if (!model) return fail(LLAMA_ATLAS_INVALID_ARGUMENT, function, "model is NULL");
+        void* text = nullptr;
+        void* n_params = nullptr;
+        for (const auto& [name, address] :
+             {std::pair{"llama_model_meta_val_str", &text}, {"llama_model_n_params", &n_params}}) {
+            if (const Status status = find_host_function(name, address); !status.is_ok())
+                return fail(LLAMA_ATLAS_NO_LLAMA, function, status.message().c_str());
+        }
+        found =
+            runtime::has_learned_memories({meta(text, model, "general.architecture"), meta(text, model, "general.name"),
+                                           reinterpret_cast<uint64_t (*)(const llama_model*)>(n_params)(model)});
+        return LLAMA_ATLAS_OK;
+    });
+    return found;
+}
+
+llama_atlas_status llama_set_atlas_enabled(llama_context* ctx, bool enabled) {
+    return for_sessions(ctx, __func__, [&](runtime::Session& session) {
+        if (enabled && options().device == DeviceMode::kAccel)
+            return Status::unsupported(
+                "enabled = true: with ATLAS_DEVICE=accel the KV cache is the CPU's, and every key is read");
+        session.set_enabled(enabled);
+        return Status::ok();
+    });
+}
+
+llama_atlas_status llama_set_atlas_blend_ratio(llama_context* ctx, float ratio) {
+    return for_sessions(ctx, __func__,
+                        [&](runtime::Session& session) { return session.set_blend_ratio(static_cast<double>(ratio)); });
+}
+
+llama_atlas_status llama_set_atlas_feature_type(llama_context* ctx, enum llama_atlas_feature_type type) {
+    return for_sessions(ctx, __func__, [&](runtime::Session& session) {
+        const int number = static_cast<int>(type);
+        if (number < LLAMA_ATLAS_FEATURE_IDENTITY || number > LLAMA_ATLAS_FEATURE_RBF)
+            return Status::invalid_argument("type " + std::to_string(number) + ": allowed is 0 to " +
+                                            std::to_string(LLAMA_ATLAS_FEATURE_RBF));
+        return session.set_features(static_cast<MemoryFeatures>(number));
+    });
+}
+
+llama_atlas_status llama_reset_atlas_memory(llama_context* ctx) {
+    return for_sessions(ctx, __func__, [](runtime::Session& session) {
+        session.forget();
+        return Status::ok();
+    });
+}
+
+llama_atlas_status llama_get_atlas_stats(llama_context* ctx, llama_atlas_stats* stats) {
+    return for_sessions(ctx, __func__, [&](runtime::Session& session) {
+        if (!stats) return Status::invalid_argument("stats is NULL");
+        if (stats->size < kSmallestStats)
+            return Status::invalid_argument("stats->size " + std::to_string(stats->size) +
+                                            ": set it to sizeof(struct llama_atlas_stats), " +
+                                            std::to_string(sizeof *stats) + " here");
+        llama_atlas_stats filled = stats_of(session);
+        filled.size = std::min(stats->size, sizeof filled);
+        std::memcpy(stats, &filled, filled.size);
+        return Status::ok();
+    });
+}
+
+const char* llama_atlas_last_error(void) { return last_error(); }
+
+const char* llama_atlas_library_path(void) {
+    // The loader's own string, which lives as long as the library.
+    Dl_info info{};
+    return dladdr(reinterpret_cast<void*>(&llama_atlas_library_path), &info) && info.dli_fname ? info.dli_fname : "";
+}

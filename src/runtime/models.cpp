@@ -1,0 +1,49 @@
+#include "runtime/models.h"
+
+#include <variant>
+#include <vector>
+
+#include "base/options.h"
+#include "runtime/gguf_reader.h"
+#include "runtime/model_file.h"
+#include "runtime/side_car_use.h"
+
+namespace atlas::runtime {
+namespace {
+
+std::string text_of(const GgufFile& file, const char* key) {
+    const auto found = file.keys.find(key);
+    const auto* text = found == file.keys.end() ? nullptr : std::get_if<std::string>(&found->second);
+    return text ? *text : std::string();
+}
+
+uint64_t elements_of(const GgufFile& file) {
+    uint64_t sum = 0;
+    for (const auto& [name, tensor] : file.tensors) {
+        uint64_t elements = 1;
+        for (const int64_t size : tensor.shape) elements *= static_cast<uint64_t>(size);
+        sum += elements;
+    }
+    return sum;
+}
+
+}  // namespace
+
+bool has_learned_memories(const ModelFacts& model) {
+    const std::shared_ptr<const SideCar> side_car = side_car_in_use(options());
+    if (!side_car) return false;
+    for (const std::string& path :
+         options().model.empty() ? open_gguf_files() : std::vector<std::string>{options().model}) {
+        uint64_t fingerprint = 0;
+        GgufFile file;
+        if (!fingerprint_of(path, &fingerprint).is_ok() || fingerprint != side_car->fingerprint ||
+            !read_gguf(path, &file).is_ok())
+            continue;
+        if (text_of(file, "general.architecture") == model.architecture &&
+            text_of(file, "general.name") == model.name && elements_of(file) == model.n_params)
+            return true;
+    }
+    return false;
+}
+
+}  // namespace atlas::runtime
