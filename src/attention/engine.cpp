@@ -17,8 +17,6 @@ namespace {
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Batches up to this many tokens are decoding (several slots, speculation): every token selects for itself.
 constexpr int64_t kDecodeTokens = 8;
-// Pages that calibrate the index.
-constexpr int64_t kCalibrationPages = 16;
 
 }  // namespace
 
@@ -64,88 +62,6 @@ void Engine::make_views(const kernels::AttentionArgs& args, int64_t n_keys, cons
     // Only now: an allocation above may have failed.
     if (in_graph_) ++plans_in_use_;
     views_ = &plan.views;
-}
-
-void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads) {
-    // Pages that some tile may estimate and that changed, with the stream through which they are read.
-    std::vector<std::pair<int64_t, int64_t>> pages;
-    for (const TileView& view : *views_) {
-        for (size_t page = 0; page < view.use.size(); ++page) {
-            if (view.use[page] != PageUse::kFar && view.use[page] != PageUse::kFarSome) continue;
-            const int64_t absolute = view.base_page + static_cast<int64_t>(page);
-            if (!index.page_fresh(absolute)) pages.emplace_back(absolute, view.stream);
-        }
-    }
-    std::sort(pages.begin(), pages.end());
-    pages.erase(
-        std::unique(pages.begin(), pages.end(), [](const auto& a, const auto& b) { return a.first == b.first; }),
-        pages.end());
-    const auto n_pages = static_cast<int64_t>(pages.size());
-    const auto key_of = [&](const std::pair<int64_t, int64_t>& page) {
-        return (page.first - (*views_)[static_cast<size_t>(page.second * tiles_)].base_page) * kv::kPageRows;
-    };
-    if (n_pages > 0 && !index.calibrated()) {
-        const int64_t used = std::min(n_pages, kCalibrationPages);
-        std::vector<float> keys(static_cast<size_t>(args.n_head_kv * used * kv::kPageRows * args.d_k));
-        for (int64_t head = 0; head < args.n_head_kv; ++head) {
-            for (int64_t i = 0; i < used; ++i) {
-                const auto& page = pages[static_cast<size_t>(i * n_pages / used)];
-                decode_page(args, args.runs[page.second * args.n_head_kv + head], key_of(page),
-                            keys.data() + (head * used + i) * kv::kPageRows * args.d_k, nullptr);
-            }
-        }
-        index.calibrate(keys.data(), used * kv::kPageRows);
-    }
-    for (const auto& page : pages) index.reserve(page.first);
-    const int64_t n_jobs = n_pages * args.n_head_kv;
-    // An exception that left a parallel region would end the host.
-    std::atomic<bool> failed{false};
-    const auto guarded = [&failed](auto&& work) {
-        try {
-            work();
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
-    };
-    const auto page_floats = static_cast<size_t>(n_jobs > 0 ? kv::kPageRows * (args.d_k + args.d_v) : 0);
-    std::vector<float> decoded(page_floats * static_cast<size_t>(std::max(n_threads, 1)));
-#pragma omp parallel for schedule(static) num_threads(n_threads) if (n_jobs > 1)
-    for (int64_t job = 0; job < n_jobs; ++job) {
-        guarded([&] {
-            const auto& page = pages[static_cast<size_t>(job / args.n_head_kv)];
-            const int64_t head = job % args.n_head_kv;
-            float* k = decoded.data() + static_cast<size_t>(omp_get_thread_num()) * page_floats;
-            float* v = k + kv::kPageRows * args.d_k;
-            decode_page(args, args.runs[page.second * args.n_head_kv + head], key_of(page), k, v);
-            index.update(page.first, head, k, v);
-        });
-    }
-    if (failed) throw std::bad_alloc();
-    for (const auto& page : pages) index.mark_fresh(page.first);
-
-    // Super-blocks are only looked at beyond the beam.
-    std::vector<int64_t> supers;
-    const int64_t per_super = index.pages_per_super();
-    for (const TileView& view : *views_) {
-        if (view.far_pages * index.blocks_per_page() <= settings_.beam) continue;
-        const auto n = static_cast<int64_t>(view.use.size());
-        for (int64_t super = (view.base_page + per_super - 1) / per_super;
-             (super + 1) * per_super <= view.base_page + n; ++super) {
-            if (index.super_fresh(super)) continue;
-            const auto from = view.use.begin() + static_cast<std::ptrdiff_t>(super * per_super - view.base_page);
-            if (std::all_of(from, from + static_cast<std::ptrdiff_t>(per_super),
-                            [](PageUse use) { return use == PageUse::kFar; }))
-                supers.push_back(super);
-        }
-    }
-    std::sort(supers.begin(), supers.end());
-    supers.erase(std::unique(supers.begin(), supers.end()), supers.end());
-    const auto n_super_jobs = static_cast<int64_t>(supers.size()) * args.n_head_kv;
-#pragma omp parallel for schedule(static) num_threads(n_threads) if (n_super_jobs > 1)
-    for (int64_t job = 0; job < n_super_jobs; ++job)
-        guarded([&] { index.update_super(supers[static_cast<size_t>(job / args.n_head_kv)], job % args.n_head_kv); });
-    if (failed) throw std::bad_alloc();
-    for (const int64_t super : supers) index.mark_super_fresh(super);
 }
 
 int64_t Engine::budget_of(const TileView& view, int layer) const {

@@ -71,6 +71,7 @@ private:
     };
 
     void make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
+    void calibrate(const kernels::AttentionArgs& args, int64_t stream, KvIndex& index, int n_threads);
     void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
     int64_t budget_of(const TileView& view, int layer) const;
     void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, int n_threads);

@@ -21,6 +21,7 @@ public:
              int64_t kv_head, FarWorkspace* work)
         : args_(args),
           index_(index),
+          calibration_(index.calibration(view.base_page)),
           settings_(settings),
           view_(view),
           head_(kv_head),
@@ -174,7 +175,9 @@ public:
             if (lane < 0 || (left > 0.0f && has_supers_)) continue;
             const int64_t block = w_.parts[static_cast<size_t>(lane / kLanes)].first + lane % kLanes;
             const int64_t key = block * index_.block_keys() - view_.base_page * kv::kPageRows;
-            const double truth = block_log_mass(args_, list, key, index_.block_keys(), q_ + row * args_.d_k);
+            for (int64_t x = 0; x < args_.d_k; ++x)
+                panel_[x] = q_[row * args_.d_k + x] + calibration_.tilt[static_cast<size_t>(head_ * args_.d_k + x)];
+            const double truth = block_log_mass(args_, list, key, index_.block_keys(), panel_);
             const double error =
                 truth - static_cast<double>(mass_of(static_cast<size_t>(lane / kLanes), row)[lane % kLanes]);
             const double ratio = std::exp(error);
@@ -218,7 +221,8 @@ private:
 
     void load_queries() {
         const Pairing pairing = index_.pairing();
-        const float* offset = index_.offset(head_);
+        const float* offset = calibration_.offset.data() + head_ * args_.d_k;
+        const float* tilt = calibration_.tilt.data() + head_ * args_.d_k;
         for (int64_t row = 0; row < rows_; ++row) {
             const auto* q = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args_.q) +
                                                            view_.stream * args_.q_stream_stride +
@@ -227,7 +231,7 @@ private:
             float* to = q_ + row * args_.d_k;
             float dot = 0.0f;
             for (int64_t i = 0; i < args_.d_k; ++i) {
-                to[i] = q[i] * args_.scale;
+                to[i] = q[i] * args_.scale - tilt[i];
                 dot += to[i] * offset[i];
             }
             base_[row] = dot;
@@ -278,8 +282,8 @@ private:
         for (int64_t b = 0; b < kLanes; ++b) unseen[b] = state[b] == kUnused ? kMinusInfinity : 0.0f;
         for (int64_t row = 0; row < rows_; ++row) {
             for (int64_t b = 0; b < kLanes; ++b) {
-                mass[row * kLanes + b] += base_[row] + log_keys + unseen[b];
-                reach[row * kLanes + b] += base_[row] + unseen[b];
+                mass[row * kLanes + b] += base_[row] + panel.log_mass[b] + unseen[b];
+                reach[row * kLanes + b] += base_[row] + panel.peak[b] + unseen[b];
             }
         }
         if (!part.super) hide_unseen(index);
@@ -417,6 +421,7 @@ private:
 
     const kernels::AttentionArgs& args_;
     const KvIndex& index_;
+    const Calibration& calibration_;
     const Settings& settings_;
     const TileView& view_;
     const int64_t head_;
@@ -424,9 +429,9 @@ private:
     const int64_t rows_;
     const int64_t pairs_;
     FarWorkspace& w_;
-    float* q_;        // [rows][d_k], scaled
+    float* q_;        // [rows][d_k], scaled, less the tilt
     float* q_abs_;    // [rows][d_k / 2], length of each pair
-    float* base_;     // [rows] q · offset of the head
+    float* base_;     // [rows] q_ · offset of the head
     float* max_;      // [rows] largest log mass
     float* sum_;      // [rows] of the weights in hand
     float* factor_;   // [rows]

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/tilt.h"
+
 namespace atlas::attention {
 namespace {
 
@@ -70,13 +72,14 @@ KvIndex::KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_h
     n_super_panels_ = divide_up(n_panels_, kLanes);
     seen_.assign(static_cast<size_t>(n_pages), kNever);
     super_valid_.assign(static_cast<size_t>(n_panels_), 0);
-    offsets_.assign(static_cast<size_t>(n_heads_ * d_k_), 0.0f);
     panels_.resize(static_cast<size_t>(n_heads_ * n_panels_));
     super_panels_.resize(static_cast<size_t>(n_heads_ * n_super_panels_));
     bytes_ = seen_.size() * sizeof(uint64_t) + (panels_.size() + super_panels_.size()) * sizeof(void*);
 }
 
-void KvIndex::calibrate(const float* keys, int64_t n) {
+void KvIndex::calibrate(const float* keys, int64_t n, Calibration* out) {
+    out->offset.resize(static_cast<size_t>(n_heads_ * d_k_));
+    out->tilt.assign(static_cast<size_t>(n_heads_ * d_k_), 0.0f);
     std::vector<double> variance(static_cast<size_t>(n_heads_ * d_k_));
     for (int64_t head = 0; head < n_heads_; ++head) {
         for (int64_t i = 0; i < d_k_; ++i) {
@@ -94,13 +97,22 @@ void KvIndex::calibrate(const float* keys, int64_t n) {
                 variance[static_cast<size_t>(head * d_k_ + i)] +=
                     squares - sum * sum / static_cast<double>(kv::kPageRows);
             }
-            offsets_[static_cast<size_t>(head * d_k_ + i)] = static_cast<float>(total / static_cast<double>(n));
+            out->offset[static_cast<size_t>(head * d_k_ + i)] = static_cast<float>(total / static_cast<double>(n));
         }
     }
+    if (paired_) return;
     const double adjacent = imbalance(variance, Pairing::kAdjacent, n_heads_, d_k_);
     const double halves = imbalance(variance, Pairing::kHalves, n_heads_, d_k_);
     pairing_ = halves < adjacent ? Pairing::kHalves : Pairing::kAdjacent;
-    calibrated_ = true;
+    paired_ = true;
+}
+
+void KvIndex::forget(int64_t first_page, int64_t n_pages) {
+    const auto end = static_cast<size_t>(std::min(first_page + n_pages, pages()));
+    for (auto page = static_cast<size_t>(first_page); page < end; ++page) {
+        seen_[page] = kNever;
+        super_valid_[static_cast<size_t>(static_cast<int64_t>(page) / pages_per_super())] = 0;
+    }
 }
 
 void KvIndex::reserve(int64_t page) {
@@ -125,9 +137,11 @@ void KvIndex::store(Panel& panel, size_t lane, const float* mean, const float* s
         panel.value_scale[lane] = quantise_signed(value, d_v_, panel.value + static_cast<int64_t>(lane) * d_v_, 1);
 }
 
-void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v) {
+void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v, const Calibration& calibration) {
     const int64_t pairs = d_k_ / 2;
-    const float* offset = offsets_.data() + head * d_k_;
+    const float* offset = calibration.offset.data() + head * d_k_;
+    const float* tilt = calibration.tilt.data() + head * d_k_;
+    float weights[kv::kPageRows];
     thread_local std::vector<float> mean, value, spread, reach;
     mean.assign(static_cast<size_t>(d_k_), 0.0f);
     value.assign(static_cast<size_t>(d_v_), 0.0f);
@@ -139,15 +153,14 @@ void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v)
         const auto lane = static_cast<size_t>(block % kLanes);
         const float* keys = k + part * block_keys_ * d_k_;
         const float* values = v + part * block_keys_ * d_v_;
-        const float inverse = 1.0f / static_cast<float>(block_keys_);
+        tilted_weights(keys, block_keys_, d_k_, tilt, weights, &panel.log_mass[lane], &panel.peak[lane]);
         std::fill(mean.begin(), mean.end(), 0.0f);
         std::fill(value.begin(), value.end(), 0.0f);
         for (int j = 0; j < block_keys_; ++j) {
-            for (int64_t i = 0; i < d_k_; ++i) mean[static_cast<size_t>(i)] += keys[j * d_k_ + i] - offset[i];
-            for (int64_t i = 0; i < d_v_; ++i) value[static_cast<size_t>(i)] += values[j * d_v_ + i];
+            for (int64_t i = 0; i < d_k_; ++i)
+                mean[static_cast<size_t>(i)] += weights[j] * (keys[j * d_k_ + i] - offset[i]);
+            for (int64_t i = 0; i < d_v_; ++i) value[static_cast<size_t>(i)] += weights[j] * values[j * d_v_ + i];
         }
-        for (float& x : mean) x *= inverse;
-        for (float& x : value) x *= inverse;
         store(panel, lane, mean.data(), nullptr, nullptr, value.data());
         // Spread and reach are measured from the mean as stored.
         for (int64_t i = 0; i < d_k_; ++i) {
@@ -164,10 +177,10 @@ void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v)
                 const float x = keys[j * d_k_ + a] - mean[static_cast<size_t>(a)];
                 const float y = keys[j * d_k_ + b] - mean[static_cast<size_t>(b)];
                 const float square = x * x + y * y;
-                sum += square;
+                sum += weights[j] * square;
                 largest = std::max(largest, square);
             }
-            spread[static_cast<size_t>(p)] = std::sqrt(sum * inverse);
+            spread[static_cast<size_t>(p)] = std::sqrt(sum);
             reach[static_cast<size_t>(p)] = std::sqrt(largest);
         }
         store(panel, lane, nullptr, spread.data(), reach.data(), nullptr);
@@ -192,12 +205,19 @@ void KvIndex::update_super(int64_t super, int64_t head) {
     const auto mean_of = [&](int64_t i, int64_t b) {
         return from.mean_scale[b] * static_cast<float>(from.mean[i * kLanes + b]);
     };
-    constexpr float kInverse = 1.0f / static_cast<float>(kSuperBlocks);
+    // Each block counts by its share of the tilted mass.
+    float share[kSuperBlocks];
+    const float top = *std::max_element(from.log_mass, from.log_mass + kSuperBlocks);
+    float total = 0.0f;
+    for (int64_t b = 0; b < kSuperBlocks; ++b) total += share[b] = std::exp(from.log_mass[b] - top);
+    for (float& x : share) x /= total;
+    to.log_mass[lane] = top + std::log(total);
+    to.peak[lane] = *std::max_element(from.peak, from.peak + kSuperBlocks);
     for (int64_t b = 0; b < kSuperBlocks; ++b) {
-        for (int64_t i = 0; i < d_k_; ++i) mean[static_cast<size_t>(i)] += kInverse * mean_of(i, b);
+        for (int64_t i = 0; i < d_k_; ++i) mean[static_cast<size_t>(i)] += share[b] * mean_of(i, b);
         for (int64_t i = 0; i < d_v_; ++i)
             value[static_cast<size_t>(i)] +=
-                kInverse * from.value_scale[b] * static_cast<float>(from.value[b * d_v_ + i]);
+                share[b] * from.value_scale[b] * static_cast<float>(from.value[b * d_v_ + i]);
     }
     store(to, lane, mean.data(), nullptr, nullptr, value.data());
     for (int64_t i = 0; i < d_k_; ++i) {
@@ -213,11 +233,11 @@ void KvIndex::update_super(int64_t super, int64_t head) {
             const float x = mean_of(i0, b) - mean[static_cast<size_t>(i0)];
             const float y = mean_of(i1, b) - mean[static_cast<size_t>(i1)];
             const float inner = from.spread_scale[b] * static_cast<float>(from.spread[p * kLanes + b]);
-            sum += x * x + y * y + inner * inner;
+            sum += share[b] * (x * x + y * y + inner * inner);
             largest = std::max(largest, std::sqrt(x * x + y * y) +
                                             from.reach_scale[b] * static_cast<float>(from.reach[p * kLanes + b]));
         }
-        spread[static_cast<size_t>(p)] = std::sqrt(sum * kInverse);
+        spread[static_cast<size_t>(p)] = std::sqrt(sum);
         // Float rounding of the sums must not lower the bound.
         reach[static_cast<size_t>(p)] = largest * (1.0f + 1e-6f);
     }

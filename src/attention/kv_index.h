@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -21,9 +22,24 @@ enum class Pairing {
 };
 
 /**
- * Moments of 16 blocks of one KV head, in the first level those of one super-block. Factors are 8 bit with one scale per block: mean[b] = scale·i8 + the head's offset. Per pair p of
- * dimensions, spread is the root mean square and reach the largest distance of a key from the *stored* mean, so that
- * q·mean + Σ_p |q_p|·reach_p bounds every q·k of the block whatever the rounding of the mean (reach itself is rounded up).
+ * What the moments of one stream's blocks are relative to. Its own for each stream, so that what one sequence is estimated by does not depend
+ * on what the others hold.
+ */
+struct Calibration {
+    std::vector<float>
+        offset;  ///< [head][d_k], to be added to every stored mean: takes constant outlier channels out of the 8-bit range
+    std::vector<float> tilt;  ///< [head][d_k]: the moments are weighted by e^{tilt·k}, and describe e^{(q − tilt)·k}
+    bool tilted = false;      ///< whether there were enough queries to choose the tilts
+    std::vector<double> query_sum;  ///< [head][d_k] of scaled queries, while it is not
+    std::vector<float> samples;     ///< [head][sample][d_k]: some of them
+    int64_t queries = 0;            ///< tokens in that sum
+};
+
+/**
+ * Moments of 16 blocks of one KV head, in the first level those of one super-block. Factors are 8 bit with one scale per block: mean[b] = scale·i8 + the
+ * head's offset. Keys are weighted by e^{t·k}, t the head's tilt. Per pair p of dimensions, spread is the root mean square and reach the largest distance of a
+ * key from the *stored* mean, so that peak + (q − t)·mean + Σ_p |q − t|_p·reach_p bounds every q·k of the block whatever the rounding of the
+ * mean (reach itself is rounded up).
  */
 struct Panel {
     Panel(int64_t d_k, int64_t d_v);
@@ -31,10 +47,12 @@ struct Panel {
     size_t bytes() const { return data.size() + sizeof *this; }
 
     std::vector<std::byte> data;
-    int8_t* mean;     ///< [d_k][16]
-    uint8_t* spread;  ///< [d_k / 2][16]
-    uint8_t* reach;   ///< [d_k / 2][16]
-    int8_t* value;    ///< [16][d_v]
+    int8_t* mean;                                ///< [d_k][16]
+    uint8_t* spread;                             ///< [d_k / 2][16]
+    uint8_t* reach;                              ///< [d_k / 2][16]
+    int8_t* value;                               ///< [16][d_v]
+    float log_mass[kernels::kPanelBlocks] = {};  ///< ln Σ_j e^{t·k_j}, t the head's tilt
+    float peak[kernels::kPanelBlocks] = {};      ///< largest t·k_j
     float mean_scale[kernels::kPanelBlocks] = {};
     float spread_scale[kernels::kPanelBlocks] = {};
     float reach_scale[kernels::kPanelBlocks] = {};
@@ -67,18 +85,22 @@ public:
     bool page_fresh(int64_t page) const { return seen_[static_cast<size_t>(page)] == version(page); }
     bool super_fresh(int64_t super) const { return super_valid_[static_cast<size_t>(super)] != 0; }
 
+    /** Of the stream whose key 0 lies in page `base_page`; empty before calibrate(). */
+    Calibration& calibration(int64_t base_page) { return calibrations_[base_page]; }
+    const Calibration& calibration(int64_t base_page) const { return calibrations_.at(base_page); }
+
     /**
-     * Before the first update: keys of all heads, f32 [n_head][n][d_k], n a multiple of 64, in order. Chooses the pairing whose two dimensions vary
-     * alike within blocks (a rotary pair that turns has equal variances) and each head's offset (its mean key, which takes constant outlier channels
-     * out of the 8-bit range).
+     * Before the first update: keys of all heads, f32 [n_head][n][d_k], n a multiple of 64, in order. Fills offsets (each head's mean key) and
+     * zero tilts; the first time, chooses the pairing whose two dimensions vary alike within blocks (a rotary pair that turns has equal variances).
      */
-    void calibrate(const float* keys, int64_t n);
-    bool calibrated() const { return calibrated_; }
+    void calibrate(const float* keys, int64_t n, Calibration* out);
+    /** Makes these pages stale, as after a new calibration. */
+    void forget(int64_t first_page, int64_t n_pages);
 
     /** Makes the panels of a page exist; not thread-safe. Throws std::bad_alloc. */
     void reserve(int64_t page);
     /** Moments of one page of one head from its decoded rows, k [64][d_k], v [64][d_v]. */
-    void update(int64_t page, int64_t head, const float* k, const float* v);
+    void update(int64_t page, int64_t head, const float* k, const float* v, const Calibration& calibration);
     /** To be called after `update` of all heads of the page. */
     void mark_fresh(int64_t page);
     /** Moments of a super-block of one head from its blocks, whose pages must be fresh. */
@@ -91,9 +113,6 @@ public:
     const Panel* super_panel(int64_t head, int64_t index) const {
         return super_panels_[static_cast<size_t>(head * n_super_panels_ + index)].get();
     }
-    /** f32 [d_k], to be added to every stored mean of the head. */
-    const float* offset(int64_t head) const { return offsets_.data() + head * d_k_; }
-
     uint64_t bytes() const { return bytes_; }
 
 private:
@@ -108,9 +127,9 @@ private:
     const int block_keys_;
     int64_t n_panels_ = 0;
     int64_t n_super_panels_ = 0;
-    bool calibrated_ = false;
+    bool paired_ = false;
     Pairing pairing_ = Pairing::kAdjacent;
-    std::vector<float> offsets_;
+    std::map<int64_t, Calibration> calibrations_;       // by the stream's first page
     std::vector<std::unique_ptr<Panel>> panels_;        // [head][panel]
     std::vector<std::unique_ptr<Panel>> super_panels_;  // [head][panel]
     std::vector<uint64_t> seen_;                        // version at the last update, per page

@@ -12,24 +12,26 @@ namespace {
 class KvIndexTest : public testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(BlockKeys, KvIndexTest, testing::Values(16, 32, 64));
 
-void fill(Scene& scene, KvIndex& index) {
+void fill(Scene& scene, KvIndex& index, float tilt = 0.0f) {
     const auto sample = scene.rows_of(scene.k, 0, 0);
     std::vector<float> keys(sample);
     const auto other = scene.rows_of(scene.k, 0, 1);
     keys.insert(keys.end(), other.begin(), other.end());
-    index.calibrate(keys.data(), kv::kPageRows);
+    Calibration& calibration = index.calibration(0);
+    index.calibrate(keys.data(), kv::kPageRows, &calibration);
+    for (size_t i = 0; i < calibration.tilt.size(); ++i) calibration.tilt[i] = tilt * static_cast<float>(i % 5) - tilt;
     for (int64_t page = 0; page < index.pages(); ++page) {
         index.reserve(page);
         for (int64_t head = 0; head < 2; ++head)
             index.update(page, head, scene.rows_of(scene.k, page, head).data(),
-                         scene.rows_of(scene.v, page, head).data());
+                         scene.rows_of(scene.v, page, head).data(), calibration);
         index.mark_fresh(page);
     }
 }
 
 double stored_mean(const KvIndex& index, const Panel& panel, int64_t head, int64_t lane, int64_t i) {
     return static_cast<double>(panel.mean_scale[lane]) * panel.mean[i * 16 + lane] +
-           static_cast<double>(index.offset(head)[i]);
+           static_cast<double>(index.calibration(0).offset[static_cast<size_t>(head * 16 + i)]);
 }
 
 TEST_P(KvIndexTest, MomentsMatchFloat64WithinEightBits) {
@@ -59,11 +61,13 @@ TEST_P(KvIndexTest, MomentsMatchFloat64WithinEightBits) {
     }
 }
 
-TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) {
+/** q·k of every key lies below peak + (q − tilt)·mean + Σ_p |q − tilt|_p·reach_p. */
+void expect_bounds(int block_keys, float tilt_size) {
     Scene scene(2048, 1);
-    KvIndex index = scene.make_index(GetParam());
-    fill(scene, index);
-    const int64_t n = GetParam();
+    KvIndex index = scene.make_index(block_keys);
+    fill(scene, index, tilt_size);
+    const std::vector<float>& tilt = index.calibration(0).tilt;
+    const int64_t n = block_keys;
     for (int64_t super = 0; super < 2048 / n / kSuperBlocks; ++super) {
         for (int64_t head = 0; head < 2; ++head) index.update_super(super, head);
     }
@@ -71,12 +75,14 @@ TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) {
         std::vector<double> q(static_cast<size_t>(scene.d));
         for (double& x : q) x = scene.normal(scene.random);
         const auto bound = [&](const Panel& panel, int64_t head, int64_t lane) {
-            double sum = 0.0;
-            for (int64_t i = 0; i < scene.d; ++i)
-                sum += q[static_cast<size_t>(i)] * stored_mean(index, panel, head, lane, i);
+            double sum = static_cast<double>(panel.peak[lane]);
+            const auto rest = [&](int64_t i) {
+                return q[static_cast<size_t>(i)] - static_cast<double>(tilt[static_cast<size_t>(head * scene.d + i)]);
+            };
+            for (int64_t i = 0; i < scene.d; ++i) sum += rest(i) * stored_mean(index, panel, head, lane, i);
             for (int64_t p = 0; p < scene.d / 2; ++p) {
-                const double a = q[static_cast<size_t>(first_of_pair(index.pairing(), p))];
-                const double b = q[static_cast<size_t>(second_of_pair(index.pairing(), p, scene.d))];
+                const double a = rest(first_of_pair(index.pairing(), p));
+                const double b = rest(second_of_pair(index.pairing(), p, scene.d));
                 sum += std::hypot(a, b) * static_cast<double>(panel.reach_scale[lane]) * panel.reach[p * 16 + lane];
             }
             return sum;
@@ -97,6 +103,10 @@ TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) {
         }
     }
 }
+
+TEST_P(KvIndexTest, ReachBoundsEveryKeyOfBlocksAndSuperBlocks) { expect_bounds(GetParam(), 0.0f); }
+
+TEST_P(KvIndexTest, ReachBoundsEveryKeyUnderATilt) { expect_bounds(GetParam(), 0.4f); }
 
 TEST(KvIndex, FindsWhichDimensionsTurnTogether) {
     constexpr int64_t kD = 32;
@@ -119,7 +129,7 @@ TEST(KvIndex, FindsWhichDimensionsTurnTogether) {
         kv::PageArena arena;
         kv::PagedTensor k(arena, kD * 4, 256), v(arena, kD * 4, 256);
         KvIndex index(k, v, 1, kD, kD, 32);
-        index.calibrate(keys.data(), 256);
+        index.calibrate(keys.data(), 256, &index.calibration(0));
         EXPECT_EQ(index.pairing(), truth);
     }
 }

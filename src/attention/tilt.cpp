@@ -1,0 +1,142 @@
+#include "attention/tilt.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/moments.h"
+
+namespace atlas::attention {
+namespace {
+
+constexpr float kFactors[] = {0.0f, 0.5f, 1.0f, 1.5f};
+// A larger factor has to gain this much: the sample is small.
+constexpr double kClearly = 0.97;
+
+float dot(const float* a, const float* b, int64_t n) {
+    float sum = 0.0f;
+    for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+/** Softmax over `logits`, in place. */
+void softmax(std::vector<float>& logits) {
+    const float top = *std::max_element(logits.begin(), logits.end());
+    float sum = 0.0f;
+    for (float& x : logits) sum += x = std::exp(x - top);
+    for (float& x : logits) x /= sum;
+}
+
+/** out[d_v] = Σ_j weights[j] · rows[j]. */
+void mix(const std::vector<float>& weights, const float* rows, int64_t d, std::vector<float>& out) {
+    std::fill(out.begin(), out.end(), 0.0f);
+    for (size_t j = 0; j < weights.size(); ++j) {
+        for (int64_t i = 0; i < d; ++i)
+            out[static_cast<size_t>(i)] += weights[j] * rows[static_cast<int64_t>(j) * d + i];
+    }
+}
+
+/** Moments of the sample's blocks under a tilt, in f32. */
+struct Moments {
+    std::vector<float> log_mass, mean, value, spread;  // [block], [block][d_k], [block][d_v], [block][d_k / 2]
+};
+
+void make_moments(const TiltSample& s, const std::vector<float>& tilt, Moments* m) {
+    const int64_t blocks = s.n / s.block_keys;
+    const int64_t pairs = s.d_k / 2;
+    m->log_mass.resize(static_cast<size_t>(blocks));
+    m->mean.assign(static_cast<size_t>(blocks * s.d_k), 0.0f);
+    m->value.assign(static_cast<size_t>(blocks * s.d_v), 0.0f);
+    m->spread.resize(static_cast<size_t>(blocks * pairs));
+    std::vector<float> weights(static_cast<size_t>(s.block_keys));
+    for (int64_t block = 0; block < blocks; ++block) {
+        const float* keys = s.keys + block * s.block_keys * s.d_k;
+        const float* values = s.values + block * s.block_keys * s.d_v;
+        float* mean = m->mean.data() + block * s.d_k;
+        float* value = m->value.data() + block * s.d_v;
+        float peak = 0.0f;
+        tilted_weights(keys, s.block_keys, s.d_k, tilt.data(), weights.data(), &m->log_mass[static_cast<size_t>(block)],
+                       &peak);
+        for (int64_t j = 0; j < s.block_keys; ++j) {
+            const float w = weights[static_cast<size_t>(j)];
+            for (int64_t i = 0; i < s.d_k; ++i) mean[i] += w * keys[j * s.d_k + i];
+            for (int64_t i = 0; i < s.d_v; ++i) value[i] += w * values[j * s.d_v + i];
+        }
+        for (int64_t p = 0; p < pairs; ++p) {
+            const int64_t a = first_of_pair(s.pairing, p);
+            const int64_t b = second_of_pair(s.pairing, p, s.d_k);
+            float sum = 0.0f;
+            for (int64_t j = 0; j < s.block_keys; ++j) {
+                const float x = keys[j * s.d_k + a] - mean[a];
+                const float y = keys[j * s.d_k + b] - mean[b];
+                sum += weights[static_cast<size_t>(j)] * (x * x + y * y);
+            }
+            m->spread[static_cast<size_t>(block * pairs + p)] = std::sqrt(sum);
+        }
+    }
+}
+
+}  // namespace
+
+void tilted_weights(const float* keys, int64_t n, int64_t d, const float* tilt, float* weights, float* log_mass,
+                    float* peak) {
+    for (int64_t j = 0; j < n; ++j) weights[j] = dot(tilt, keys + j * d, d);
+    *peak = *std::max_element(weights, weights + n);
+    float sum = 0.0f;
+    for (int64_t j = 0; j < n; ++j) sum += weights[j] = std::exp(weights[j] - *peak);
+    for (int64_t j = 0; j < n; ++j) weights[j] /= sum;
+    *log_mass = *peak + std::log(sum);
+}
+
+float choose_tilt(const TiltSample& s) {
+    const int64_t blocks = s.n / s.block_keys;
+    const int64_t pairs = s.d_k / 2;
+    std::vector<float> truth(static_cast<size_t>(s.n_queries * s.d_v)), logits(static_cast<size_t>(s.n));
+    std::vector<float> out(static_cast<size_t>(s.d_v));
+    for (int64_t row = 0; row < s.n_queries; ++row) {
+        for (int64_t j = 0; j < s.n; ++j)
+            logits[static_cast<size_t>(j)] = dot(s.queries + row * s.d_k, s.keys + j * s.d_k, s.d_k);
+        softmax(logits);
+        mix(logits, s.values, s.d_v, out);
+        std::copy(out.begin(), out.end(), truth.begin() + row * s.d_v);
+    }
+    Moments moments;
+    std::vector<float> tilt(static_cast<size_t>(s.d_k)), q(static_cast<size_t>(s.d_k));
+    std::vector<float> mass(static_cast<size_t>(blocks));
+    double best = INFINITY;
+    float chosen = 0.0f;
+    for (const float factor : kFactors) {
+        for (int64_t i = 0; i < s.d_k; ++i) tilt[static_cast<size_t>(i)] = factor * s.mean_query[i];
+        make_moments(s, tilt, &moments);
+        double error = 0.0;
+        for (int64_t row = 0; row < s.n_queries; ++row) {
+            for (int64_t i = 0; i < s.d_k; ++i)
+                q[static_cast<size_t>(i)] = s.queries[row * s.d_k + i] - tilt[static_cast<size_t>(i)];
+            for (int64_t block = 0; block < blocks; ++block) {
+                float total = moments.log_mass[static_cast<size_t>(block)] +
+                              dot(q.data(), moments.mean.data() + block * s.d_k, s.d_k);
+                for (int64_t p = 0; p < pairs; ++p) {
+                    const float x = q[static_cast<size_t>(first_of_pair(s.pairing, p))];
+                    const float y = q[static_cast<size_t>(second_of_pair(s.pairing, p, s.d_k))];
+                    total += kernels::log_bessel_i0(std::sqrt(x * x + y * y) *
+                                                    moments.spread[static_cast<size_t>(block * pairs + p)]);
+                }
+                mass[static_cast<size_t>(block)] = total;
+            }
+            softmax(mass);
+            mix(mass, moments.value.data(), s.d_v, out);
+            for (int64_t i = 0; i < s.d_v; ++i) {
+                const auto difference =
+                    static_cast<double>(out[static_cast<size_t>(i)] - truth[static_cast<size_t>(row * s.d_v + i)]);
+                error += difference * difference;
+            }
+        }
+        if (error < best * kClearly) {
+            best = error;
+            chosen = factor;
+        }
+    }
+    return chosen;
+}
+
+}  // namespace atlas::attention
