@@ -14,3 +14,16 @@ foreach(scenario
             --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${backend_ops} ${scenario})
     set_tests_properties(host.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
 endforeach()
+
+# Sparse attention with a small threshold, mostly through llama-server.
+find_program(ATLAS_TEST_SERVER llama-server)
+if(ATLAS_TEST_SERVER)
+    foreach(scenario covering q8_0 threads slots slot_save context_shift backend_ops)
+        add_test(NAME host_sparse.${scenario}
+            COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/sparse_test.py --plugin $<TARGET_FILE:ggml-atlas>
+                --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${backend_ops} ${scenario})
+        set_tests_properties(host_sparse.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
+    endforeach()
+else()
+    message(STATUS "llama-server not found: sparse attention through it is not part of ctest")
+endif()
