@@ -203,6 +203,17 @@ class ConvertTest(unittest.TestCase):
                 self.assertIn(said, result.stdout + result.stderr)
                 self.assertFalse((self.folder / "unused.gguf").exists())
 
+    def test_7_programs_are_told_through_the_c_api(self):
+        if not ARGS.example:
+            self.skipTest("the example is not built")
+        other = self.folder / "renamed.gguf"
+        rewrite(self.model, other, {"general.name": ("add_string", "another")})
+        small = {name: value for name, value in SPARSE.items() if name != "ATLAS_MODE"}
+        for model, side_car, answer in [(self.model, self.side_car, "yes"), (other, self.side_car, "no"), (self.model, "", "no")]:
+            with self.subTest(model=model, side_car=side_car):
+                result = run([ARGS.example, model, self.prompt, "512", "2"], ATLAS_SIDE_CAR=side_car, ATLAS_LOG_LEVEL="off", **small)
+                self.assertIn(f"learned memories for this model: {answer}", result.stdout, result.stderr)
+
 
 def main():
     global ARGS
@@ -210,6 +221,7 @@ def main():
     parser.add_argument("--atlas", required=True)
     parser.add_argument("--plugin", required=True)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--example", help="switch_atlas, for what needs the C API")
     ARGS, rest = parser.parse_known_args()
     unittest.main(argv=[sys.argv[0], *rest])
 
