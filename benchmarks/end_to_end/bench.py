@@ -15,6 +15,10 @@ import report
 from make_model import SHAPES, write_model
 
 
+def numbers(text):
+    return [int(item) for item in text.split(",") if item]
+
+
 def parse_variant(text):
     """NAME, or NAME:VAR=VALUE,VAR=VALUE."""
     name, _, settings = text.partition(":")
@@ -26,62 +30,80 @@ def parse_arguments():
     parser.add_argument("--plugin", required=True, help="libggml-atlas.so")
     parser.add_argument("-m", "--model", help="GGUF file")
     parser.add_argument("--shape", choices=SHAPES, default="attn12m")
-    parser.add_argument("--depths", default="0,2048,8192,32768")
+    parser.add_argument("--depths", type=numbers, default="0,2048,8192,32768,65536,131072", help="tokens already in the context")
+    parser.add_argument("--whole", type=numbers, default="8192,32768,131072", help="prompts read from the beginning; empty: none")
     parser.add_argument("--baseline-max-depth", type=int, default=32768, help="deeper rows run without llama.cpp's own attention")
-    parser.add_argument("--variant", action="append", type=parse_variant, help="NAME[:VAR=VALUE,…]; default: atlas")
+    parser.add_argument("--variant", action="append", type=parse_variant,
+                        help="NAME[:VAR=VALUE,…]; default: exact, and sparse:ATLAS_MODE=sparse")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--generate", type=int, default=32)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--kv-type", default="f16")
+    parser.add_argument("--kv-types", default="f16,q8_0")
     parser.add_argument("--timeout", type=int, default=1800, help="seconds for one llama-bench")
     parser.add_argument("--output", default="bench", help="prefix of the files written")
     args = parser.parse_args()
     args.plugin = os.path.abspath(args.plugin)
     if not os.path.exists(args.plugin):
         parser.error(f"--plugin {args.plugin}: no such file")
-    try:
-        args.depths = [int(depth) for depth in args.depths.split(",")]
-    except ValueError:
-        parser.error(f"--depths {args.depths}: whole numbers separated by commas")
     return args
 
 
-def measure(args, model):
-    variants = [("llama.cpp", None, {})] + [(name, args.plugin, extra) for name, extra in args.variant or [("atlas", {})]]
-    plan = [(depth, variant) for depth in args.depths for variant in variants
-            if variant[1] or depth <= args.baseline_max_depth]
+def measure(args, model, kv_type):
+    variants = [("llama.cpp", None, {})] + [(name, args.plugin, extra) for name, extra in args.variant or
+                                            [("exact", {}), ("sparse", {"ATLAS_MODE": "sparse"})]]
+    # Beyond the baseline's limit exact attention is left out too: it grows as the baseline does.
+    plan = [(depth, whole, variant) for whole, depths in ((False, args.depths), (True, args.whole)) for depth in depths for variant in variants
+            if depth <= args.baseline_max_depth or variant[2].get("ATLAS_MODE") == "sparse"]
     runs, failures = [], []
-    for done, (depth, (name, plugin, extra)) in enumerate(plan):
-        llama_bench.progress(done, len(plan), f"{name}, depth {depth}")
+    for done, (depth, whole, (name, plugin, extra)) in enumerate(plan):
+        llama_bench.progress(done, len(plan), f"{name}, {kv_type} KV, {'prompt' if whole else 'depth'} {depth}")
         try:
-            runs += llama_bench.run_llama_bench(name, plugin, extra, model, depth, args.prompt, args.generate, args.threads,
-                                                args.repetitions, args.kv_type, args.timeout)
+            if whole:
+                runs += llama_bench.run_llama_bench(name, plugin, extra, model, 0, depth, 0, args.threads, 1, kv_type, args.timeout)
+            else:
+                runs += llama_bench.run_llama_bench(name, plugin, extra, model, depth, args.prompt, args.generate, args.threads,
+                                                    args.repetitions, kv_type, args.timeout)
         except RuntimeError as error:
             failures.append(str(error))
     llama_bench.progress(len(plan), len(plan), "done")
     return runs, failures
 
 
+def exponents(runs):
+    """How cost grows: per token with the depth, and of whole prompts with their length (1 is linear), from 2048 and 8192 tokens on."""
+    text = ""
+    for variant in dict.fromkeys(run.variant for run in runs):
+        for test, first, what in (("decode", 2048, "decode time per token grows with depth"),
+                                  ("prefill", 2048, "prefill time per token grows with depth"),
+                                  ("whole", 8192, "the time of a whole prompt grows with its length")):
+            mine = [run for run in runs if run.variant == variant and run.test == test and run.size >= first]
+            costs = [(run.size, (run.size if test == "whole" else 1) / run.median) for run in mine]
+            if len(costs) > 1:
+                text += f"\n{variant}: {what}^{report.exponent(costs):.2f} from {costs[0][0]} to {costs[-1][0]}."
+    return text + "\n"
+
+
 def main():
     args = parse_arguments()
+    failures = []
+    text = ""
     with tempfile.TemporaryDirectory() as folder:
         model = args.model
         if not model:
             model = os.path.join(folder, f"{args.shape}.gguf")
             write_model(model, *SHAPES[args.shape], 1 << 20, 1)
-        runs, failures = measure(args, model)
-    title = f"{os.path.basename(args.model) if args.model else args.shape}, {args.kv_type} KV, {args.threads} threads"
-    text = f"### {title}\n\n{report.table(runs, 'llama.cpp')}\n"
-    for variant in dict.fromkeys(run.variant for run in runs):
-        costs = [(run.depth, 1 / run.median) for run in runs if run.variant == variant and run.test == "decode" and run.depth >= 2048]
-        if len(costs) > 1:
-            text += f"\n{variant}: decode time per token grows with depth^{report.exponent(costs):.2f} from {costs[0][0]} on.\n"
-    print(text)
+        for kv_type in args.kv_types.split(","):
+            runs, failed = measure(args, model, kv_type)
+            failures += failed
+            title = f"{os.path.basename(args.model) if args.model else args.shape}, {kv_type} KV, {args.threads} threads"
+            part = f"### {title}\n\n{report.table(runs, 'llama.cpp')}\n{exponents(runs)}\n"
+            print(part, flush=True)
+            text += part
+            report.write_csv(f"{args.output}-{kv_type}.csv", runs)
+            report.write_picture(f"{args.output}-{kv_type}.png", runs, title)
     with open(args.output + ".md", "w", encoding="utf-8") as file:
         file.write(text)
-    report.write_csv(args.output + ".csv", runs)
-    report.write_picture(args.output + ".png", runs, title)
     for failure in failures:
         print("failed: " + failure, file=sys.stderr)
     return 1 if failures else 0

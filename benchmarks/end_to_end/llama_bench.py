@@ -19,9 +19,16 @@ class Run:
     tokens_per_second: list  # one per repetition
     peak_rss_mib: float
 
+    whole: bool = False  # a prompt read from the beginning, longer than the pieces read at a depth
+
     @property
     def test(self):
-        return "prefill" if self.prompt else "decode"
+        return "whole" if self.whole else "prefill" if self.prompt else "decode"
+
+    @property
+    def size(self):
+        """What the costs of this test are drawn over: tokens in the context, or in the prompt."""
+        return self.prompt if self.whole else self.depth
 
     @property
     def median(self):
@@ -56,7 +63,8 @@ def run_llama_bench(variant, plugin, extra, model, depth, prompt, generate, thre
     if plugin and "ATLAS" not in errors:
         raise RuntimeError(f"{variant}: llama-bench did not load {plugin}: {errors.strip()[-300:]}")
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return [Run(variant, depth, row["n_prompt"], row["n_gen"], row["samples_ts"], rss) for row in rows]
+    return [Run(variant, depth, row["n_prompt"], row["n_gen"], row["samples_ts"], rss, not generate)
+            for row in rows]
 
 
 def communicate(process, timeout):

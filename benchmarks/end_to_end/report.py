@@ -15,11 +15,11 @@ def exponent(points):
 def table(runs, baseline):
     """Markdown: one row per test and depth, a column per variant, ratios to the baseline of the same row."""
     variants = list(dict.fromkeys(run.variant for run in runs))
-    lines = ["| test | depth | " + " | ".join(f"{v} t/s (min–max)" for v in variants) + " | ratio | peak MiB |",
+    lines = ["| test | tokens | " + " | ".join(f"{v} t/s (min–max)" for v in variants) + " | ratio | peak MiB |",
              "|---|---:|" + "---:|" * (len(variants) + 2)]
-    for test in ("prefill", "decode"):
-        for depth in sorted({run.depth for run in runs}):
-            found = {run.variant: run for run in runs if run.test == test and run.depth == depth}
+    for test, name in (("prefill", "prefill at depth"), ("decode", "decode at depth"), ("whole", "whole prompt")):
+        for depth in sorted({run.size for run in runs if run.test == test}):
+            found = {run.variant: run for run in runs if run.test == test and run.size == depth}
             if not found:
                 continue
             cells = [f"{f.median:.1f} ({min(f.tokens_per_second):.1f}–{max(f.tokens_per_second):.1f})" if f else "–"
@@ -27,7 +27,7 @@ def table(runs, baseline):
             base = found.get(baseline)
             ratios = [f"{found[v].median / base.median:.2f}×" for v in variants if base and v in found and v != baseline]
             memory = " / ".join(f"{found[v].peak_rss_mib:.0f}" for v in variants if v in found)
-            lines.append(f"| {test} | {depth} | " + " | ".join(cells) + f" | {', '.join(ratios) or '–'} | {memory} |")
+            lines.append(f"| {name} | {depth} | " + " | ".join(cells) + f" | {', '.join(ratios) or '–'} | {memory} |")
     return "\n".join(lines)
 
 
@@ -47,10 +47,10 @@ def write_picture(path, runs, title):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2))
-    for axis, test in zip(axes, ("decode", "prefill")):
+    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.2))
+    for axis, test in zip(axes, ("decode", "prefill", "whole")):
         for variant in dict.fromkeys(run.variant for run in runs):
-            points = sorted((run.depth, 1000 / run.median, [1000 / s for s in run.tokens_per_second])
+            points = sorted((run.size, 1000 / run.median, [1000 / s for s in run.tokens_per_second])
                             for run in runs if run.variant == variant and run.test == test)
             if not points:
                 continue
@@ -58,10 +58,12 @@ def write_picture(path, runs, title):
             (line,) = axis.plot(depths, [cost for _, cost, _ in points], marker="o", label=variant)
             axis.fill_between(depths, [min(s) for _, _, s in points], [max(s) for _, _, s in points], color=line.get_color(),
                               alpha=0.2)
-        axis.set(title=test, xlabel="tokens already in the context", ylabel="milliseconds per token")
+        axis.set(title={"whole": "whole prompt"}.get(test, test), ylabel="milliseconds per token",
+                 xlabel="tokens of the prompt" if test == "whole" else "tokens already in the context")
         axis.set_yscale("log")
         axis.grid(True, which="both", alpha=0.3)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=120)

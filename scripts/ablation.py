@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""What each part of sparse attention is worth: runs `atlas eval` over its settings and prints the table of docs/attention.md.
+
+  ./dev ablation -m model.gguf --text book.txt --perplexity 32768 --documents 2
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+# What the table says, and the mode of `atlas eval`.
+ROWS = {
+    "window only": "window",
+    "**default** (bessel)": "sparse",
+    "first order": "sparse:ATLAS_FAR=first",
+    "second order": "sparse:ATLAS_FAR=second",
+    "far part dropped": "sparse:ATLAS_FAR=drop",
+    "blocks of 16": "sparse:ATLAS_BLOCK=16",
+    "blocks of 64": "sparse:ATLAS_BLOCK=64",
+    "no super-blocks": "sparse:ATLAS_BEAM=1048576",
+    "no choice by reach": "sparse:ATLAS_REACH_SHARE=0",
+    "tiles of 8 tokens": "sparse:ATLAS_TILE=8",
+    "window 1024": "sparse:ATLAS_WINDOW=1024",
+    "budget 512": "sparse:ATLAS_BUDGET_FLOOR=512+ATLAS_BUDGET_CAP=512",
+    "budget 2048": "sparse:ATLAS_BUDGET_FLOOR=2048+ATLAS_BUDGET_CAP=2048",
+    "with memories": "memory",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--atlas", required=True, help="the launcher")
+    parser.add_argument("-m", "--model", required=True)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--perplexity", type=int, default=32768)
+    parser.add_argument("--documents", type=int, default=2)
+    parser.add_argument("--rows", default="", help="parts of the rows' names, separated by commas; empty: all")
+    parser.add_argument("-o", "--output", default="ablation", help="folder of atlas eval's report")
+    args = parser.parse_args()
+    wanted = [part for part in args.rows.split(",") if part]
+    rows = {name: mode for name, mode in ROWS.items() if not wanted or any(part in name for part in wanted)}
+    subprocess.run([args.atlas, "eval", "-m", args.model, "--text", args.text, "--tasks", "none", "--perplexity", str(args.perplexity),
+                    "--documents", str(args.documents), "--modes", ",".join(["exact", *rows.values()]), "-o", args.output],
+                   check=True, stdout=subprocess.DEVNULL)
+    report = json.loads(pathlib.Path(args.output, "report.json").read_text(encoding="utf-8"))
+    results = {mode["name"]: mode["result"]["perplexity"] for mode in report["modes"]}
+    exact = results["exact"]["perplexity"]
+    print(f"{pathlib.Path(args.model).name}, {args.documents} documents of {args.perplexity} tokens; exact: {exact:.2f}\n")
+    print("| setting | perplexity of exact | KL divergence | same likeliest token |\n|---|--:|--:|--:|")
+    for name, mode in rows.items():
+        found = results[mode]
+        print(f"| {name} | {found['perplexity'] / exact:.4f} | {found['kl']['mean']:.4f} | {100 * found['kl']['same_top_token']:.1f} % |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
