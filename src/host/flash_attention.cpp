@@ -155,7 +155,29 @@ bool supports_flash_attention(const ggml_tensor* op) {
     return kernels::check_attention(args).is_ok();
 }
 
-void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v) {
+const FlashAttention::RunLists& FlashAttention::runs_of(const ggml_tensor* k, const ggml_tensor* v) {
+    const Placement k_place = placement_of(k);
+    const Placement v_place = placement_of(v);
+    if (!k_place.pages || !v_place.pages) {
+        build_runs(k, v, &other_);
+        return other_;
+    }
+    const RunsKey key{k_place.pages->layout(),
+                      v_place.pages->layout(),
+                      k_place.offset,
+                      v_place.offset,
+                      {k->ne[0], k->ne[1], k->ne[2], k->ne[3], v->ne[0]},
+                      {k->nb[1], k->nb[2], k->nb[3], v->nb[1], v->nb[2], v->nb[3]}};
+    RunLists& lists = kept_[{k_place.pages->id(), v_place.pages->id()}];
+    if (lists.heads.empty() || !(lists.key == key)) {
+        lists.heads.clear();
+        build_runs(k, v, &lists);
+        lists.key = key;
+    }
+    return lists;
+}
+
+void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v, RunLists* out) {
     const int64_t n_keys = k->ne[1];
     const int64_t n_heads = k->ne[2];
     struct Range {
@@ -163,7 +185,7 @@ void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v) {
         int64_t k_offset, v_offset;
     };
     std::vector<Range> ranges;
-    runs_.clear();
+    out->runs.clear();
     for (int64_t stream = 0; stream < k->ne[3]; ++stream) {
         const bool shared = Rows(k, stream, 0).heads_share_rows() && Rows(v, stream, 0).heads_share_rows();
         for (int64_t head = 0; head < n_heads; ++head) {
@@ -176,22 +198,23 @@ void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v) {
             }
             const Rows k_rows(k, stream, head);
             const Rows v_rows(v, stream, head);
-            const size_t begin = runs_.size();
+            const size_t begin = out->runs.size();
             for (int64_t key = 0; key < n_keys;) {
                 int64_t k_count = 0;
                 int64_t v_count = 0;
                 const std::byte* k_row = k_rows.at(key, &k_count);
                 const std::byte* v_row = v_rows.at(key, &v_count);
                 const int64_t count = std::min(k_count, v_count);
-                runs_.push_back({k_row, v_row, static_cast<int32_t>(key), static_cast<int32_t>(count)});
+                out->runs.push_back({k_row, v_row, static_cast<int32_t>(key), static_cast<int32_t>(count)});
                 key += count;
             }
-            ranges.push_back({begin, runs_.size(), 0, 0});
+            ranges.push_back({begin, out->runs.size(), 0, 0});
         }
     }
-    heads_.clear();
+    out->heads.clear();
     for (const Range& range : ranges) {
-        heads_.push_back({{runs_.data() + range.begin, range.end - range.begin}, range.k_offset, range.v_offset});
+        out->heads.push_back(
+            {{out->runs.data() + range.begin, range.end - range.begin}, range.k_offset, range.v_offset});
     }
 }
 
@@ -216,8 +239,7 @@ Status FlashAttention::run(const ggml_tensor* op, int n_threads) {
     kernels::AttentionArgs args = arguments_of(op);
     const ggml_tensor* k = op->src[1];
     const ggml_tensor* v = op->src[2];
-    build_runs(k, v);
-    args.runs = heads_.data();
+    args.runs = runs_of(k, v).heads.data();
     args.q = static_cast<const float*>(op->src[0]->data);
     args.out = static_cast<float*>(op->data);
     if (op->src[3]) args.mask = mask_of(op->src[3]);

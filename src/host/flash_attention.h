@@ -3,6 +3,9 @@
 #include <ggml.h>
 
 #include <cstdint>
+#include <array>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -23,13 +26,29 @@ public:
     Status run(const ggml_tensor* op, int n_threads);
 
 private:
-    void build_runs(const ggml_tensor* k, const ggml_tensor* v);
+    /** What run lists depend on. */
+    struct RunsKey {
+        uint64_t k_layout, v_layout;
+        size_t k_offset, v_offset;
+        std::array<int64_t, 5> ne;  // of K, and of V its first
+        std::array<size_t, 6> nb;   // of K and V, from rows up
+        bool operator==(const RunsKey&) const = default;
+    };
+    struct RunLists {
+        RunsKey key{};
+        std::vector<kernels::Run> runs;
+        std::vector<kernels::HeadRuns> heads;
+    };
+
+    /** Lists of both tensors; those of pages are kept until a page moves, since making them costs as much as attending to a few thousand keys. */
+    const RunLists& runs_of(const ggml_tensor* k, const ggml_tensor* v);
+    static void build_runs(const ggml_tensor* k, const ggml_tensor* v, RunLists* out);
     /** false when K and V do not both lie in pages from the same page on. */
     bool find_cache(const ggml_tensor* k, const ggml_tensor* v, runtime::CacheView* out);
 
     runtime::Session& session_;
-    std::vector<kernels::Run> runs_;
-    std::vector<kernels::HeadRuns> heads_;
+    std::map<std::pair<uint64_t, uint64_t>, RunLists> kept_;  // by the ids of the K and V pages
+    RunLists other_;
     std::vector<int64_t> base_pages_;
 };
 

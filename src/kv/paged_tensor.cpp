@@ -75,6 +75,7 @@ void PagedTensor::clear() {
     for (auto& page : pages_) {
         if (std::byte* memory = page.exchange(nullptr)) arena_.release(memory, page_bytes_);
     }
+    layout_.fetch_add(1, std::memory_order_release);
     for (size_t i = 0; i < pages_.size(); ++i) stamp(i);
 }
 
@@ -89,6 +90,7 @@ Status PagedTensor::writable(size_t offset, std::byte** memory) {
         if (start == nullptr) {
             if (Status status = arena_.allocate(page_bytes_, &start); !status.is_ok()) return status;
             page.store(start, std::memory_order_release);
+            layout_.fetch_add(1, std::memory_order_release);
         }
     }
     *memory = start + offset % page_bytes_;

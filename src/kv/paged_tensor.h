@@ -47,6 +47,9 @@ public:
     /** Memory at a byte offset for writing; the caller stays inside that page. Errors: out of memory. */
     Status writable(size_t offset, std::byte** memory);
 
+    /** Changes whenever page() of some index gives another address than before. */
+    uint64_t layout() const { return layout_.load(std::memory_order_acquire); }
+
     /** Grows with every write, so that what is derived from the contents can tell that it is stale. */
     uint64_t generation() const { return generation_.load(std::memory_order_relaxed); }
     /** Changes whenever a page is written by any path (rows, set_tensor, memset, clear); what is derived from a page compares it. */
@@ -74,6 +77,7 @@ private:
     std::vector<std::atomic<std::byte*>> pages_;
     std::vector<std::byte> zeros_;
     std::atomic<uint64_t> generation_{0};
+    std::atomic<uint64_t> layout_{0};
     void stamp(size_t index) {
         versions_[index].fetch_add(1, std::memory_order_relaxed);
         epochs_[index].store(clock_.load(std::memory_order_relaxed), std::memory_order_relaxed);
