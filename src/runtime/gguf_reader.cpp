@@ -287,9 +287,8 @@ Status fingerprint_of(const std::string& path, uint64_t* out) {
     const auto add = [&](uint64_t from, uint64_t length) {
         if (fseeko(file.get(), static_cast<off_t>(from), SEEK_SET) != 0) return false;
         for (uint64_t done = 0; done < length;) {
-            const uint64_t n =
-                std::fread(buffer.data(), 1, std::min<uint64_t>(buffer.size(), length - done), file.get());
-            if (n == 0) return false;
+            const uint64_t n = std::min<uint64_t>(buffer.size(), length - done);
+            if (std::fread(buffer.data(), 1, n, file.get()) != n) return false;
             XXH3_64bits_update(&state, buffer.data(), n);
             done += n;
         }
