@@ -86,7 +86,7 @@ private:
     std::map<Place, Head> heads_;
     std::map<int, SideCarLayer> layers_;
     bool held_out_ = false;
-    int64_t documents_ = 0, held_out_documents_ = 0, observations_ = 0;
+    int64_t documents_ = 0, held_out_documents_ = 0;
 };
 
 /** The calibration of this process that is under way, or null; sessions tell it their geometry. */
