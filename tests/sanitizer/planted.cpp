@@ -1,7 +1,7 @@
 // Faults planted on purpose, in a library that is built as the plug-in is: each must be reported, or a clean sanitizer run means nothing.
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 
 namespace {
 
@@ -36,7 +36,7 @@ __attribute__((visibility("default"))) int planted_order(void) {
 #pragma omp critical
             ++g_sum;
 #pragma omp barrier
-#pragma omp master
+#pragma omp single
             g_sum = 0;
         }
         ++g_sum;
@@ -48,7 +48,8 @@ __attribute__((visibility("default"))) int planted_overflow(void) {
     auto* values = static_cast<int*>(std::malloc(4 * sizeof(int)));
     if (!values) return 0;
     std::memset(values, 1, 4 * sizeof(int));
-    const int value = read_beyond(values, 4);
+    volatile size_t beyond = 4;  // so that the compiler does not see it
+    const int value = read_beyond(values, beyond);
     std::free(values);
     return value;
 }
