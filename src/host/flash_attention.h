@@ -40,7 +40,7 @@ private:
         std::vector<kernels::HeadRuns> heads;
     };
 
-    /** Lists of both tensors; those of pages are kept until a page moves, since making them costs as much as attending to a few thousand keys. */
+    /** Lists of both tensors; those of pages are kept until a page moves, since making them takes time in proportion to the context. */
     const RunLists& runs_of(const ggml_tensor* k, const ggml_tensor* v);
     static void build_runs(const ggml_tensor* k, const ggml_tensor* v, RunLists* out);
     /** false when K and V do not both lie in pages from the same page on. */
