@@ -235,6 +235,24 @@ void FarMemory::make_head(const FarCall& call, int64_t kv_head, Head* head) {
     }
 }
 
+/** Memories of the Omega rule get their workspace when they first learn. */
+void FarMemory::measure(int layer, Sequence* sequence) {
+    for (Head& head : sequence->heads) {
+        if (!head.corrector) continue;
+        const size_t bytes = head.corrector->bytes();
+        bytes_ += bytes - head.bytes;
+        head.bytes = bytes;
+        if (bytes_ <= options_.budget_bytes) continue;
+        forget(layer, head);
+        bytes_ -= head.bytes;
+        head = {};
+        if (!warned_)
+            log().warn("layer {}: a memory is given up, all need more than ATLAS_MEMORY_BUDGET, {} bytes", layer,
+                       options_.budget_bytes);
+        warned_ = true;
+    }
+}
+
 FarMemory::Sequence* FarMemory::make_sequence(const FarCall& call) {
     // Room is made before the new sequence exists, so that it cannot be what goes.
     auto sequence = std::make_unique<Sequence>();
@@ -271,6 +289,7 @@ FarMemory::Sequence* FarMemory::sequence_of(const FarCall& call, const TileView&
     if (best == nullptr) best = make_sequence(call);
     if (best->used != calls_) follow(call, best->pages.change(look), best);
     best->used = calls_;
+    if (++best->calls % 32 == 0) measure(call.layer, best);
     if (options_.mode == MemoryMode::kCorrect && !best->pages.exact(look, view)) best->pages.assign(view, call.index);
     return best;
 }

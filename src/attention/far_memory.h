@@ -100,6 +100,7 @@ private:
         FarPages pages;
         std::vector<Head> heads;  // per KV head
         uint64_t used = 0;        // call of the last use
+        uint64_t calls = 0;
     };
     /** What a tile of queries works with. */
     struct Tile {
@@ -114,6 +115,7 @@ private:
     Sequence* make_sequence(const FarCall& call);
     void make_head(const FarCall& call, int64_t kv_head, Head* head);
     bool make_room(size_t bytes);
+    void measure(int layer, Sequence* sequence);
     void follow(const FarCall& call, FarPages::Change change, Sequence* sequence);
     void forget(int layer, const Head& head);
     void drop(int layer, Sequences* from, size_t at);

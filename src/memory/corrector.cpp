@@ -20,8 +20,14 @@ Status check_corrector(const CorrectorConfig& config) {
     return Status::ok();
 }
 
+namespace {
+
+constexpr size_t kPiece = 32;  // queries predicted at once
+
+}  // namespace
+
 Corrector::Corrector(const CorrectorConfig& config)
-    : config_(config), prediction_(config.memory.d_out), target_(config.memory.d_out) {
+    : config_(config), prediction_(kPiece * config.memory.d_out), target_(config.memory.d_out) {
     if (config.least_squares) {
         map_ = std::make_unique<FeatureMap>(config.memory.features);
         // Unit queries: a constant of 1 beside a query of length √d / 2 (best of 1, √d / 2 and √d on recorded residuals).
@@ -29,6 +35,7 @@ Corrector::Corrector(const CorrectorConfig& config)
         for (size_t i = 1; i < coefficients_.size(); ++i)
             coefficients_[i] *= 0.5 * std::sqrt(static_cast<double>(config.memory.features.d));
         x_.resize(map_->features());
+        mapped_.resize(kPiece * map_->features());
         v_.resize(config.memory.d_out);
         weights_.resize(map_->features() * config.memory.d_out);
     }
@@ -128,18 +135,16 @@ size_t Corrector::bytes() const {
     const size_t solver = solver_ ? (features * features + features * (config_.memory.d_out + 2)) * sizeof(double) : 0;
     const size_t map = map_ ? 2 * features * sizeof(float) : 0;
     return solver + map + (memory_ ? memory_->bytes() : 0) +
-           (weights_.size() + mapped_.capacity() + prediction_.capacity()) * sizeof(float);
+           (weights_.size() + mapped_.size() + prediction_.size() + target_.size()) * sizeof(float);
 }
 
 void Corrector::predict(const float* q, size_t n) {
     const size_t d_out = config_.memory.d_out;
-    prediction_.resize(std::max(prediction_.size(), n * d_out));
     if (memory_) {
         memory_->read(q, n, prediction_.data());
         return;
     }
     const size_t features = map_->features();
-    mapped_.resize(std::max(mapped_.size(), n * features));
     map_->map(q, n, mapped_.data());
     gemm(n, d_out, features, 1.0f, {mapped_.data(), features}, {weights_.data(), d_out}, 0.0f, prediction_.data(),
          d_out);
@@ -194,12 +199,21 @@ CorrectorStats Corrector::stats() const {
 
 bool Corrector::correct(const float* q, size_t n, float* out) {
     if (gate_ <= 0.0 || n == 0) return false;
+    const size_t d = config_.memory.features.d;
     const size_t d_out = config_.memory.d_out;
-    predict(q, n);
-    // A prediction that is not finite must not reach the output.
-    if (!all_finite(prediction_.data(), n * d_out)) return false;
-    scaled_add(static_cast<float>(gate_ * scale_), prediction_.data(), 1.0f, n * d_out, out);
-    return true;
+    bool finite = true;
+    // In pieces, so that a long prompt needs no more room than a token.
+    for (size_t i = 0; i < n; i += kPiece) {
+        const size_t rows = std::min(kPiece, n - i);
+        predict(q + i * d, rows);
+        // A prediction that is not finite must not reach the output.
+        if (all_finite(prediction_.data(), rows * d_out)) {
+            scaled_add(static_cast<float>(gate_ * scale_), prediction_.data(), 1.0f, rows * d_out, out + i * d_out);
+        } else {
+            finite = false;
+        }
+    }
+    return finite;
 }
 
 void Corrector::observe(const float* q, const float* residual, float weight, double tokens) {

@@ -65,7 +65,7 @@ public:
 
     double gate() const { return gate_; }
     uint64_t observations() const { return observations_; }
-    /** out[n][d_out] += gate·M(q[n][d]). With gate 0, or an M(q) that is not finite, nothing is written and the result is false. */
+    /** out[n][d_out] += gate·M(q[n][d]). With gate 0 nothing is written. Where M(q) is not finite, neither; the result is then false. */
     bool correct(const float* q, size_t n, float* out);
     /** One pair: the residual r [d_out] of query q [d], how much it matters, and the number of tokens since the previous observation. */
     void observe(const float* q, const float* residual, float weight, double tokens);

@@ -74,7 +74,35 @@ OmegaLearner::OmegaLearner(const MemoryShape& shape, const OmegaConfig& config, 
     reset();
 }
 
-size_t OmegaLearner::bytes() const { return (parameters_.size() + momentum_.size()) * sizeof(float) + window_.bytes(); }
+size_t OmegaLearner::bytes() const {
+    size_t floats = parameters_.size() + momentum_.size();
+    const MemoryWorkspace& w = work_;
+    for (const std::vector<float>* buffer : {&w.z,
+                                             &w.activation,
+                                             &w.slope,
+                                             &w.gate,
+                                             &w.hidden,
+                                             &w.output,
+                                             &w.error,
+                                             &w.d_hidden,
+                                             &w.d_z,
+                                             &w.d_gate,
+                                             &w.scaled,
+                                             &muon_.x,
+                                             &muon_.gram,
+                                             &muon_.polynomial,
+                                             &muon_.next,
+                                             &x_,
+                                             &v_,
+                                             &gates_,
+                                             &gradient_,
+                                             &step_gradient_,
+                                             &next_parameters_,
+                                             &next_momentum_,
+                                             &update_})
+        floats += buffer->capacity();
+    return floats * sizeof(float) + window_.bytes();
+}
 
 void OmegaLearner::set_parameters(std::span<const float> parameters) {
     std::copy_n(parameters.begin(), std::min(parameters.size(), parameters_.size()), parameters_.begin());

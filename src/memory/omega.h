@@ -69,6 +69,7 @@ public:
     std::span<const float> momentum() const { return momentum_; }
     const PairWindow& window() const { return window_; }
     const OmegaStats& stats() const { return stats_; }
+    /** Workspace included, which comes with the first chunk. */
     size_t bytes() const;
 
     void set_parameters(std::span<const float> parameters);

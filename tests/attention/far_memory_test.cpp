@@ -159,6 +159,26 @@ TEST(FarMemoryBudget, HeadsBeyondItGoWithout) {
     EXPECT_EQ(std::memcmp(with.data(), without.data(), with.size() * 4), 0);
 }
 
+/** What memories need only once they learn counts too. */
+TEST(FarMemoryBudget, CountsTheirWorkspace) {
+    Scene scene(1024, 1);
+    KvIndex index = scene.make_index(32);
+    MemoryOptions options = eager();
+    options.kind = FarMemoryKind::kDeep;
+    const auto run = [&](uint64_t budget) {
+        options.budget_bytes = budget;
+        Engine engine(bare(), options);
+        for (int i = 0; i < 200; ++i)
+            EXPECT_TRUE(engine.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 1).is_ok());
+        return engine.memory().stats();
+    };
+    const MemoryStats free = run(uint64_t{1} << 30);
+    EXPECT_EQ(free.memories, 2u);
+    const MemoryStats tight = run(free.bytes - 1);
+    EXPECT_EQ(tight.memories, 1u);
+    EXPECT_LE(tight.bytes, free.bytes / 2);
+}
+
 /** A sequence that starts again with fewer keys finds an empty memory: the answer does not depend on the one before. */
 TEST(FarMemorySequence, ForgetsWhenTheContextShrinks) {
     Scene longer(1024, 1), shorter(640, 1);
