@@ -184,8 +184,10 @@ void check_together(Parser& parser, Options* out) {
         if (out->kv_ram_bytes > 0)
             parser.fail("ATLAS_KV_RAM", parser.given("ATLAS_KV_RAM"), "0 with ATLAS_DEVICE=accel");
     }
+    // A plain blend also goes with the window alone: the mission's first form.
+    const bool windowed = sparse.mode == AttentionMode::kWindow && out->memory.mode == MemoryMode::kBlend;
     if (out->memory.enabled && parser.given("ATLAS_MEMORY") == "1" && !mode.empty() &&
-        sparse.mode != AttentionMode::kSparse)
+        sparse.mode != AttentionMode::kSparse && !windowed)
         parser.fail("ATLAS_MEMORY", "1", "0 with ATLAS_MODE=" + mode);
 }
 

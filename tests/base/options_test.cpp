@@ -102,6 +102,18 @@ TEST(OptionsTest, ContradictionsNameBothValues) {
     }
 }
 
+TEST(OptionsTest, ABlendHasDefaultsOfItsOwnAndGoesWithTheWindowToo) {
+    Options options;
+    ASSERT_TRUE(
+        parse({{"ATLAS_MEMORY", "1"}, {"ATLAS_MODE", "window"}, {"ATLAS_MEMORY_MODE", "blend"}}, &options).is_ok());
+    EXPECT_EQ(options.memory.mode, MemoryMode::kBlend);
+    EXPECT_DOUBLE_EQ(options.memory.blend_ratio, 0.1);
+    EXPECT_EQ(options.memory.kind, FarMemoryKind::kDeep);
+    EXPECT_EQ(options.memory.chunk, 64);
+    ASSERT_TRUE(parse({{"ATLAS_MEMORY_MODE", "blend"}, {"ATLAS_BLEND_RATIO", "0.3"}}, &options).is_ok());
+    EXPECT_DOUBLE_EQ(options.memory.blend_ratio, 0.3);
+}
+
 TEST(OptionsTest, OneEndOfTheBudgetMovesTheOthersDefault) {
     Options options;
     ASSERT_TRUE(parse({{"ATLAS_BUDGET_CAP", "100"}}, &options).is_ok());
