@@ -70,6 +70,11 @@ void Corrector::reset() {
     }
     scale_ = from.scale;
     gate_ = std::min(from.gate, config_.gate_limit);
+    weight_ = from.evidence[0];
+    rr_ = from.evidence[1];
+    rm_ = from.evidence[2];
+    mm_ = from.evidence[3];
+    rm_square_ = from.evidence[4];
     learned_ = 1;  // the scale is fixed
 }
 
@@ -95,7 +100,8 @@ Status Corrector::start_from(std::shared_ptr<const CorrectorState> state) {
         return wrong("coefficients", state->coefficients.size(), coefficients);
     const auto finite = [](double x) { return std::isfinite(x); };
     if (!all_finite(state->weights.data(), weights) || !all_finite(state->momentum.data(), state->momentum.size()) ||
-        !std::all_of(state->coefficients.begin(), state->coefficients.end(), finite) || !finite(state->scale) ||
+        !std::all_of(state->coefficients.begin(), state->coefficients.end(), finite) ||
+        !std::all_of(state->evidence.begin(), state->evidence.end(), finite) || !finite(state->scale) ||
         !(state->scale > 0.0) || !(state->gate >= 0.0 && state->gate <= 1.0)) {
         return Status::invalid_argument(
             "initial memory: a number is not finite, its scale not above 0 or its gate not in 0 to 1");
@@ -120,6 +126,7 @@ CorrectorState Corrector::state() {
     out.coefficients.assign(coefficients.begin(), coefficients.end());
     out.scale = scale_;
     out.gate = gate_;
+    out.evidence = {weight_, rr_, rm_, mm_, rm_square_};
     return out;
 }
 

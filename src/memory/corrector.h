@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -48,6 +49,11 @@ struct CorrectorState {
     std::vector<double> coefficients;
     double scale = 0.0;  ///< length of a residual; W and the parameters predict in units of it
     double gate = 0.0;   ///< where the gate starts, whatever the warm-up
+    /**
+     * What is known about errors with these weights, so that a few bad observations do not shut the gate: w, w‖r‖², w r·M, w‖M‖² and (w r·M)², each
+     * summed over as many observations as it is to count for. All 0: nothing.
+     */
+    std::array<double, 5> evidence{};
 };
 
 /** Least squares needs the square of the number of features in float64: at most 1024 features. */

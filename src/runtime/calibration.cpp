@@ -18,6 +18,9 @@ using memory::CorrectorState;
 /** Strengths of what was fitted, in observations of the same kind: how many a new document must show to weigh as much. */
 constexpr std::array<double, 5> kStrengths = {16, 64, 256, 1024, 4096};
 
+/** Observations that the held-out errors count for where a memory starts. */
+constexpr double kEvidence = 64;
+
 std::atomic<Calibration*> g_active{nullptr};
 
 /** One probe among the numbers of its document. */
@@ -254,31 +257,40 @@ Calibration::Choice Calibration::choose(const Head& head) const {
     choice.errors.learning = simulate(nullptr);
 
     // Where the gate starts: the share of the fit's correction that helps held-out probes most, before anything is learned from them.
-    const auto best_gate = [&](const CorrectorState& fit) {
-        CorrectorState open = fit;
-        open.gate = 1.0;
+    const auto set_gate = [&](CorrectorState* fit) {
+        fit->gate = 1.0;
         CorrectorConfig wide = config;
         wide.gate_limit = 1.0;
         Corrector corrector(wide);
-        if (!corrector.start_from(std::make_shared<CorrectorState>(open)).is_ok()) return 0.0;
+        if (!corrector.start_from(std::make_shared<CorrectorState>(*fit)).is_ok()) return;
         std::vector<float> m(d_v);
-        double rm = 0.0, mm = 0.0;
+        std::array<double, 5> sums{};
+        double n = 0.0;
         each([&](const Sample& sample, bool) {
             std::fill(m.begin(), m.end(), 0.0f);
             corrector.correct(sample.query, 1, m.data());
             const double share = sample.share(bias);
+            const double w = share * share;
+            double rr = 0.0, rm = 0.0, mm = 0.0;
             for (size_t i = 0; i < d_v; ++i) {
-                rm += share * share * static_cast<double>(m[i]) * static_cast<double>(sample.residual[i]);
-                mm += share * share * static_cast<double>(m[i]) * static_cast<double>(m[i]);
+                const double r = sample.residual[i];
+                const double p = m[i];
+                rr += r * r;
+                rm += r * p;
+                mm += p * p;
             }
+            const std::array<double, 5> one = {w, w * rr, w * rm, w * mm, w * w * rm * rm};
+            for (size_t i = 0; i < one.size(); ++i) sums[i] += one[i];
+            n += 1.0;
         });
-        return mm > 0.0 ? std::clamp(rm / mm, 0.0, config.gate_limit) : 0.0;
+        fit->gate = sums[3] > 0.0 ? std::clamp(sums[2] / sums[3], 0.0, config.gate_limit) : 0.0;
+        for (size_t i = 0; i < sums.size() && n > 0.0; ++i) fit->evidence[i] = sums[i] * kEvidence / n;
     };
 
     std::shared_ptr<const CorrectorState> best;
     choice.errors.calibrated = HUGE_VAL;
     const auto consider = [&](CorrectorState state) {
-        state.gate = best_gate(state);
+        set_gate(&state);
         auto shared = std::make_shared<const CorrectorState>(std::move(state));
         const double error = simulate(shared);
         if (error < choice.errors.calibrated) {

@@ -80,6 +80,9 @@ Status encode_layer(const SideCar& side_car, const SideCarLayer& layer, Checksum
         }
         find_part(parts, "atlas.memory.gate")->data[at] = static_cast<float>(state.gate);
         find_part(parts, "atlas.memory.scale")->data[at] = static_cast<float>(state.scale);
+        std::transform(state.evidence.begin(), state.evidence.end(),
+                       find_part(parts, "atlas.memory.evidence")->data.begin() + static_cast<ptrdiff_t>(5 * at),
+                       [](double x) { return static_cast<float>(x); });
         walk_state(format, parts, at, [&](float& to, std::vector<float> CorrectorState::* from, size_t i) {
             to = (state.*from).empty() ? 0.0f : (state.*from)[i];
         });
@@ -310,6 +313,8 @@ Status read_layer(const GgufFile& file, const SideCarLayer& layer, Checksum* che
             state->momentum.resize(format.momentum());
             state->gate = static_cast<double>(gate);
             state->scale = static_cast<double>(value("atlas.memory.scale"));
+            const float* evidence = find_part(parts, "atlas.memory.evidence")->data.data() + 5 * at;
+            std::copy_n(evidence, 5, state->evidence.begin());
             walk_state(format, parts, at, [&](float& from, std::vector<float> CorrectorState::* to, size_t i) {
                 ((*state).*to)[i] = from;
             });

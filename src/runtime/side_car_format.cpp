@@ -34,6 +34,7 @@ std::vector<Part> LayerFormat::parts(int layer, int64_t heads) const {
     for (const char* name : {"atlas.memory.use", "atlas.memory.gate", "atlas.memory.mass_bias", "atlas.memory.scale",
                              "atlas.memory.residual"})
         add(name, {});
+    add("atlas.memory.evidence", {5});
     if (config.least_squares) {
         add("atlas.memory.weight1", {constant ? n - 1 : n, d_out});
         if (constant) add("atlas.memory.bias1", {d_out});

@@ -79,7 +79,8 @@ TEST(CalibrationTest, FindsWhatDocumentsHaveInCommon) {
     for (const FarMemoryKind kind : {FarMemoryKind::kLeastSquares, FarMemoryKind::kLinear, FarMemoryKind::kDeep}) {
         MemoryOptions options;
         options.kind = kind;
-        if (kind != FarMemoryKind::kLeastSquares) options.muon_iterations = 0, options.step = 0.001, options.hidden = 32;
+        if (kind != FarMemoryKind::kLeastSquares)
+            options.muon_iterations = 0, options.step = 0.001, options.hidden = 32;
         const auto [side_car, report] = calibrate(options, {Head(1, 0, 3), Head(2, 0, 4)}, 1);
         EXPECT_EQ(report.heads, 2);
         EXPECT_EQ(report.calibrated, 2);

@@ -14,6 +14,7 @@
 #include "memory/deep_memory.h"
 #include "memory/feature_map.h"
 #include "runtime/model_file.h"
+#include "runtime/side_car_use.h"
 
 namespace atlas::runtime {
 namespace {
@@ -45,6 +46,7 @@ protected:
         for (size_t i = 0; i < map.coefficients().size(); ++i) state->coefficients.push_back(1.0 + 0.25 * double(i));
         state->scale = 0.5;
         state->gate = 0.75;
+        state->evidence = {1, 2, 3.5, 4, 5};
         return state;
     }
 
@@ -147,6 +149,7 @@ TEST_F(SideCarTest, EveryKindComesBackAsItWas) {
             EXPECT_EQ(read.state->coefficients, memory.state->coefficients);
             EXPECT_EQ(read.state->scale, memory.state->scale);
             EXPECT_EQ(read.state->gate, memory.state->gate);
+            EXPECT_EQ(read.state->evidence, memory.state->evidence);
             const auto config = attention::corrector_config(after.options, place.first == 1 ? 16 : 8, 8, after.seed);
             EXPECT_TRUE(memory::Corrector(config).start_from(read.state).is_ok());
         }
@@ -337,6 +340,27 @@ TEST_F(SideCarTest, TheModelIsLookedForInThisProcess) {
     EXPECT_EQ(open_gguf_files(), std::vector<std::string>{fs::canonical(file).string()});
     EXPECT_TRUE(check_model(value, "").is_ok());
     EXPECT_NE(check_model(value + 1, "").message().find(fingerprint_text(value)), std::string::npos);
+}
+
+TEST(SideCarFitTest, APassOverTheLayersDecides) {
+    SideCar side_car;
+    side_car.layer_count = 4;
+    side_car.layers = {{1, 2, 64, 64}, {3, 2, 64, 64}};
+    const auto after = [&](std::vector<SideCarLayer> layers) {
+        SideCarFit fit;
+        for (const SideCarLayer& one : layers) EXPECT_FALSE(fit.see(one.layer, one.n_head_kv, one.d_k, one.d_v));
+        const SideCarLayer& first = layers.front();
+        EXPECT_TRUE(fit.see(first.layer, first.n_head_kv, first.d_k, first.d_v));
+        EXPECT_FALSE(fit.see(first.layer, first.n_head_kv, first.d_k, first.d_v)) << "once";
+        return fit.fits(side_car);
+    };
+    EXPECT_TRUE(after({{0, 8, 32, 32}, {1, 2, 64, 64}, {2, 2, 64, 64}, {3, 2, 64, 64}}).is_ok());
+    EXPECT_TRUE(after({{2, 2, 64, 64}, {3, 2, 64, 64}}).is_ok()) << "the first layers run elsewhere";
+    EXPECT_NE(after({{0, 2, 64, 64}, {1, 2, 64, 64}}).message().find("is 1, of the side-car 3"), std::string::npos);
+    EXPECT_FALSE(after({{0, 2, 64, 64}, {1, 2, 64, 64}, {2, 2, 64, 64}, {3, 2, 64, 64}, {4, 2, 64, 64}}).is_ok());
+    EXPECT_NE(after({{1, 4, 64, 64}, {3, 2, 64, 64}}).message().find("layer 1 has 4 KV heads of 64"),
+              std::string::npos);
+    EXPECT_FALSE(after({{1, 2, 64, 64}, {3, 2, 64, 32}}).is_ok());
 }
 
 }  // namespace
