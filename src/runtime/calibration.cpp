@@ -48,7 +48,7 @@ struct Sample {
         return 1.0 / (1.0 + std::exp(static_cast<double>(near_lse) - static_cast<double>(exact_lse)));
     }
     /**
-     * ‖true output − output‖² when the far part has share s and is corrected by m. With the near output taken from both, outputs are
+     * ‖true output − output‖², for each token that the probe stands for, when the far part has share s and is corrected by m. With the near output taken from both, outputs are
      * s_e (difference + residual) and s (difference + m).
      */
     double error(double s, const float* m, size_t d_v) const {
@@ -59,7 +59,7 @@ struct Sample {
             const double off = exact * (d + residual[i]) - s * (d + (m ? m[i] : 0.0f));
             sum += off * off;
         }
-        return sum;
+        return tokens * sum;
     }
 };
 
