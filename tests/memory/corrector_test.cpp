@@ -207,6 +207,36 @@ TEST_P(CorrectorTest, RefusesAStateThatDoesNotFit) {
     EXPECT_TRUE(refused([](CorrectorState* s) { s->weights[1] = std::numeric_limits<float>::quiet_NaN(); }));
     EXPECT_TRUE(refused([](CorrectorState* s) { s->scale = 0.0; }));
     EXPECT_TRUE(refused([](CorrectorState* s) { s->gate = 2.0; }));
+    EXPECT_TRUE(refused([](CorrectorState* s) { s->evidence[2] = std::numeric_limits<double>::infinity(); }));
+}
+
+/** What was known about errors decides how much a few bad observations count against the gate. */
+TEST(CorrectorGate, EvidenceOutweighsAFewBadObservations) {
+    CorrectorConfig config = config_for(true);
+    Corrector teacher(config);
+    Source source(13);
+    for (int i = 0; i < 600; ++i) {
+        source.next(3.0f, 0.3f);
+        teacher.observe(source.q.data(), source.r.data(), 1.0f, 1.0);
+    }
+    CorrectorState known = teacher.state();
+    CorrectorState unknown = known;
+    unknown.evidence = {};
+    config.learn = false;
+    Corrector with(config), without(config);
+    ASSERT_TRUE(with.start_from(std::make_shared<CorrectorState>(known)).is_ok());
+    ASSERT_TRUE(without.start_from(std::make_shared<CorrectorState>(unknown)).is_ok());
+    for (int i = 0; i < 4; ++i) {
+        source.next(-3.0f, 0.0f);
+        for (Corrector* one : {&with, &without}) one->observe(source.q.data(), source.r.data(), 1.0f, 32.0);
+    }
+    EXPECT_GT(with.gate(), 0.8 * known.gate);
+    EXPECT_LT(without.gate(), 0.7 * known.gate);
+    for (int i = 0; i < 200; ++i) {
+        source.next(-3.0f, 0.0f);
+        with.observe(source.q.data(), source.r.data(), 1.0f, 32.0);
+    }
+    EXPECT_EQ(with.gate(), 0.0) << "in the end the errors of now decide";
 }
 
 /** Fixed blend (the plain mode to compare with): the gate is its ceiling from the warm-up on. */
