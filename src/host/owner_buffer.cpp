@@ -259,11 +259,11 @@ bool type_is_host(ggml_backend_buffer_type_t) { return false; }
 }  // namespace
 
 ggml_backend_buffer_type_t owner_buffer_type() {
+    // Complete when they are made: contexts of several threads ask for them.
     static abi::BufferTypeV3 v3{type_name, type_alloc, nullptr,      type_alignment, nullptr,
-                                nullptr,   nullptr,    type_is_host, nullptr,        nullptr};
+                                nullptr,   nullptr,    type_is_host, atlas_device(), nullptr};
     static abi::BufferTypeV2 v2{type_name, type_alloc,   type_alignment, nullptr,
-                                nullptr,   type_is_host, nullptr,        nullptr};
-    v3.device = v2.device = atlas_device();
+                                nullptr,   type_is_host, atlas_device(), nullptr};
     return host_layout() == abi::Layout::kV3 ? reinterpret_cast<ggml_backend_buffer_type_t>(&v3)
                                              : reinterpret_cast<ggml_backend_buffer_type_t>(&v2);
 }
