@@ -1,6 +1,7 @@
 #include "runtime/session.h"
 
 #include <fstream>
+#include <new>
 #include <string>
 
 #include "attention/stats.h"
@@ -33,6 +34,15 @@ Session::Session()
 
 Session::~Session() {
     Registry::instance().remove(this);
+    try {
+        write_statistics();
+    } catch (const std::bad_alloc&) {
+        // The host is ending: it must not end by an exception in a destructor.
+        log().error("statistics: out of memory");
+    }
+}
+
+void Session::write_statistics() const {
     const std::string& target = options().sparse.stats;
     attention::Stats& stats = attention::Stats::instance();
     if (target.empty() || stats.empty()) return;

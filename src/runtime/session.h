@@ -72,6 +72,7 @@ public:
 
 private:
     attention::KvIndex& index_for(const CacheView& cache, const kernels::AttentionArgs& args);
+    void write_statistics() const;
 
     bool enabled_;
     uint64_t calls_ = 0;
