@@ -11,11 +11,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
 
-// Keys and heads of one register block: 16 accumulators where there are 32 registers, else 8.
+// Keys and heads of one register block: 16 accumulators where there are 32 registers, else 4.
 inline constexpr size_t kKeyBlock = 4;
 inline constexpr size_t kHeadBlock = kLanes >= 16 || HWY_TARGET == HWY_NEON ? 4 : 2;
-// Where a group has as many heads, twice the heads by half the keys or dimensions: each row is then converted to f32 once for all of them.
-inline constexpr size_t kManyHeads = 2 * kHeadBlock;
 /** Brings a row's lines to L2: a whole piece ahead would push the piece at work out of L1. */
 HWY_INLINE void PrefetchRow(const uint8_t* row, size_t bytes) {
     for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
@@ -45,57 +43,46 @@ HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumOfFour(V a, V b, V c, V e) {
     return SumOfBlocks(d, blocks);
 }
 
-template <class Load, size_t kHeads, size_t kKeys>
-HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const uint8_t* const* HWY_RESTRICT rows,
+template <class Load, size_t kHeads>
+HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const uint8_t* const (&rows)[kKeyBlock],
                            size_t d, float* HWY_RESTRICT s, size_t s_stride, size_t count) {
-    V sum[kHeads][kKeys];
+    V sum[kHeads][kKeyBlock];
     ATLAS_UNROLL
     for (size_t h = 0; h < kHeads; ++h) {
         ATLAS_UNROLL
-        for (size_t j = 0; j < kKeys; ++j) sum[h][j] = hn::Zero(D());
+        for (size_t j = 0; j < kKeyBlock; ++j) sum[h][j] = hn::Zero(D());
     }
-    const auto accumulate = [&](size_t i, const V(&k)[kKeys][kVectors]) HWY_ATTR {
+    const auto accumulate = [&](size_t i, const V(&k)[kKeyBlock][kVectors]) HWY_ATTR {
         ATLAS_UNROLL
         for (size_t x = 0; x < kVectors; ++x) {
             ATLAS_UNROLL
             for (size_t h = 0; h < kHeads; ++h) {
                 const V query = hn::LoadU(D(), q + h * q_stride + i + x * kLanes);
                 ATLAS_UNROLL
-                for (size_t j = 0; j < kKeys; ++j) sum[h][j] = hn::MulAdd(query, k[j][x], sum[h][j]);
+                for (size_t j = 0; j < kKeyBlock; ++j) sum[h][j] = hn::MulAdd(query, k[j][x], sum[h][j]);
             }
         }
     };
     size_t i = 0;
-    V k[kKeys][kVectors];
+    V k[kKeyBlock][kVectors];
     for (; i + kChunk <= d; i += kChunk) {
         ATLAS_UNROLL
-        for (size_t j = 0; j < kKeys; ++j) Load::Chunk(rows[j], i, k[j]);
+        for (size_t j = 0; j < kKeyBlock; ++j) Load::Chunk(rows[j], i, k[j]);
         accumulate(i, k);
     }
     if (i < d) {
         ATLAS_UNROLL
-        for (size_t j = 0; j < kKeys; ++j) Load::Tail(rows[j], i, d - i, k[j]);
+        for (size_t j = 0; j < kKeyBlock; ++j) Load::Tail(rows[j], i, d - i, k[j]);
         accumulate(i, k);
     }
-    if constexpr (kKeys == 4) {
-        const hn::FixedTag<float, 4> d4;
-        ATLAS_UNROLL
-        for (size_t h = 0; h < kHeads; ++h) {
-            const auto sums = SumOfFour(sum[h][0], sum[h][1], sum[h][2], sum[h][3]);
-            if (count == kKeys) {
-                hn::StoreU(sums, d4, s + h * s_stride);
-            } else {
-                hn::StoreN(sums, d4, s + h * s_stride, count);
-            }
-        }
-    } else {
-        static_assert(kKeys == 2 && kHeads % 2 == 0);
-        const hn::FixedTag<float, 2> d2;
-        ATLAS_UNROLL
-        for (size_t h = 0; h < kHeads; h += 2) {
-            const auto sums = SumOfFour(sum[h][0], sum[h][1], sum[h + 1][0], sum[h + 1][1]);
-            hn::StoreN(hn::LowerHalf(d2, sums), d2, s + h * s_stride, count);
-            hn::StoreN(hn::UpperHalf(d2, sums), d2, s + (h + 1) * s_stride, count);
+    const hn::FixedTag<float, 4> d4;
+    ATLAS_UNROLL
+    for (size_t h = 0; h < kHeads; ++h) {
+        const auto sums = SumOfFour(sum[h][0], sum[h][1], sum[h][2], sum[h][3]);
+        if (count == kKeyBlock) {
+            hn::StoreU(sums, d4, s + h * s_stride);
+        } else {
+            hn::StoreN(sums, d4, s + h * s_stride, count);
         }
     }
 }
@@ -115,20 +102,15 @@ void Score(const float* q, size_t q_stride, size_t heads, const std::byte* k, si
             if (next_base) PrefetchRow(next_base + (j + x) * k_stride, row_bytes);
         }
         size_t h = 0;
-        for (; h + kManyHeads <= heads; h += kManyHeads) {
-            for (size_t x = 0; x < n; x += 2) {
-                ScoreBlock<Load, kManyHeads, 2>(q + h * q_stride, q_stride, rows + x, d, s + h * s_stride + j + x,
-                                                s_stride, HWY_MIN(n - x, size_t{2}));
-            }
+        for (; h + kHeadBlock <= heads; h += kHeadBlock) {
+            ScoreBlock<Load, kHeadBlock>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
         }
-        for (; h + kHeadBlock <= heads; h += kHeadBlock)
-            ScoreBlock<Load, kHeadBlock, 4>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
         if constexpr (kHeadBlock > 2) {
             for (; h + 2 <= heads; h += 2)
-                ScoreBlock<Load, 2, 4>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
+                ScoreBlock<Load, 2>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
         }
         for (; h < heads; ++h)
-            ScoreBlock<Load, 1, 4>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
+            ScoreBlock<Load, 1>(q + h * q_stride, q_stride, rows, d, s + h * s_stride + j, s_stride, n);
     }
 }
 
@@ -181,7 +163,7 @@ HWY_INLINE void ValueHeads(const float* p, size_t p_stride, const uint8_t* v, si
                            float* o, size_t o_stride, const uint8_t* next) {
     const size_t bytes = atlas::row_bytes(Load::kType, static_cast<int64_t>(d));
     // Two chunks at once fill the registers of AVX-512; elsewhere one chunk is four or eight vectors already.
-    constexpr size_t kWide = kLanes >= 16 && kHeads <= kHeadBlock ? 2 : 1;
+    constexpr size_t kWide = kLanes >= 16 ? 2 : 1;
     size_t i = 0;
     for (; i + kWide * kChunk <= d; i += kWide * kChunk)
         ValueBlock<Load, kHeads, kWide>(p, p_stride, v, v_stride, count, i, 0, o, o_stride, i == 0 ? next : nullptr,
@@ -199,10 +181,6 @@ void Value(const float* p, size_t p_stride, size_t heads, const std::byte* v, si
     const auto* base = reinterpret_cast<const uint8_t*>(v);
     const auto* ahead = reinterpret_cast<const uint8_t*>(next);
     size_t h = 0;
-    for (; h + kManyHeads <= heads; h += kManyHeads) {
-        ValueHeads<Load, kManyHeads>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride,
-                                     h == 0 ? ahead : nullptr);
-    }
     for (; h + kHeadBlock <= heads; h += kHeadBlock) {
         ValueHeads<Load, kHeadBlock>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride,
                                      h == 0 ? ahead : nullptr);
