@@ -81,7 +81,8 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
     index.calibrate(keys.data(), n, &c);
     index.forget(base, static_cast<int64_t>(views->use.size()));
     if (!tilt || settings_.estimate == FarEstimate::kDrop) return;
-    const double each = 1.0 / static_cast<double>(c.queries * (args.n_head / args.n_head_kv));
+    const int64_t group = args.n_head / args.n_head_kv;
+    const double each = 1.0 / static_cast<double>(c.queries * group);
     std::atomic<bool> failed{false};
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (args.n_head_kv > 1)
     for (int64_t head = 0; head < args.n_head_kv; ++head) {

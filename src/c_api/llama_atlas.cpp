@@ -119,11 +119,9 @@ bool llama_model_has_atlas(const llama_model* model) {
         if (!model) return fail(LLAMA_ATLAS_INVALID_ARGUMENT, function, "model is NULL");
         void* text = nullptr;
         void* n_params = nullptr;
-        for (const auto& [name, address] :
-             {std::pair{"llama_model_meta_val_str", &text}, {"llama_model_n_params", &n_params}}) {
-            if (const Status status = find_host_function(name, address); !status.is_ok())
-                return fail(LLAMA_ATLAS_NO_LLAMA, function, status.message().c_str());
-        }
+        Status status = find_host_function("llama_model_meta_val_str", &text);
+        if (status.is_ok()) status = find_host_function("llama_model_n_params", &n_params);
+        if (!status.is_ok()) return fail(LLAMA_ATLAS_NO_LLAMA, function, status.message().c_str());
         found =
             runtime::has_learned_memories({meta(text, model, "general.architecture"), meta(text, model, "general.name"),
                                            reinterpret_cast<uint64_t (*)(const llama_model*)>(n_params)(model)});

@@ -156,6 +156,7 @@ void Calibration::add(const attention::ProbeSample& sample) {
 
 void Calibration::end_document() {
     std::vector<Head*> heads;
+    heads.reserve(heads_.size());
     for (auto& [place, head] : heads_) heads.push_back(&head);
     std::exception_ptr failure;
 #pragma omp parallel for schedule(dynamic)

@@ -41,11 +41,8 @@ const auto* const g_environment = ::testing::AddGlobalTestEnvironment(new Enviro
 
 void* address_of(const char* name) { return ggml_backend_reg_get_proc_address(load_plugin(), name); }
 
-template <typename Function>
-Function* function(Function*, const char* name) {
-    return reinterpret_cast<Function*>(address_of(name));
-}
-#define CALL(name) function(&name, #name)
+/** Only the function's type is used: the test is not linked with the library. */
+#define CALL(name) reinterpret_cast<decltype(&name)>(address_of(#name))
 
 /** One context: a backend instance, and attention of two tokens over a cache of 1024 cells that it owns. */
 class FakeContext {
