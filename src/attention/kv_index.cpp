@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "attention/tilt.h"
+#include "kernels/block_moments.h"
 
 namespace atlas::attention {
 namespace {
@@ -22,9 +23,11 @@ float quantise(const float* values, int64_t n, uint8_t* out, int64_t stride, boo
     const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
     for (int64_t i = 0; i < n; ++i) {
         const float level = values[i] * inverse;
-        float rounded = up ? std::ceil(level) : std::nearbyint(level);
-        if (up && rounded * scale < values[i]) rounded += 1.0f;
-        out[i * stride] = static_cast<uint8_t>(std::clamp(rounded, 0.0f, 255.0f));
+        // In integers: ceil and nearbyint are calls where SSE 4.1 cannot be taken for granted.
+        auto rounded = up ? static_cast<int>(level) : static_cast<int>(std::lrint(level));
+        if (up && static_cast<float>(rounded) < level) ++rounded;
+        if (up && static_cast<float>(rounded) * scale < values[i]) ++rounded;
+        out[i * stride] = static_cast<uint8_t>(std::clamp(rounded, 0, 255));
     }
     return scale;
 }
@@ -35,7 +38,7 @@ float quantise_signed(const float* values, int64_t n, int8_t* out, int64_t strid
     const float scale = largest / 127.0f;
     const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
     for (int64_t i = 0; i < n; ++i)
-        out[i * stride] = static_cast<int8_t>(std::clamp(std::nearbyint(values[i] * inverse), -127.0f, 127.0f));
+        out[i * stride] = static_cast<int8_t>(std::clamp(static_cast<int>(std::lrint(values[i] * inverse)), -127, 127));
     return scale;
 }
 
@@ -154,13 +157,9 @@ void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v,
         const float* keys = k + part * block_keys_ * d_k_;
         const float* values = v + part * block_keys_ * d_v_;
         tilted_weights(keys, block_keys_, d_k_, tilt, weights, &panel.log_mass[lane], &panel.peak[lane]);
-        std::fill(mean.begin(), mean.end(), 0.0f);
-        std::fill(value.begin(), value.end(), 0.0f);
-        for (int j = 0; j < block_keys_; ++j) {
-            for (int64_t i = 0; i < d_k_; ++i)
-                mean[static_cast<size_t>(i)] += weights[j] * (keys[j * d_k_ + i] - offset[i]);
-            for (int64_t i = 0; i < d_v_; ++i) value[static_cast<size_t>(i)] += weights[j] * values[j * d_v_ + i];
-        }
+        const auto n = static_cast<size_t>(block_keys_);
+        kernels::weighted_sum(keys, n, static_cast<size_t>(d_k_), weights, offset, mean.data());
+        kernels::weighted_sum(values, n, static_cast<size_t>(d_v_), weights, nullptr, value.data());
         store(panel, lane, mean.data(), nullptr, nullptr, value.data());
         // Spread and reach are measured from the mean as stored.
         for (int64_t i = 0; i < d_k_; ++i) {
@@ -168,21 +167,8 @@ void KvIndex::update(int64_t page, int64_t head, const float* k, const float* v,
                 panel.mean_scale[lane] * static_cast<float>(panel.mean[i * kLanes + static_cast<int64_t>(lane)]) +
                 offset[i];
         }
-        for (int64_t p = 0; p < pairs; ++p) {
-            const int64_t a = first_of_pair(pairing_, p);
-            const int64_t b = second_of_pair(pairing_, p, d_k_);
-            float sum = 0.0f;
-            float largest = 0.0f;
-            for (int j = 0; j < block_keys_; ++j) {
-                const float x = keys[j * d_k_ + a] - mean[static_cast<size_t>(a)];
-                const float y = keys[j * d_k_ + b] - mean[static_cast<size_t>(b)];
-                const float square = x * x + y * y;
-                sum += weights[j] * square;
-                largest = std::max(largest, square);
-            }
-            spread[static_cast<size_t>(p)] = std::sqrt(sum);
-            reach[static_cast<size_t>(p)] = std::sqrt(largest);
-        }
+        kernels::pair_distances(keys, n, static_cast<size_t>(d_k_), pairing_ == Pairing::kAdjacent, weights,
+                                mean.data(), spread.data(), reach.data());
         store(panel, lane, nullptr, spread.data(), reach.data(), nullptr);
     }
 }

@@ -64,27 +64,30 @@ void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& li
 }
 
 void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, float* k, float* v) {
-    const RowDecoder decode_k = args.k_type == DataType::kOther ? args.k_decode : kernels::row_decoder(args.k_type);
-    const RowDecoder decode_v = args.v_type == DataType::kOther ? args.v_decode : kernels::row_decoder(args.v_type);
-    const kernels::Run* run = nullptr;
-    for (int64_t j = 0; j < kernels::kBlockKeys; ++j) {
-        if (run == nullptr || key + j >= run->key + run->count) run = find_run(list, key + j);
+    for (int64_t j = 0; j < kernels::kBlockKeys;) {
+        const kernels::Run* run = find_run(list, key + j);
         const int64_t inside = key + j - run->key;
-        if (k) decode_k(run->k + list.k_offset + inside * args.k_stride, k + j * args.d_k, args.d_k);
-        if (v) decode_v(run->v + list.v_offset + inside * args.v_stride, v + j * args.d_v, args.d_v);
+        const int64_t count = std::min<int64_t>(kernels::kBlockKeys - j, run->count - inside);
+        if (k)
+            kernels::decode_rows(args.k_type, args.k_decode, run->k + list.k_offset + inside * args.k_stride,
+                                 args.k_stride, count, args.d_k, k + j * args.d_k);
+        if (v)
+            kernels::decode_rows(args.v_type, args.v_decode, run->v + list.v_offset + inside * args.v_stride,
+                                 args.v_stride, count, args.d_v, v + j * args.d_v);
+        j += count;
     }
 }
 
 double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
                       const float* q) {
-    const RowDecoder decode = args.k_type == DataType::kOther ? args.k_decode : kernels::row_decoder(args.k_type);
     std::vector<float> row(static_cast<size_t>(args.d_k));
     double sum = 0.0;
     double max = -HUGE_VAL;
     for (int64_t j = key; j < key + count; ++j) {
         const kernels::Run* run = find_run(list, j);
         if (run == nullptr) continue;
-        decode(run->k + list.k_offset + (j - run->key) * args.k_stride, row.data(), args.d_k);
+        kernels::decode_rows(args.k_type, args.k_decode, run->k + list.k_offset + (j - run->key) * args.k_stride, 0, 1,
+                             args.d_k, row.data());
         double dot = 0.0;
         for (int64_t i = 0; i < args.d_k; ++i)
             dot += static_cast<double>(q[i]) * static_cast<double>(row[static_cast<size_t>(i)]);

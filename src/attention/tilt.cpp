@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/block_moments.h"
 #include "kernels/moments.h"
 
 namespace atlas::attention {
@@ -80,7 +81,7 @@ void make_moments(const TiltSample& s, const std::vector<float>& tilt, Moments* 
 
 void tilted_weights(const float* keys, int64_t n, int64_t d, const float* tilt, float* weights, float* log_mass,
                     float* peak) {
-    for (int64_t j = 0; j < n; ++j) weights[j] = dot(tilt, keys + j * d, d);
+    kernels::row_products(keys, static_cast<size_t>(n), static_cast<size_t>(d), tilt, weights);
     *peak = *std::max_element(weights, weights + n);
     float sum = 0.0f;
     for (int64_t j = 0; j < n; ++j) sum += weights[j] = std::exp(weights[j] - *peak);

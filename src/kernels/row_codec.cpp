@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cpu/ops.h"
+
 namespace atlas::kernels {
 namespace {
 
@@ -230,6 +232,16 @@ constexpr Codec kCodecs[] = {
 float f16_to_f32(uint16_t bits) { return hwy::F32FromF16(hwy::float16_t::FromBits(bits)); }
 
 uint16_t f32_to_f16(float value) { return hwy::BitCastScalar<uint16_t>(hwy::F16FromF32(value)); }
+
+void decode_rows(DataType type, RowDecoder other, const std::byte* rows, int64_t stride, int64_t count, int64_t d,
+                 float* out) {
+    if (type == DataType::kOther) {
+        for (int64_t j = 0; j < count; ++j) other(rows + j * stride, out + j * d, d);
+        return;
+    }
+    cpu::cpu_ops().decode[static_cast<size_t>(type)](rows, static_cast<size_t>(stride), static_cast<size_t>(count),
+                                                     static_cast<size_t>(d), out, static_cast<size_t>(d));
+}
 
 RowDecoder row_decoder(DataType type) { return kCodecs[static_cast<size_t>(type)].decode; }
 RowEncoder row_encoder(DataType type) { return kCodecs[static_cast<size_t>(type)].encode; }

@@ -1,11 +1,18 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "base/data_type.h"
 
 namespace atlas::kernels {
 
-/** Decoder of a native type (vectorised where it matters); never nullptr for a type other than kOther. */
+/** Plain decoder of a native type, what the fast ones are tested against; never nullptr for a type other than kOther. */
 RowDecoder row_decoder(DataType type);
+
+/** out[j·d + i] = element i of the row j·stride bytes behind `rows`, j < count, as f32; `other` decodes kOther. Vectorised. */
+void decode_rows(DataType type, RowDecoder other, const std::byte* rows, int64_t stride, int64_t count, int64_t d,
+                 float* out);
 
 /**
  * Encoder of a native type, rounding as GGUF's reference quantisers do (same choice of scale, same rounding; iq4_nl searches its scale and may differ in the last step), so that a KV cache
