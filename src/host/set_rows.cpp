@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "host/owner_buffer.h"
+#include "kernels/row_codec.h"
 
 namespace atlas::host {
 namespace {
@@ -47,10 +48,22 @@ void convert(const ggml_tensor* source, const std::byte* from, ggml_type to, std
         ggml_get_type_traits(source->type)->to_float(from, scratch, n);
         values = scratch;
     }
-    if (to == GGML_TYPE_F32) {
-        std::memcpy(row, values, static_cast<size_t>(n) * sizeof(float));
-    } else {
-        ggml_get_type_traits(to)->from_float_ref(values, row, n);
+    switch (to) {
+        case GGML_TYPE_F32:
+            std::memcpy(row, values, static_cast<size_t>(n) * sizeof(float));
+            break;
+        // ggml's portable encoders of these call a library function per element.
+        case GGML_TYPE_F16:
+            kernels::encode_row(DataType::kF16, values, row, n);
+            break;
+        case GGML_TYPE_BF16:
+            kernels::encode_row(DataType::kBF16, values, row, n);
+            break;
+        case GGML_TYPE_Q8_0:
+            kernels::encode_row(DataType::kQ8_0, values, row, n);
+            break;
+        default:
+            ggml_get_type_traits(to)->from_float_ref(values, row, n);
     }
 }
 

@@ -114,7 +114,7 @@ Status check_attention(const AttentionArgs& args);
  */
 Status attention(const AttentionArgs& args, int n_threads);
 
-/** Float64 scalar oracle of the same contract; slow, single-threaded, allocates. */
+/** Float64 scalar oracle of the same contract; slow, single-threaded. */
 Status attention_reference(const AttentionArgs& args);
 
 /** Slope of head `head` of `n_head` for ALiBi with `max_bias` (2108.12409, extended to head counts that are no power of two). */

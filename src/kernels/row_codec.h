@@ -15,10 +15,13 @@ void decode_rows(DataType type, RowDecoder other, const std::byte* rows, int64_t
                  float* out);
 
 /**
- * Encoder of a native type, rounding as GGUF's reference quantisers do (same choice of scale, same rounding; iq4_nl searches its scale and may differ in the last step), so that a KV cache
- * written by Atlas equals one written by the host. Never nullptr for a type other than kOther.
+ * Plain encoder of a native type, rounding as GGUF's reference quantisers do (same choice of scale, same rounding; iq4_nl searches its scale
+ * and may differ in the last step). Never nullptr for a type other than kOther.
  */
 RowEncoder row_encoder(DataType type);
+
+/** The same bits, vectorised for f16, bf16 and q8_0; `type` is not kOther. Of n finite elements, or with NaN in f16 and bf16. */
+void encode_row(DataType type, const float* src, void* dst, int64_t n);
 
 float f16_to_f32(uint16_t bits);
 uint16_t f32_to_f16(float value);

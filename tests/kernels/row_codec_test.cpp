@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "kernels/merge.h"
 
 namespace atlas::kernels {
@@ -83,6 +84,55 @@ TEST(RowCodecTest, BlockBytesAreThoseOfTheFormat) {
     for (size_t i = 0; i < 16; ++i) {
         EXPECT_EQ(nibbles[4 + i] & 15, static_cast<int>(values[i] / (124.0 / 15) + 0.5));
         EXPECT_EQ(nibbles[4 + i] >> 4, static_cast<int>(values[i + 16] / (124.0 / 15) + 0.5));
+    }
+}
+
+class EncodeRowTest : public testing::TestWithParam<const char*> {
+protected:
+    void SetUp() override {
+        if (!select_kernel_variant(GetParam()).is_ok()) GTEST_SKIP() << "not on this processor";
+    }
+    void TearDown() override { (void)select_kernel_variant("auto"); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Variants, EncodeRowTest, testing::Values("avx2", "avx512", "avx512_bf16", "neon"),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(EncodeRowTest, WritesTheBitsOfThePlainEncoder) {
+    std::mt19937 rng(9);
+    std::normal_distribution<float> normal;
+    for (int t = 0; t < kDataTypeCount - 1; ++t) {
+        const auto type = static_cast<DataType>(t);
+        for (const size_t n : {1, 5, 17, 32, 64, 100, 576}) {
+            if (n % static_cast<size_t>(data_type_info(type).block_elements) != 0) continue;
+            // From subnormal to large, and halves of the steps of q8_0, which round away from zero.
+            for (const float size : {1e-41f, 1e-6f, 1.0f, 3e4f}) {
+                // The inverse of a subnormal scale is infinite: what q8_0 makes of it is not defined.
+                if (size < 1e-38f && data_type_info(type).block_elements > 1) continue;
+                std::vector<float> values(n);
+                for (float& x : values) x = size * normal(rng);
+                for (size_t i = 1; i < n; i += 2) values[i] = size * std::round(values[i] / size * 4) / 2;
+                values[n / 2] = 127 * size;
+                const size_t bytes = row_bytes(type, static_cast<int64_t>(n));
+                std::vector<std::byte> plain(bytes + 1, std::byte{0x5A}), fast(plain);
+                row_encoder(type)(values.data(), plain.data(), static_cast<int64_t>(n));
+                encode_row(type, values.data(), fast.data(), static_cast<int64_t>(n));
+                EXPECT_EQ(plain, fast) << data_type_info(type).name << ", " << n << " elements of size " << size;
+            }
+        }
+    }
+}
+
+TEST_P(EncodeRowTest, HalfTypesKeepNanAndInfinity) {
+    const float values[3] = {std::nanf(""), HUGE_VALF, -HUGE_VALF};
+    for (const DataType type : {DataType::kF16, DataType::kBF16}) {
+        uint16_t bits[3];
+        float decoded[3];
+        encode_row(type, values, bits, 3);
+        row_decoder(type)(bits, decoded, 3);
+        EXPECT_TRUE(std::isnan(decoded[0]));
+        EXPECT_EQ(decoded[1], HUGE_VALF);
+        EXPECT_EQ(decoded[2], -HUGE_VALF);
     }
 }
 
