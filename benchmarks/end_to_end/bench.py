@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""llama-bench with and without Atlas over context depths: table, CSV, picture and the scaling exponent.
+"""Decode, prefill and whole prompts with and without Atlas over context depths: table, CSV, picture and the scaling exponent.
 
-Both variants run the same unmodified program on the same model in turn, so drift of the machine hits both. Without -m a model of
-random weights is made (see make_model.py); `8b-4l` has four of an 8B model's 32 layers, so its token costs are about an eighth.
+All variants run the same program on the same unmodified llama.cpp and model in turn, each in a process of its own, so drift of the machine hits
+all. Depths are measured with deep_bench, which copies what the cache holds until the depth is reached, or, where --deep-bench is not given, with
+llama-bench, which computes every token of the depth; whole prompts with llama-bench. Without -m a model of random weights is made (see
+make_model.py); `8b-4l` has four of an 8B model's 32 layers, so its token costs are about an eighth.
 """
 
 import argparse
@@ -13,6 +15,9 @@ import tempfile
 import llama_bench
 import report
 from make_model import SHAPES, write_model
+
+
+MAX_SQUARED_ERROR = 0.01  # of logits through f16 or quantised keys, relative
 
 
 def numbers(text):
@@ -28,11 +33,13 @@ def parse_variant(text):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plugin", required=True, help="libggml-atlas.so")
+    parser.add_argument("--deep-bench", help="the program built from deep_bench.cpp; without it llama-bench measures the depths")
     parser.add_argument("-m", "--model", help="GGUF file")
     parser.add_argument("--shape", choices=SHAPES, default="attn12m")
     parser.add_argument("--depths", type=numbers, default="0,2048,8192,32768,65536,131072", help="tokens already in the context")
     parser.add_argument("--whole", type=numbers, default="8192,32768,131072", help="prompts read from the beginning; empty: none")
-    parser.add_argument("--baseline-max-depth", type=int, default=32768, help="deeper rows run without llama.cpp's own attention")
+    parser.add_argument("--baseline-max-depth", type=int, default=1 << 20, help="deeper rows of decode and prefill run in sparse mode only")
+    parser.add_argument("--baseline-max-whole", type=int, default=65536, help="longer whole prompts do")
     parser.add_argument("--variant", action="append", type=parse_variant,
                         help="NAME[:VAR=VALUE,…]; default: exact, and sparse:ATLAS_MODE=sparse")
     parser.add_argument("--prompt", type=int, default=512)
@@ -42,6 +49,7 @@ def parse_arguments():
     parser.add_argument("--kv-types", default="f16,q8_0")
     parser.add_argument("--timeout", type=int, default=1800, help="seconds for one llama-bench")
     parser.add_argument("--output", default="bench", help="prefix of the files written")
+    parser.add_argument("--append", action="store_true", help="keep the rows of the CSV files that are there, and do not measure them again")
     args = parser.parse_args()
     args.plugin = os.path.abspath(args.plugin)
     if not os.path.exists(args.plugin):
@@ -52,22 +60,41 @@ def parse_arguments():
 def measure(args, model, kv_type):
     variants = [("llama.cpp", None, {})] + [(name, args.plugin, extra) for name, extra in args.variant or
                                             [("exact", {}), ("sparse", {"ATLAS_MODE": "sparse"})]]
-    # Beyond the baseline's limit exact attention is left out too: it grows as the baseline does.
-    plan = [(depth, whole, variant) for whole, depths in ((False, args.depths), (True, args.whole)) for depth in depths for variant in variants
-            if depth <= args.baseline_max_depth or variant[2].get("ATLAS_MODE") == "sparse"]
-    runs, failures = [], []
+    # Exact attention grows as llama.cpp's does, so both have the same limit.
+    plan = [(depth, whole, variant) for whole, depths, limit in ((False, args.depths, args.baseline_max_depth), (True, args.whole, args.baseline_max_whole))
+            for depth in depths for variant in variants if depth <= limit or variant[2].get("ATLAS_MODE") == "sparse"]
+    runs, failures, logits = report.read_csv(f"{args.output}-{kv_type}.csv") if args.append else [], [], {}
     for done, (depth, whole, (name, plugin, extra)) in enumerate(plan):
         llama_bench.progress(done, len(plan), f"{name}, {kv_type} KV, {'prompt' if whole else 'depth'} {depth}")
+        if any(run.variant == name and run.whole == whole and run.size == depth for run in runs):
+            continue
+        settings = (args.threads, args.repetitions, kv_type, args.timeout)
         try:
             if whole:
                 runs += llama_bench.run_llama_bench(name, plugin, extra, model, 0, depth, 0, args.threads, 1, kv_type, args.timeout)
+            elif args.deep_bench:
+                found, logits[name, depth] = llama_bench.run_deep_bench(args.deep_bench, name, plugin, extra, model, depth, args.prompt,
+                                                                        args.generate, *settings)
+                runs += found
             else:
-                runs += llama_bench.run_llama_bench(name, plugin, extra, model, depth, args.prompt, args.generate, args.threads,
-                                                    args.repetitions, kv_type, args.timeout)
+                runs += llama_bench.run_llama_bench(name, plugin, extra, model, depth, args.prompt, args.generate, *settings)
         except RuntimeError as error:
             failures.append(str(error))
+        report.write_csv(f"{args.output}-{kv_type}.csv", runs)
     llama_bench.progress(len(plan), len(plan), "done")
-    return runs, failures
+    return runs, failures + disagreements(logits)
+
+
+def disagreements(logits):
+    """Exact attention behind the same copied cache has to give llama.cpp's logits but for rounding."""
+    lines = []
+    for (name, depth), found in logits.items():
+        expected = logits.get(("llama.cpp", depth))
+        if name == "exact" and expected:
+            error = sum((a - b) ** 2 for a, b in zip(found, expected)) / sum(b * b for b in expected)
+            if not error < MAX_SQUARED_ERROR:
+                lines.append(f"depth {depth}: the logits of exact differ from llama.cpp's by {error:.2g} of their squares")
+    return lines
 
 
 def exponents(runs):

@@ -1,4 +1,4 @@
-"""Runs the system's unmodified llama-bench, with and without Atlas, and reads its results."""
+"""Runs the system's unmodified llama-bench, or deep_bench on the system's libllama, with and without Atlas, and reads the results."""
 
 import json
 import os
@@ -45,26 +45,41 @@ def environment(plugin, extra):
     return result
 
 
-def run_llama_bench(variant, plugin, extra, model, depth, prompt, generate, threads, repetitions, kv_type, timeout):
-    """Returns a list of Run, or raises RuntimeError with the program's own last words."""
-    command = ["llama-bench", "-m", model, "-p", str(prompt), "-n", str(generate), "-d", str(depth), "-t", str(threads),
-               "-r", str(repetitions), "-fa", "1", "-ctk", kv_type, "-ctv", kv_type, "-o", "jsonl"]
-    if not plugin:
-        command += ["-ngl", "0"]
+def run_program(what, command, plugin, extra, timeout):
+    """Lines of JSON and the peak of memory, or RuntimeError with the program's own last words."""
     process = subprocess.Popen(command, env=environment(plugin, extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         output, errors, rss = communicate(process, timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise RuntimeError(f"{variant} at depth {depth}: longer than {timeout} s") from None
+        raise RuntimeError(f"{what}: longer than {timeout} s") from None
     if process.returncode != 0:
-        raise RuntimeError(f"{variant} at depth {depth}: llama-bench ended with {process.returncode}: {errors.strip()[-300:]}")
+        raise RuntimeError(f"{what}: ended with {process.returncode}: {errors.strip()[-300:]}")
     if plugin and "ATLAS" not in errors:
-        raise RuntimeError(f"{variant}: llama-bench did not load {plugin}: {errors.strip()[-300:]}")
-    rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    return [Run(variant, depth, row["n_prompt"], row["n_gen"], row["samples_ts"], rss, not generate)
-            for row in rows]
+        raise RuntimeError(f"{what}: {plugin} was not loaded: {errors.strip()[-300:]}")
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")], rss
+
+
+def run_llama_bench(variant, plugin, extra, model, depth, prompt, generate, threads, repetitions, kv_type, timeout):
+    """A list of Run. Without `generate` the prompt is a whole one, which is not also read to warm up."""
+    command = ["llama-bench", "-m", model, "-p", str(prompt), "-n", str(generate), "-d", str(depth), "-t", str(threads),
+               "-r", str(repetitions), "-fa", "1", "-ctk", kv_type, "-ctv", kv_type, "-o", "jsonl"]
+    if not plugin:
+        command += ["-ngl", "0"]
+    if not generate:
+        command += ["--no-warmup"]
+    rows, rss = run_program(f"llama-bench, {variant}, depth {depth}", command, plugin, extra, timeout)
+    return [Run(variant, depth, row["n_prompt"], row["n_gen"], row["samples_ts"], rss, not generate) for row in rows]
+
+
+def run_deep_bench(program, variant, plugin, extra, model, depth, prompt, generate, threads, repetitions, kv_type, timeout):
+    """A list of Run, and the first logits of one token at that depth, the same token after the same ones in all variants."""
+    command = [program, "-m", model, "-p", str(prompt), "-n", str(generate), "-d", str(depth), "-t", str(threads), "-r", str(repetitions),
+               "--kv-type", kv_type]
+    rows, rss = run_program(f"deep_bench, {variant}, depth {depth}", command, plugin, extra, timeout)
+    return ([Run(variant, depth, row["n_prompt"], row["n_gen"], row["samples_ts"], rss) for row in rows if "samples_ts" in row],
+            next(row["logits"] for row in rows if "logits" in row))
 
 
 def communicate(process, timeout):

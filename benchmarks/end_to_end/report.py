@@ -2,6 +2,9 @@
 
 import csv
 import math
+import os
+
+from llama_bench import Run
 
 
 def exponent(points):
@@ -39,6 +42,15 @@ def write_csv(path, runs):
             samples = " ".join(f"{sample:.3f}" for sample in run.tokens_per_second)
             writer.writerow([run.variant, run.test, run.depth, run.prompt, run.generate, f"{run.median:.3f}", samples,
                              f"{run.peak_rss_mib:.1f}"])
+
+
+def read_csv(path):
+    """What write_csv wrote; nothing if the file is not there."""
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [Run(row["variant"], int(row["depth"]), int(row["prompt"]), int(row["generate"]), [float(s) for s in row["samples"].split()],
+                    float(row["peak_rss_mib"]), row["test"] == "whole") for row in csv.DictReader(file)]
 
 
 def write_picture(path, runs, title):
