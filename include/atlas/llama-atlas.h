@@ -23,14 +23,18 @@
 #define LLAMA_ATLAS_API __attribute__((visibility("default")))
 #endif
 
+/* Every int is a value of such an enum in C++ too, so that one that means nothing can be looked at and refused. */
 #ifdef __cplusplus
+#define LLAMA_ATLAS_INT : int
 extern "C" {
+#else
+#define LLAMA_ATLAS_INT
 #endif
 
 struct llama_context;
 struct llama_model;
 
-enum llama_atlas_status {
+enum llama_atlas_status LLAMA_ATLAS_INT {
     LLAMA_ATLAS_OK = 0,
     LLAMA_ATLAS_INVALID_ARGUMENT = -1, /* NULL, NaN, out of range */
     LLAMA_ATLAS_NOT_ACTIVE = -2,       /* this context does not run on Atlas */
@@ -41,7 +45,7 @@ enum llama_atlas_status {
 };
 
 /* Features of a query that a memory learns from; docs/memory.md has the equations. */
-enum llama_atlas_feature_type {
+enum llama_atlas_feature_type LLAMA_ATLAS_INT {
     LLAMA_ATLAS_FEATURE_IDENTITY = 0,
     LLAMA_ATLAS_FEATURE_POLYNOMIAL = 1,
     LLAMA_ATLAS_FEATURE_EXPONENTIAL = 2,

@@ -23,15 +23,19 @@
 #endif
 #endif
 
+/* Every int is a value of such an enum in C++ too, so that one that means nothing can be looked at and refused. */
 #ifdef __cplusplus
+#define ATLAS_INT : int
 extern "C" {
+#else
+#define ATLAS_INT
 #endif
 
 struct ggml_context;
 struct ggml_tensor;
 struct atlas_memory; /* opaque */
 
-enum atlas_feature_type {
+enum atlas_feature_type ATLAS_INT {
     ATLAS_FEATURE_IDENTITY = 0,
     ATLAS_FEATURE_POLYNOMIAL = 1,  /* all monomials up to `degree` */
     ATLAS_FEATURE_EXPONENTIAL = 2, /* dot products are the truncated exponential */
@@ -39,9 +43,9 @@ enum atlas_feature_type {
     ATLAS_FEATURE_RBF = 4
 };
 
-enum atlas_memory_kind { ATLAS_MEMORY_LINEAR = 0, ATLAS_MEMORY_DEEP = 1, ATLAS_MEMORY_GATED = 2 };
+enum atlas_memory_kind ATLAS_INT { ATLAS_MEMORY_LINEAR = 0, ATLAS_MEMORY_DEEP = 1, ATLAS_MEMORY_GATED = 2 };
 
-enum atlas_muon_kind {
+enum atlas_muon_kind ATLAS_INT {
     ATLAS_MUON_STANDARD = 0,      /* five steps, singular values end in 0.68 to 1.20 */
     ATLAS_MUON_POLAR_EXPRESS = 1, /* six steps, 0.99 to 1.01 */
     ATLAS_MUON_NONE = 2           /* plain momentum */

@@ -90,12 +90,16 @@ const char* registry_name(ggml_backend_reg_t) { return "ATLAS"; }
 size_t registry_device_count(ggml_backend_reg_t) { return 1; }
 ggml_backend_dev_t registry_device(ggml_backend_reg_t, size_t) { return atlas_device(); }
 
+/** For `-sm row`, which loads no model on devices without it. There is one device, and no weight goes to it: nothing is to be split. */
+ggml_backend_buffer_type_t split_buffer_type(int, const float*) { return owner_buffer_type(); }
+
 const char* backend_api_text() { return g_layout == abi::Layout::kV3 ? "3" : "2"; }
 
 void* registry_proc_address(ggml_backend_reg_t, const char* name) {
     const std::string_view wanted(name);
     if (wanted == "ggml_backend_set_n_threads") return reinterpret_cast<void*>(&backend_set_n_threads);
     if (wanted == "ggml_backend_set_abort_callback") return reinterpret_cast<void*>(&backend_set_abort_callback);
+    if (wanted == "ggml_backend_split_buffer_type" && owner_mode()) return reinterpret_cast<void*>(&split_buffer_type);
     // Read by `atlas info`.
     if (wanted == "atlas_kernel_variant") return reinterpret_cast<void*>(&kernels::kernel_variant);
     if (wanted == "atlas_backend_api") return reinterpret_cast<void*>(&backend_api_text);

@@ -10,7 +10,8 @@ constexpr int kCount = 1 << 16;
 
 int g_sum = 0;
 
-int read_beyond(const int* values, size_t at) { return values[at]; }
+// Left to AddressSanitizer alone: where the compiler inlines this, UndefinedBehaviorSanitizer knows the size of the object and speaks first.
+__attribute__((noinline, no_sanitize("undefined"))) int read_beyond(const int* values, size_t at) { return values[at]; }
 
 }  // namespace
 
