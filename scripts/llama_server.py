@@ -11,6 +11,8 @@ import time
 import urllib.error
 import urllib.request
 
+from llama_program import clean_environment
+
 
 class ServerError(Exception):
     """Says what went wrong, with the end of the server's log."""
@@ -24,10 +26,6 @@ class LlamaServer:
     """One slot unless `arguments` say otherwise. Use with `with`, or call stop()."""
 
     def __init__(self, model, context, threads=None, plugin=None, variables=None, arguments=(), binary="llama-server"):
-        environment = {name: value for name, value in os.environ.items() if name != "GGML_BACKEND_PATH"}
-        environment.update(variables or {})
-        if plugin:
-            environment["GGML_BACKEND_PATH"] = str(plugin)
         threads = threads or os.cpu_count()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -37,7 +35,7 @@ class LlamaServer:
         command = [binary, "-m", model, "-c", context, "-np", "1", "-t", threads, "-tb", threads, "--host", "127.0.0.1", "--port", port,
                    *arguments]
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-                                        env=environment)
+                                        env=clean_environment(plugin, **(variables or {})))
         try:
             self._wait_until_ready()
         except BaseException:

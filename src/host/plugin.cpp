@@ -22,6 +22,11 @@ extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backen
             return nullptr;
         }
         host::set_host_layout(layout);
+        // A copy of this file under another name: the host would split models over the two devices.
+        if (ggml_backend_reg_t other = ggml_backend_reg_by_name("ATLAS"); other && other != host::atlas_registry()) {
+            log().error("not loaded: another copy of this library is loaded already");
+            return nullptr;
+        }
         log().info("backend API {}, kernels {}", static_cast<int>(layout), kernels::kernel_variant());
         return host::atlas_registry();
     } catch (const std::bad_alloc&) {

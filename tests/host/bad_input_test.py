@@ -5,42 +5,28 @@ The rule: one clear line that names the value, then the program goes on without 
 by its own means. Never a signal, never a hang.
 """
 
-import argparse
-import os
 import pathlib
 import platform
 import re
 import subprocess
-import sys
 import tempfile
 import time
 
-TOP = pathlib.Path(__file__).resolve().parents[2]
-sys.path.append(str(TOP / "scripts"))
-from llama_server import LlamaServer, Refused  # noqa: E402
+import scenarios
+from scenarios import ROOT, Failed, require, sample
+
+import llama_program
+from llama_server import LlamaServer, Refused
 
 PROMPT = "It was a dark night and the old man walked along the road to the village, where nobody had seen him for years."
 SECONDS = 120
-LOST_CHARACTERS = 24
-
-
-class Failed(Exception):
-    pass
-
-
-def require(condition, text):
-    if not condition:
-        raise Failed(text)
 
 
 def run(args, command, **variables):
     """The finished process; one that had to be stopped, or died of a signal, is a failure already."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATLAS_", "GGML_BACKEND_PATH"))}
-    environment.update({"GGML_BACKEND_PATH": args.plugin, "OMP_WAIT_POLICY": "passive", **variables})
     told = " ".join([*(f"{name}={value}" for name, value in variables.items()), *map(str, command)])
     try:
-        result = subprocess.run([str(part) for part in command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                                errors="replace", timeout=SECONDS, check=False)
+        result = llama_program.run(command, args.plugin, SECONDS, **variables)
     except subprocess.TimeoutExpired as error:
         raise Failed(f"{told}: still running after {SECONDS} s") from error
     if result.returncode < 0:
@@ -68,7 +54,7 @@ def refused(args, names, **variables):
 
 def malformed(args):
     """Every variable with a table row: a value outside of what the row allows."""
-    table = (TOP / "docs/options.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs/options.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(ATLAS_\w+)` \| ([^|]*) \|", table, re.MULTILINE)
     require(len(rows) > 30, f"{len(rows)} variables in docs/options.md")
     tried = 0
@@ -189,9 +175,9 @@ def sweep(args, tokens, points, extra, **variables):
             result = completion(args, tokens, *extra, **failing(args, None, first, count), **variables)
             if result.returncode == 0:
                 survived += 1
-                # The last tokens may be missing from the output (programs_test.py, agree). Without Atlas, or in a cache of the host's,
+                # The last tokens may be missing from the output (llama_program.py, agree). Without Atlas, or in a cache of the host's,
                 # attention is exact: in the other modes only a session that says nothing must be the same.
-                same = len(os.path.commonprefix([whole.stdout, result.stdout])) >= len(whole.stdout) - LOST_CHARACTERS
+                same = llama_program.only_end_differs(whole.stdout, result.stdout)
                 require(same or ("ATLAS_MODE" in variables and any("[error]" in line for line in atlas_lines(result))),
                         f"allocation {first} of {total} ({count} fail): another text\n{result.stdout}\n---\n{whole.stdout}\n"
                         f"{result.stderr[-2000:]}")
@@ -208,8 +194,7 @@ def allocation(args):
 
 
 def allocation_sparse(args):
-    text = (TOP / "tests/models/sample.txt").read_text(encoding="utf-8")[:3000]
-    sweep(args, 8, 16, ["-c", "2048", "-p", text],
+    sweep(args, 8, 16, ["-c", "2048", "-p", sample(3000)],
           ATLAS_MODE="sparse", ATLAS_MEMORY="1", ATLAS_THRESHOLD="128", ATLAS_WINDOW="64", ATLAS_BUDGET_FLOOR="64", ATLAS_WARM_UP="32")
 
 
@@ -236,20 +221,5 @@ SCENARIOS = {function.__name__: function
              for function in (malformed, contradictory, budget, budget_server, allocation, allocation_sparse, allocation_server)}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plugin", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--fail-alloc", default="", help="the library that makes allocations fail")
-    parser.add_argument("scenario", choices=SCENARIOS)
-    args = parser.parse_args()
-    try:
-        SCENARIOS[args.scenario](args)
-    except Failed as error:
-        print(f"{args.scenario}: {error}")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    scenarios.main(__doc__, SCENARIOS, fail_alloc="the library that makes allocations fail")

@@ -7,7 +7,7 @@ if(ATLAS_TEST_BACKEND_OPS)
 endif()
 foreach(scenario
         greedy greedy_fa_off greedy_q8_0 greedy_q4_0 greedy_f32 greedy_bf16 greedy_context_shift greedy_context_shift_q8_0
-        greedy_no_kv_offload greedy_one_layer_outside accel accel_q8_0 kernel_avx2 kernel_reference threads attention_ops
+        greedy_no_kv_offload greedy_one_layer_outside greedy_no_layer greedy_split_row greedy_group_attention accel accel_q8_0 kernel_avx2 kernel_reference threads attention_ops
         attention_ops_paged attention_ops_accel set_rows_ops set_rows_ops_paged set_rows_ops_accel prompt_cache refusals logging parallel)
     add_test(NAME host.${scenario}
         COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/programs_test.py --plugin $<TARGET_FILE:ggml-atlas>
@@ -24,6 +24,13 @@ if(ATLAS_TEST_SERVER)
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${backend_ops} ${scenario})
         set_tests_properties(host_sparse.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
+    # Sessions beyond one text: clients, slots, a draft model, embeddings, broken files.
+    foreach(scenario clients slot_save draft embeddings rerank broken_models full_disk)
+        add_test(NAME host_session.${scenario}
+            COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/session_test.py --plugin $<TARGET_FILE:ggml-atlas>
+                --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
+        set_tests_properties(host_session.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
+    endforeach()
 else()
-    message(STATUS "llama-server not found: sparse attention through it is not part of ctest")
+    message(STATUS "llama-server not found: sparse attention and sessions through it are not part of ctest")
 endif()

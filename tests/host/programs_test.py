@@ -5,13 +5,14 @@ Greedy sampling on the repository's model; the text without Atlas is the expecta
 the device list and, in the scenarios of refusal, by its absence.
 """
 
-import argparse
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import tempfile
+
+import scenarios
+from scenarios import Failed
+
+from llama_program import agree, run
 
 PROMPT = ("The secret code of Karodin is 48213. It was a dark night and the old man walked along the road to the village, where nobody "
           "had seen him for years. What is the secret code of Karodin? The secret code of Karodin is")
@@ -26,22 +27,10 @@ GREEDY = {
     "greedy_context_shift_q8_0": ["-c", "128", "--context-shift", "-ctk", "q8_0", "-ctv", "q8_0", "-n", "128"],
     "greedy_no_kv_offload": ["--no-kv-offload"],
     "greedy_one_layer_outside": ["-ngl", "2"],
+    "greedy_no_layer": ["-ngl", "0"],
+    "greedy_split_row": ["-sm", "row"],
+    "greedy_group_attention": ["-c", "256", "--grp-attn-n", "4", "--grp-attn-w", "64", "-n", "96"],
 }
-LOST_CHARACTERS = 24  # the last tokens and the empty lines behind them
-
-
-class Failed(Exception):
-    pass
-
-
-def run(command, plugin=None, **variables):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATLAS_", "GGML_BACKEND_PATH"))}
-    if plugin:
-        environment["GGML_BACKEND_PATH"] = str(plugin)
-    # Sleeping threads: tests share the machine.
-    environment.update({"OMP_WAIT_POLICY": "passive", **variables})
-    return subprocess.run([str(part) for part in command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          errors="replace", timeout=500, check=False)
 
 
 def completion(args, extra, plugin=None, prompt=PROMPT, **variables):
@@ -50,28 +39,6 @@ def completion(args, extra, plugin=None, prompt=PROMPT, **variables):
     if result.returncode != 0 or not result.stdout.strip():
         raise Failed(f"llama-completion {' '.join(extra)}: status {result.returncode}\n{result.stderr[-3000:]}")
     return result.stdout
-
-
-def agree(produce_base, produce_ours):
-    """Both make the same text; returns the two when they do not, else None.
-
-    Since April 2026 llama.cpp never joins its log thread, which prints the text too: a program that exits right after its last token can lose
-    the end of its output, with or without any plug-in (with all cores taken: 42 of 96 runs alone, 36 of 96 with Atlas). A text that is
-    the beginning of the other is therefore made again, and at last accepted when no more than its last few tokens are missing.
-    """
-    base, ours = produce_base(), produce_ours()
-    for _ in range(6):
-        if base == ours:
-            return None
-        if base.startswith(ours):
-            ours = produce_ours()
-        elif ours.startswith(base):
-            base = produce_base()
-        else:
-            break
-    agreed = len(os.path.commonprefix([base, ours]))
-    cut = max(len(base), len(ours)) - agreed
-    return None if agreed == min(len(base), len(ours)) and cut <= LOST_CHARACTERS else (base, ours)
 
 
 def devices(plugin, **variables):
@@ -90,8 +57,7 @@ def expect_same(args, extra, **variables):
 def backend_ops(args, device, operation, pattern, minimum, **variables):
     """Every case that the pattern picks passes, none is unsupported, and there are enough of them to mean something."""
     if not args.backend_ops:
-        print("test-backend-ops is not installed")
-        sys.exit(77)
+        scenarios.skip("test-backend-ops is not installed")
     command = [args.backend_ops, "test", "-b", device, "-o", operation, *(["-p", pattern] if pattern else [])]
     result = run(command, args.plugin, ATLAS_DEVICE="accel" if device == "ATLAS" else "owner", **variables)
     text = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
@@ -150,7 +116,7 @@ def logging(args):
 
 def parallel(args):
     """Several sequences in one cache: split, copied and removed by llama-batched-bench. It ends well, and the rows up to the batch of four are
-    there; those behind it are only there to be lost at exit (see `agree`)."""
+    there; those behind it are only there to be lost at exit (see `agree` in scripts/llama_program.py)."""
     result = run(["llama-batched-bench", "-m", args.model, "-c", "2048", "-npp", "64", "-ntg", "8", "-npl", "1,4,2,1,1,1", "-pps", "-t", "2"],
                  args.plugin)
     batches = re.findall(r"^\|\s+64 \|\s+8 \|\s+(\d+) \|", result.stdout, re.MULTILINE)
@@ -179,20 +145,5 @@ SCENARIOS = {
 }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plugin", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--backend-ops", default="", help="test-backend-ops; scenarios that need it are skipped without")
-    parser.add_argument("scenario", choices=SCENARIOS)
-    args = parser.parse_args()
-    try:
-        SCENARIOS[args.scenario](args)
-    except (Failed, subprocess.TimeoutExpired) as error:
-        print(f"{args.scenario}: {error}")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    scenarios.main(__doc__, SCENARIOS, backend_ops="test-backend-ops; scenarios that need it are skipped without")

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
 
 #include "host/abi/detect.h"
 #include "plugin.h"
@@ -30,6 +31,19 @@ TEST(Abi, RefusesOtherHostsNamingWhatItFound) {
         EXPECT_NE(status.message().find(facts.version), std::string::npos) << status.message();
     }
     EXPECT_EQ(choose_layout({nullptr, true, true}, &layout).code(), StatusCode::kUnsupported);
+}
+
+TEST(Refusal, LoadedTwiceIsOneDevice) {
+    ggml_backend_reg_t first = load_plugin();
+    ASSERT_NE(first, nullptr);
+    const size_t devices = ggml_backend_dev_count();
+    EXPECT_EQ(ggml_backend_load(ATLAS_PLUGIN), first);
+    EXPECT_EQ(ggml_backend_dev_count(), devices);
+    const std::filesystem::path copy = std::filesystem::path(testing::TempDir()) / "libggml-atlas-copy.so";
+    std::filesystem::copy_file(ATLAS_PLUGIN, copy, std::filesystem::copy_options::overwrite_existing);
+    EXPECT_EQ(ggml_backend_load(copy.c_str()), nullptr) << "another copy of the library";
+    EXPECT_EQ(ggml_backend_dev_count(), devices);
+    std::filesystem::remove(copy);
 }
 
 TEST(Refusal, WhatHasNoKernelIsNotSupported) {

@@ -3,11 +3,9 @@
 warning that names what is wrong, and the run goes on. Small: documents of 1024 tokens, sparse from 256 keys on."""
 
 import argparse
-import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import unittest
@@ -15,18 +13,14 @@ import unittest
 import gguf
 import numpy
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+from llama_program import run  # noqa: E402
+
 ARGS = None
 SMALL = ["--ctx", "1024", "--documents", "4", "-t", "2", "--atlas-threshold", "256", "--atlas-window", "64", "--atlas-budget-floor", "64",
          "--atlas-memory-probe", "8", "--atlas-warm-up", "64"]
 SPARSE = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": "256", "ATLAS_WINDOW": "64", "ATLAS_BUDGET_FLOOR": "64", "ATLAS_MEMORY_PROBE": "8",
           "ATLAS_WARM_UP": "64"}
-
-
-def run(command, **variables):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATLAS_", "GGML_BACKEND_PATH"))}
-    environment.update({"OMP_WAIT_POLICY": "passive", **{name: str(value) for name, value in variables.items()}})
-    return subprocess.run([str(part) for part in command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          errors="replace", timeout=500, check=False)
 
 
 def rewrite(source, target, keys=None, tensors=None, without=()):

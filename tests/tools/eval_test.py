@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -11,15 +10,14 @@ import tempfile
 import time
 import unittest
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import llama_program  # noqa: E402
+
 ARGS = None
 
 
 def evaluate(*arguments, **variables):
-    command = [ARGS.atlas, "eval", *[str(argument) for argument in arguments]]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATLAS_", "GGML_BACKEND_PATH"))}
-    environment.update({"ATLAS_LIBRARY": ARGS.plugin, "OMP_WAIT_POLICY": "passive", **variables})
-    return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=300,
-                          check=False)
+    return llama_program.run([ARGS.atlas, "eval", *arguments], seconds=300, ATLAS_LIBRARY=ARGS.plugin, **variables)
 
 
 class Eval(unittest.TestCase):
@@ -58,7 +56,7 @@ class Eval(unittest.TestCase):
         out.mkdir()
         seen = set()
         process = subprocess.Popen([ARGS.atlas, "eval", *map(str, command)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True, env={**os.environ, "ATLAS_LIBRARY": ARGS.plugin})
+                                   stderr=subprocess.STDOUT, text=True, env=llama_program.clean_environment(ATLAS_LIBRARY=ARGS.plugin))
         while process.poll() is None:
             seen.update(path.name for path in out.iterdir())
             time.sleep(0.002)
