@@ -83,10 +83,16 @@ public:
         if (divergences_.empty()) return nullptr;
         const auto n = static_cast<double>(divergences_.size());
         double sum = 0;
-        for (const double divergence : divergences_) sum += divergence;
+        double squares = 0;
+        for (const double divergence : divergences_) {
+            sum += divergence;
+            squares += divergence * divergence;
+        }
+        const double variance = std::max(0.0, squares / n - sum / n * (sum / n));
         std::sort(divergences_.begin(), divergences_.end());
         return {{"positions", divergences_.size()},
                 {"mean", sum / n},
+                {"error", std::sqrt(variance / n)},
                 {"p99", divergences_[static_cast<size_t>(0.99 * (n - 1))]},
                 {"same_top_token", same_best_ / n}};
     }
