@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <ggml-backend.h>
 #include <llama.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -106,6 +107,7 @@ std::string last_lines(std::FILE* file, size_t most) {
 }  // namespace
 
 int worker_main() {
+    prctl(PR_SET_NAME, "atlas-eval");  // in lists of processes; it was started as /proc/self/exe
     try {
         const std::string request((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
         report({{"result", measure(Json::parse(request))}});
