@@ -15,8 +15,6 @@ namespace atlas::attention {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-// Batches up to this many tokens are decoding (several slots, speculation): every token selects for itself.
-constexpr int64_t kDecodeTokens = 8;
 
 }  // namespace
 
@@ -71,7 +69,7 @@ int64_t Engine::budget_of(const TileView& view, int layer) const {
                                           : budget;
 }
 
-void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, int n_threads) {
+void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads) {
     const int64_t group = args.n_head / args.n_head_kv;
     const int64_t n = args.n_stream * args.n_head_kv * tiles_;
     results_.resize(static_cast<size_t>(n));
@@ -93,8 +91,11 @@ void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int 
         result.grown = false;
         if (view.exact || view.far_pages == 0 || settings_.mode == Mode::kWindow) continue;
         const int64_t row = ((stream * args.n_head_kv + head) * args.n_tokens + view.token0) * group;
+        const auto at = static_cast<size_t>(stream * tiles_ + tile);
+        const double factor = corrects ? memory_.budget_factor(at, layer, head) : 1.0;
+        const auto budget = static_cast<int64_t>(factor * static_cast<double>(budget_of(view, layer)));
         try {
-            plan_far_field(args, index, settings_, view, head, budget_of(view, layer),
+            plan_far_field(args, index, settings_, view, head, budget,
                            &workspaces_[static_cast<size_t>(omp_get_thread_num())], far_lse_.data() + row,
                            far_out_.data() + row * args.d_v, &result);
         } catch (const std::bad_alloc&) {
@@ -147,8 +148,7 @@ void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads)
         const int64_t row = ((stream * args.n_head_kv + head / group) * args.n_tokens + token) * group + head % group;
         const float far = far_lse_[static_cast<size_t>(row)];
         if (far == kMinusInfinity) continue;
-        auto* out = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride +
-                                             token * args.out_token_stride + head * args.out_head_stride);
+        float* out = output_of(args, stream, token, head);
         const float near = lse_[static_cast<size_t>(i)];
         kernels::merge_partial(out, &lse_[static_cast<size_t>(i)], far_out_.data() + row * args.d_v, far, args.d_v);
         queries += 1.0;
@@ -192,7 +192,14 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
             return kernels::attention(args, n_threads);
         }
         if (settings_.mode == Mode::kSparse) refresh(args, index, n_threads);
-        plan(args, index, info.layer, n_threads);
+        const bool corrects =
+            memory_.corrects() && settings_.mode == Mode::kSparse && settings_.estimate != FarEstimate::kDrop;
+        const auto far_call = [&] {
+            return FarCall{args,       index,       *views_,         results_,       tiles_,
+                           info.layer, lse_.data(), far_lse_.data(), far_out_.data()};
+        };
+        if (corrects) memory_.find(far_call(), info.layer < settings_.first_layers ? settings_.first_factor : 1.0);
+        plan(args, index, info.layer, corrects, n_threads);
         build_runs(args, n_threads);
         lse_.resize(static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head));
         kernels::AttentionArgs near = args;
@@ -200,10 +207,8 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
         near.tokens_per_tile = tile_;
         near.lse = lse_.data();
         if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
-        const FarCall call{args,       index,       *views_,         results_,       tiles_,
-                           info.layer, lse_.data(), far_lse_.data(), far_out_.data()};
-        if (memory_.corrects() && settings_.mode == Mode::kSparse && settings_.estimate != FarEstimate::kDrop)
-            memory_.correct(call, n_threads);
+        const FarCall call = far_call();
+        if (corrects) memory_.correct(call, n_threads);
         merge(args, info.layer, n_threads);
         if (memory_.blends()) memory_.blend(call, n_threads);
         LayerStats memory;

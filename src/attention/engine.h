@@ -74,7 +74,7 @@ private:
     void calibrate(const kernels::AttentionArgs& args, int64_t stream, KvIndex& index, int n_threads);
     void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
     int64_t budget_of(const TileView& view, int layer) const;
-    void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, int n_threads);
+    void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads);
     void build_runs(const kernels::AttentionArgs& args, int n_threads);
     void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
     void record(int layer, const LayerStats& part);

@@ -21,8 +21,11 @@ void set_probe_sink(ProbeSink* sink) { g_probe_sink = sink; }
 /** Adds the time that a call took to the layer's counts. */
 class FarMemory::Clock {
 public:
-    Clock(const FarCall& call, MemoryStats* stats)
-        : tokens_(call.args.n_tokens * call.args.n_stream), decode_(call.args.n_tokens <= 8), stats_(stats) {}
+    /** A call that is timed in parts is counted in one of them. */
+    Clock(const FarCall& call, MemoryStats* stats, bool count = true)
+        : tokens_(count ? call.args.n_tokens * call.args.n_stream : 0),
+          decode_(call.args.n_tokens <= kDecodeTokens),
+          stats_(stats) {}
     ~Clock() {
         const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start_;
         (decode_ ? stats_->decode_seconds : stats_->prefill_seconds) += passed.count();
@@ -59,15 +62,30 @@ double FarMemory::spacing_of(uint64_t observations) const {
     return std::max(1.0, static_cast<double>(options_.probe_every) / hurry);
 }
 
-void FarMemory::correct(const FarCall& call, int n_threads) {
-    const Clock clock(call, &gone_[call.layer]);
+void FarMemory::find(const FarCall& call, double budget) {
+    const Clock clock(call, &gone_[call.layer], false);
     ++calls_;
     tiles_.assign(call.views.size(), {});
     for (size_t i = 0; i < call.views.size(); ++i) {
         const TileView& view = call.views[i];
         if (view.exact || view.far_pages == 0) continue;
-        tiles_[i].sequence = sequence_of(call, view);
+        tiles_[i].sequence = sequence_of(call, i, budget);
     }
+    windows_.resize(tiles_.size());
+    windows_layer_ = call.layer;
+    for (size_t i = 0; i < tiles_.size(); ++i) {
+        windows_[i] = tiles_[i].sequence ? tiles_[i].sequence->window : nullptr;
+        if (windows_[i] && adapts() && (i == 0 || windows_[i] != windows_[i - 1])) windows_[i]->begin(call.layer);
+    }
+}
+
+double FarMemory::budget_factor(size_t tile, int layer, int64_t kv_head) const {
+    const Sequence* sequence = tiles_[tile].sequence;
+    return sequence && adapts() ? sequence->window->factor(layer, kv_head) : 1.0;
+}
+
+void FarMemory::correct(const FarCall& call, int n_threads) {
+    const Clock clock(call, &gone_[call.layer]);
     for_each_head(call, n_threads, &FarMemory::correct_head);
 }
 
@@ -78,7 +96,7 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
     const InitialMemory* initial = initial_of(call.layer, kv_head);
     ProbeSink* const sink = g_probe_sink;
     FarProbe probe(options_.probe_keys);
-    std::vector<float> queries, residuals, exact_lse;
+    std::vector<float> queries, residuals, exact, exact_lse;
     std::vector<int64_t> probed;
     for (int64_t tile = 0; tile < call.tiles; ++tile) {
         const auto at = static_cast<size_t>(stream * call.tiles + tile);
@@ -127,16 +145,19 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
             return call.near_lse[(stream * args.n_tokens + view.token0 + row / group) * args.n_head + kv_head * group +
                                  row % group];
         };
+        const auto near_out = [&](int64_t row) -> const float* {
+            return output_of(args, stream, view.token0 + row / group, kv_head * group + row % group);
+        };
         for (size_t i = 0; sink && i < probed.size(); ++i) {
             const int64_t row = probed[i];
-            const auto* near_out = reinterpret_cast<const float*>(
-                reinterpret_cast<const std::byte*>(args.out) + stream * args.out_stream_stride +
-                (view.token0 + row / group) * args.out_token_stride +
-                (kv_head * group + row % group) * args.out_head_stride);
-            sink->add({call.layer, kv_head, args.d_k, args.d_v, query(row), near_out,
+            sink->add({call.layer, kv_head, args.d_k, args.d_v, query(row), near_out(row),
                        call.far_out + static_cast<size_t>(row0 + row) * d_v, residuals.data() + i * d_v, near_lse(row),
                        call.far_lse[row0 + row], exact_lse[i], spacing});
         }
+        // What is left to be mended by reading more keys is what the correction leaves.
+        exact.resize(adapts() ? probed.size() * d_v : 0);
+        for (size_t i = 0; i < exact.size(); ++i)
+            exact[i] = residuals[i] + call.far_out[static_cast<size_t>(row0 + probed[i / d_v]) * d_v + i % d_v];
         if (head.corrector->gate() > 0.0) {
             queries.resize(static_cast<size_t>(rows * args.d_k));
             for (int64_t row = 0; row < rows; ++row) std::copy_n(query(row), args.d_k, queries.data() + row * args.d_k);
@@ -146,6 +167,19 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
         for (size_t i = 0; i < probed.size(); ++i) {
             // An error counts by the square of the far part's share of the softmax.
             const float share = 1.0f / (1.0f + std::exp(near_lse(probed[i]) - call.far_lse[row0 + probed[i]]));
+            if (adapts()) {
+                const float* near = near_out(probed[i]);
+                const float* far = call.far_out + static_cast<size_t>(row0 + probed[i]) * d_v;
+                double error = 0.0;
+                double square = 0.0;
+                for (size_t x = 0; x < d_v; ++x) {
+                    const double off = share * (exact[i * d_v + x] - far[x]);
+                    const double out = near[x] + share * (far[x] - near[x]);
+                    error += off * off;
+                    square += out * out;
+                }
+                sequence->window->observe(call.layer, kv_head, error, square, spacing);
+            }
             head.corrector->observe(query(probed[i]), residuals.data() + i * d_v, share * share, spacing);
         }
     }
@@ -159,7 +193,7 @@ void FarMemory::blend(const FarCall& call, int n_threads) {
         const TileView& view = call.views[i];
         if (view.exact || view.far_pages == 0) continue;
         Tile& tile = tiles_[i];
-        tile.sequence = sequence_of(call, view);
+        tile.sequence = sequence_of(call, i, 1.0);
         if (!options_.test_time) continue;
         // Twice as many as a growing sequence needs, so that what came into the cache by another way is caught up with.
         int64_t left = 2 + view.tokens / 16;
@@ -204,9 +238,7 @@ void FarMemory::blend_head(const FarCall& call, int64_t stream, int64_t kv_head)
             }
             if (!far) continue;
             for (int64_t member = 0; member < group; ++member) {
-                auto* out = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) +
-                                                     stream * args.out_stream_stride + token * args.out_token_stride +
-                                                     (kv_head * group + member) * args.out_head_stride);
+                float* out = output_of(args, stream, token, kv_head * group + member);
                 const float* answer = answers.data() + ((token - view.token0) * group + member) * args.d_v;
                 for (int64_t i = 0; i < args.d_v; ++i) out[i] = keep * out[i] + answer[i];
             }

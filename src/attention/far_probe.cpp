@@ -15,6 +15,11 @@ const float* query_of(const kernels::AttentionArgs& args, int64_t stream, int64_
                                           token * args.q_token_stride + head * args.q_head_stride);
 }
 
+float* output_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head) {
+    return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride +
+                                    token * args.out_token_stride + head * args.out_head_stride);
+}
+
 void FarProbe::collect(const FarCall& call, const TileView& view, const FarResult& result, int64_t token) {
     ranges_.clear();
     const auto append = [&](int64_t key, int64_t end) {

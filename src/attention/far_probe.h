@@ -26,6 +26,9 @@ struct FarCall {
 /** Query of head `head` of a token, [d_k]. */
 const float* query_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head);
 
+/** Where the output of that head goes, [d_v]. */
+float* output_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head);
+
 /** Attention of single queries over the keys that an estimate stands for. One per thread; its buffers only grow. */
 class FarProbe {
 public:

@@ -36,6 +36,7 @@ void append_memory(const MemoryStats& m, std::string* text) {
     number("doubts", m.doubts);
     number("muon_iterations", m.muon_iterations);
     real("window_fill", m.window_fill);
+    real("window_factor", m.window_factor);
     const uint64_t lookups = m.cache_hits + m.cache_misses;
     real("cache_hit_ratio", lookups > 0 ? static_cast<double>(m.cache_hits) / static_cast<double>(lookups) : 0.0);
     *text += "}";
@@ -67,6 +68,7 @@ void MemoryStats::add(const MemoryStats& other) {
     };
     window_fill = mean(window_fill, other.window_fill);
     gate = mean(gate, other.gate);
+    window_factor = mean(window_factor, other.window_factor);
     error_without = mean(error_without, other.error_without);
     error_with = mean(error_with, other.error_with);
     memories += other.memories;

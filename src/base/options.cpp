@@ -163,6 +163,7 @@ void parse_memory(Parser& parser, MemoryOptions* out) {
     parser.integer("ATLAS_MUON_ITERATIONS", 0, 64, &out->muon_iterations);
     parser.real("ATLAS_MEMORY_STEP", 0, 1000, &out->step);
     parser.integer("ATLAS_MEMORY_CHUNK", 1, 4096, &out->chunk);
+    parser.flag("ATLAS_ADAPTIVE_WINDOW", &out->adaptive_window);
     parser.integer("ATLAS_MEMORY_PROBE", 1, 1 << 20, &out->probe_every);
     parser.integer("ATLAS_MEMORY_PROBE_KEYS", 0, kMost, &out->probe_keys);
 }

@@ -106,6 +106,11 @@ struct MemoryOptions {
     double step = 0.01;
     /** ATLAS_MEMORY_CHUNK=1…4096: observations per update. */
     int chunk = 16;
+    /**
+     * ATLAS_ADAPTIVE_WINDOW=0|1, of kCorrect: heads whose held-out errors are larger read more keys exactly, others fewer, all together as many as without
+     * (attention::AdaptiveWindow).
+     */
+    bool adaptive_window = true;
     /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head; a quarter until the 128th, half until the 256th. */
     int probe_every = 32;
     /** ATLAS_MEMORY_PROBE_KEYS=0…2^30: keys that an observation reads at most, a random sample of more; 0: all. */

@@ -56,6 +56,8 @@ const std::vector<Setting>& settings() {
         {"atlas-memory-hidden", "ATLAS_MEMORY_HIDDEN", "hidden width of deep and gated memories (128)", nullptr},
         {"atlas-memory-chunk", "ATLAS_MEMORY_CHUNK", "observations per update of the Omega rule (16)", nullptr},
         {"atlas-memory-step", "ATLAS_MEMORY_STEP", "learning rate of the Omega rule (0.01)", nullptr},
+        {"atlas-adaptive-window", "ATLAS_ADAPTIVE_WINDOW",
+         "1 (default): heads that err more read more keys, others fewer", nullptr},
         {"atlas-omega-window", "ATLAS_OMEGA_WINDOW", "observations that the Omega rule looks back at (16)", nullptr},
         {"atlas-omega-alpha", "ATLAS_OMEGA_ALPHA", "weight of an observation one step older (1)", nullptr},
         {"atlas-muon-iterations", "ATLAS_MUON_ITERATIONS", "Newton-Schulz steps, 0 for plain momentum (5)", nullptr},
