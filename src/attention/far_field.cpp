@@ -66,7 +66,7 @@ public:
             bool any = false;
             for (int64_t b = std::max(begin, panel * kLanes); b < std::min(end, (panel + 1) * kLanes); ++b) {
                 const PageUse use = view_.use[static_cast<size_t>((b - begin) / bpp)];
-                if (use != PageUse::kFar && use != PageUse::kFarSome) continue;
+                if (!is_far(use)) continue;
                 state[b % kLanes] = kCandidate;
                 any = true;
             }
@@ -224,10 +224,7 @@ private:
         const float* offset = calibration_.offset.data() + head_ * args_.d_k;
         const float* tilt = calibration_.tilt.data() + head_ * args_.d_k;
         for (int64_t row = 0; row < rows_; ++row) {
-            const auto* q = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args_.q) +
-                                                           view_.stream * args_.q_stream_stride +
-                                                           (view_.token0 + row / group_) * args_.q_token_stride +
-                                                           (head_ * group_ + row % group_) * args_.q_head_stride);
+            const float* q = query_of(args_, view_.stream, view_.token0 + row / group_, head_ * group_ + row % group_);
             float* to = q_ + row * args_.d_k;
             float dot = 0.0f;
             for (int64_t i = 0; i < args_.d_k; ++i) {

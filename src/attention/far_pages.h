@@ -62,6 +62,4 @@ private:
     std::vector<uint8_t> has_;
 };
 
-inline bool is_far(PageUse use) { return use == PageUse::kFar || use == PageUse::kFarSome; }
-
 }  // namespace atlas::attention

@@ -10,11 +10,6 @@ constexpr int64_t kPieceKeys = 16;
 
 }  // namespace
 
-const float* query_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head) {
-    return reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args.q) + stream * args.q_stream_stride +
-                                          token * args.q_token_stride + head * args.q_head_stride);
-}
-
 float* output_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head) {
     return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride +
                                     token * args.out_token_stride + head * args.out_head_stride);

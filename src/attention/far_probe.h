@@ -23,9 +23,6 @@ struct FarCall {
     float* far_out;         ///< the same, [d_v]
 };
 
-/** Query of head `head` of a token, [d_k]. */
-const float* query_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head);
-
 /** Where the output of that head goes, [d_v]. */
 float* output_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head);
 

@@ -31,9 +31,7 @@ void gather_queries(const kernels::AttentionArgs& args, int64_t stream, Calibrat
     for (int64_t token = 0; token < args.n_tokens; ++token, ++c->queries) {
         const int64_t slot = c->queries / kTokensPerQuery % kTiltQueries;
         for (int64_t head = 0; head < args.n_head; ++head) {
-            const auto* q = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args.q) +
-                                                           stream * args.q_stream_stride + token * args.q_token_stride +
-                                                           head * args.q_head_stride);
+            const float* q = query_of(args, stream, token, head);
             double* sum = c->query_sum.data() + head / group * args.d_k;
             for (int64_t i = 0; i < args.d_k; ++i) sum[i] += static_cast<double>(q[i] * args.scale);
             if (c->queries % kTokensPerQuery != 0 || head % group != slot % group) continue;
@@ -51,10 +49,9 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
     std::vector<int64_t> far;
     bool any_fresh = false;
     for (size_t page = 0; page < views->use.size(); ++page) {
-        const bool is_far = std::any_of(views, views + tiles_, [&](const TileView& view) {
-            return view.use[page] == PageUse::kFar || view.use[page] == PageUse::kFarSome;
-        });
-        if (!is_far) continue;
+        const bool wanted =
+            std::any_of(views, views + tiles_, [&](const TileView& view) { return is_far(view.use[page]); });
+        if (!wanted) continue;
         far.push_back(static_cast<int64_t>(page));
         any_fresh = any_fresh || index.page_fresh(base + static_cast<int64_t>(page));
     }
@@ -113,7 +110,7 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
     std::vector<std::pair<int64_t, int64_t>> pages;
     for (const TileView& view : *views_) {
         for (size_t page = 0; page < view.use.size(); ++page) {
-            if (view.use[page] != PageUse::kFar && view.use[page] != PageUse::kFarSome) continue;
+            if (!is_far(view.use[page])) continue;
             const int64_t absolute = view.base_page + static_cast<int64_t>(page);
             if (!index.page_fresh(absolute)) pages.emplace_back(absolute, view.stream);
         }

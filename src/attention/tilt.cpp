@@ -14,12 +14,6 @@ constexpr float kFactors[] = {0.0f, 0.5f, 1.0f, 1.5f};
 // A larger factor has to gain this much: the sample is small.
 constexpr double kClearly = 0.97;
 
-float dot(const float* a, const float* b, int64_t n) {
-    float sum = 0.0f;
-    for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-    return sum;
-}
-
 /** Softmax over `logits`, in place. */
 void softmax(std::vector<float>& logits) {
     const float top = *std::max_element(logits.begin(), logits.end());
@@ -29,12 +23,8 @@ void softmax(std::vector<float>& logits) {
 }
 
 /** out[d_v] = Σ_j weights[j] · rows[j]. */
-void mix(const std::vector<float>& weights, const float* rows, int64_t d, std::vector<float>& out) {
-    std::fill(out.begin(), out.end(), 0.0f);
-    for (size_t j = 0; j < weights.size(); ++j) {
-        for (int64_t i = 0; i < d; ++i)
-            out[static_cast<size_t>(i)] += weights[j] * rows[static_cast<int64_t>(j) * d + i];
-    }
+void mix(const std::vector<float>& weights, const float* rows, std::vector<float>& out) {
+    kernels::weighted_sum(rows, weights.size(), out.size(), weights.data(), nullptr, out.data());
 }
 
 /** Moments of the sample's blocks under a tilt, in f32. */
@@ -45,35 +35,25 @@ struct Moments {
 void make_moments(const TiltSample& s, const std::vector<float>& tilt, Moments* m) {
     const int64_t blocks = s.n / s.block_keys;
     const int64_t pairs = s.d_k / 2;
+    const auto n = static_cast<size_t>(s.block_keys);
+    const auto d_k = static_cast<size_t>(s.d_k);
     m->log_mass.resize(static_cast<size_t>(blocks));
-    m->mean.assign(static_cast<size_t>(blocks * s.d_k), 0.0f);
-    m->value.assign(static_cast<size_t>(blocks * s.d_v), 0.0f);
+    m->mean.resize(static_cast<size_t>(blocks * s.d_k));
+    m->value.resize(static_cast<size_t>(blocks * s.d_v));
     m->spread.resize(static_cast<size_t>(blocks * pairs));
-    std::vector<float> weights(static_cast<size_t>(s.block_keys));
+    std::vector<float> weights(n), reach(static_cast<size_t>(pairs));
     for (int64_t block = 0; block < blocks; ++block) {
         const float* keys = s.keys + block * s.block_keys * s.d_k;
         const float* values = s.values + block * s.block_keys * s.d_v;
         float* mean = m->mean.data() + block * s.d_k;
-        float* value = m->value.data() + block * s.d_v;
         float peak = 0.0f;
         tilted_weights(keys, s.block_keys, s.d_k, tilt.data(), weights.data(), &m->log_mass[static_cast<size_t>(block)],
                        &peak);
-        for (int64_t j = 0; j < s.block_keys; ++j) {
-            const float w = weights[static_cast<size_t>(j)];
-            for (int64_t i = 0; i < s.d_k; ++i) mean[i] += w * keys[j * s.d_k + i];
-            for (int64_t i = 0; i < s.d_v; ++i) value[i] += w * values[j * s.d_v + i];
-        }
-        for (int64_t p = 0; p < pairs; ++p) {
-            const int64_t a = first_of_pair(s.pairing, p);
-            const int64_t b = second_of_pair(s.pairing, p, s.d_k);
-            float sum = 0.0f;
-            for (int64_t j = 0; j < s.block_keys; ++j) {
-                const float x = keys[j * s.d_k + a] - mean[a];
-                const float y = keys[j * s.d_k + b] - mean[b];
-                sum += weights[static_cast<size_t>(j)] * (x * x + y * y);
-            }
-            m->spread[static_cast<size_t>(block * pairs + p)] = std::sqrt(sum);
-        }
+        kernels::weighted_sum(keys, n, d_k, weights.data(), nullptr, mean);
+        kernels::weighted_sum(values, n, static_cast<size_t>(s.d_v), weights.data(), nullptr,
+                              m->value.data() + block * s.d_v);
+        kernels::pair_distances(keys, n, d_k, s.pairing == Pairing::kAdjacent, weights.data(), mean,
+                                m->spread.data() + block * pairs, reach.data());
     }
 }
 
@@ -95,10 +75,10 @@ float choose_tilt(const TiltSample& s) {
     std::vector<float> truth(static_cast<size_t>(s.n_queries * s.d_v)), logits(static_cast<size_t>(s.n));
     std::vector<float> out(static_cast<size_t>(s.d_v));
     for (int64_t row = 0; row < s.n_queries; ++row) {
-        for (int64_t j = 0; j < s.n; ++j)
-            logits[static_cast<size_t>(j)] = dot(s.queries + row * s.d_k, s.keys + j * s.d_k, s.d_k);
+        kernels::row_products(s.keys, static_cast<size_t>(s.n), static_cast<size_t>(s.d_k), s.queries + row * s.d_k,
+                              logits.data());
         softmax(logits);
-        mix(logits, s.values, s.d_v, out);
+        mix(logits, s.values, out);
         std::copy(out.begin(), out.end(), truth.begin() + row * s.d_v);
     }
     Moments moments;
@@ -113,9 +93,10 @@ float choose_tilt(const TiltSample& s) {
         for (int64_t row = 0; row < s.n_queries; ++row) {
             for (int64_t i = 0; i < s.d_k; ++i)
                 q[static_cast<size_t>(i)] = s.queries[row * s.d_k + i] - tilt[static_cast<size_t>(i)];
+            kernels::row_products(moments.mean.data(), static_cast<size_t>(blocks), static_cast<size_t>(s.d_k),
+                                  q.data(), mass.data());
             for (int64_t block = 0; block < blocks; ++block) {
-                float total = moments.log_mass[static_cast<size_t>(block)] +
-                              dot(q.data(), moments.mean.data() + block * s.d_k, s.d_k);
+                float total = mass[static_cast<size_t>(block)] + moments.log_mass[static_cast<size_t>(block)];
                 for (int64_t p = 0; p < pairs; ++p) {
                     const float x = q[static_cast<size_t>(first_of_pair(s.pairing, p))];
                     const float y = q[static_cast<size_t>(second_of_pair(s.pairing, p, s.d_k))];
@@ -125,7 +106,7 @@ float choose_tilt(const TiltSample& s) {
                 mass[static_cast<size_t>(block)] = total;
             }
             softmax(mass);
-            mix(mass, moments.value.data(), s.d_v, out);
+            mix(mass, moments.value.data(), out);
             for (int64_t i = 0; i < s.d_v; ++i) {
                 const auto difference =
                     static_cast<double>(out[static_cast<size_t>(i)] - truth[static_cast<size_t>(row * s.d_v + i)]);

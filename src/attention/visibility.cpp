@@ -116,7 +116,7 @@ void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Se
     view->exact_keys.clear();
     for (int64_t page = 0; page < pages; ++page) {
         const PageUse use = view->use[static_cast<size_t>(page)];
-        view->far_pages += use == PageUse::kFar || use == PageUse::kFarSome;
+        view->far_pages += is_far(use);
         if (use != PageUse::kExact) continue;
         const int64_t key = page * kBlockKeys;
         std::vector<KeyRange>& ranges = view->exact_keys;

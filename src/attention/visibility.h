@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -16,6 +17,8 @@ enum class PageUse : uint8_t {
     kFar,      ///< all keys visible to every token of the tile: selected or estimated
     kFarSome,  ///< all keys visible to some tokens, none to the others
 };
+
+inline bool is_far(PageUse use) { return use == PageUse::kFar || use == PageUse::kFarSome; }
 
 /** First key and number of keys to read. */
 struct KeyRange {
@@ -49,6 +52,12 @@ inline kernels::BlockVisibility visibility_of(const kernels::AttentionArgs& args
     const kernels::Mask& mask = args.mask;
     if (!mask.data) return kernels::BlockVisibility::kAll;
     return mask.summary[((stream % mask.n_streams) * args.n_tokens + token) * mask.summary_blocks + page];
+}
+
+/** Query of head `head` of a token, [d_k], not scaled. */
+inline const float* query_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head) {
+    return reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args.q) + stream * args.q_stream_stride +
+                                          token * args.q_token_stride + head * args.q_head_stride);
 }
 
 }  // namespace atlas::attention
