@@ -109,8 +109,9 @@ void print_throughput(size_t d, size_t chunk, int window, double peak) {
                     1e6 * time.min, 1e6 * time.max, flops, flops / time.median / peak);
         std::fflush(stdout);
     };
-    for (const bool muon : {false, true}) {
+    for (const auto& [muon, bf16] : {std::pair{false, false}, {true, false}, {true, true}}) {
         mem::OmegaConfig rule;
+        rule.bf16 = bf16;
         rule.window = window;
         rule.step = 1e-6;
         rule.orthogonalize = muon ? kMuon : kPlain;
@@ -118,7 +119,9 @@ void print_throughput(size_t d, size_t chunk, int window, double peak) {
         const Spread learn = timed([&] { learner.learn(x.data(), v.data(), nullptr, chunk); });
         // Pairs of the window before the chunk are computed again; without Muon the outer products are summed twice (for S and for M).
         const double pairs = n + window - 1;
-        report(muon ? "update with Muon" : "update",
+        report(bf16   ? "update with Muon in bf16"
+               : muon ? "update with Muon"
+                      : "update",
                muon ? 40.0 * dd * pairs + 180.0 * dd * static_cast<double>(d) : 56.0 * dd * pairs, learn);
         if (!muon) {
             report("read", 16.0 * dd * n, timed([&] { learner.read(x.data(), chunk, y.data()); }));
@@ -128,8 +131,10 @@ void print_throughput(size_t d, size_t chunk, int window, double peak) {
     std::vector<float> s(4 * d * d), out(s.size());
     for (float& value : s) value = normal(random);
     mem::MuonWorkspace work;
-    report("Newton-Schulz", 90.0 * dd * static_cast<double>(d),
-           timed([&] { mem::muon_step(kMuon, d, 4 * d, s.data(), out.data(), &work); }));
+    for (const bool bf16 : {false, true}) {
+        report(bf16 ? "Newton-Schulz in bf16" : "Newton-Schulz", 90.0 * dd * static_cast<double>(d),
+               timed([&] { mem::muon_step(kMuon, d, 4 * d, s.data(), out.data(), &work, 0, bf16); }));
+    }
 }
 
 }  // namespace

@@ -34,6 +34,7 @@ memory::CorrectorConfig corrector_config(const MemoryOptions& options, int64_t d
     m.omega.step = options.step;
     m.omega.orthogonalize = options.muon_iterations > 0 ? memory::NewtonSchulz::kStandard : memory::NewtonSchulz::kNone;
     m.omega.iterations = options.muon_iterations;
+    m.omega.bf16 = options.bf16;
     m.seed = m.features.seed = seed;
     // Where mapping costs more than looking up. Queries seldom repeat: what is found again are those of a probe, which is read, tested and learned.
     m.cache_bytes = memory::feature_count(m.features) > 2 * m.features.d ? size_t{256} << 10 : 0;

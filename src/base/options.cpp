@@ -161,6 +161,7 @@ void parse_memory(Parser& parser, MemoryOptions* out) {
     parser.integer("ATLAS_OMEGA_WINDOW", 1, 4096, &out->omega_window);
     parser.real("ATLAS_OMEGA_ALPHA", 0, 1, &out->omega_alpha);
     parser.integer("ATLAS_MUON_ITERATIONS", 0, 64, &out->muon_iterations);
+    parser.choice("ATLAS_MEMORY_PRECISION", std::array{std::pair{"f32", false}, std::pair{"bf16", true}}, &out->bf16);
     parser.real("ATLAS_MEMORY_STEP", 0, 1000, &out->step);
     parser.integer("ATLAS_MEMORY_CHUNK", 1, 4096, &out->chunk);
     parser.flag("ATLAS_ADAPTIVE_WINDOW", &out->adaptive_window);

@@ -102,6 +102,8 @@ struct MemoryOptions {
     double omega_alpha = 1.0;
     /** ATLAS_MUON_ITERATIONS=0…64: Newton–Schulz steps; 0: plain momentum. */
     int muon_iterations = 5;
+    /** ATLAS_MEMORY_PRECISION=f32|bf16: bf16 rounds the factors of Newton–Schulz' products; sums, parameters and momentum are f32 in both. */
+    bool bf16 = false;
     /** ATLAS_MEMORY_STEP=0…1000: learning rate. */
     double step = 0.01;
     /** ATLAS_MEMORY_CHUNK=1…4096: observations per update. */

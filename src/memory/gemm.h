@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <vector>
 
 namespace atlas::memory {
 
@@ -19,5 +21,12 @@ struct MatrixView {
  * against a transposed B are dot products.
  */
 void gemm(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c, size_t c_stride);
+
+/**
+ * The same with A and B rounded to bf16 (to the nearest, ties to even) and sums in f32; k of 0 included. Wherever the CPU has no bf16 products they are emulated,
+ * which is slower than gemm. Each product is off by at most 2⁻⁸ of itself. `work` grows to half of the elements of A and B.
+ */
+void gemm_bf16(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c,
+               size_t c_stride, std::vector<uint32_t>* work);
 
 }  // namespace atlas::memory

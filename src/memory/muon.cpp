@@ -27,7 +27,7 @@ std::span<const std::array<double, 3>> newton_schulz_steps(NewtonSchulz kind) {
 }
 
 void muon_step(NewtonSchulz kind, size_t rows, size_t cols, const float* s, float* out, MuonWorkspace* work,
-               int iterations) {
+               int iterations, bool bf16) {
     const auto steps = newton_schulz_steps(kind);
     const size_t size = rows * cols;
     if (steps.empty()) {
@@ -47,17 +47,25 @@ void muon_step(NewtonSchulz kind, size_t rows, size_t cols, const float* s, floa
         for (size_t j = 0; j < n; ++j) work->x[i * n + j] = inverse * s[j * cols + i];
     }
     if (!tall) scaled_copy(inverse, s, size, work->x.data());
+    const auto product = [&](size_t rows_out, size_t cols_out, size_t depth, float alpha, MatrixView a, MatrixView b,
+                             float beta, float* c) {
+        if (bf16 && kind == NewtonSchulz::kStandard) {
+            gemm_bf16(rows_out, cols_out, depth, alpha, a, b, beta, c, cols_out, &work->bf16);
+        } else {
+            gemm(rows_out, cols_out, depth, alpha, a, b, beta, c, cols_out);
+        }
+    };
     const size_t count = iterations > 0 ? static_cast<size_t>(iterations) : steps.size();
     for (size_t step = 0; step < count; ++step) {
         const auto& [a, b, c] = steps[std::min(step, steps.size() - 1)];
         float* x = work->x.data();
         float* gram = work->gram.data();
-        gemm(m, m, n, 1.0f, {x, n}, MatrixView{x, n}.transposed(), 0.0f, gram, m);
+        product(m, m, n, 1.0f, {x, n}, MatrixView{x, n}.transposed(), 0.0f, gram);
         // b·A + c·A², then a on the diagonal: X ← (aI + bA + cA²)X with one product less.
         std::copy_n(gram, m * m, work->polynomial.data());
-        gemm(m, m, m, static_cast<float>(c), {gram, m}, {gram, m}, static_cast<float>(b), work->polynomial.data(), m);
+        product(m, m, m, static_cast<float>(c), {gram, m}, {gram, m}, static_cast<float>(b), work->polynomial.data());
         for (size_t i = 0; i < m; ++i) work->polynomial[i * m + i] += static_cast<float>(a);
-        gemm(m, n, m, 1.0f, {work->polynomial.data(), m}, {x, n}, 0.0f, work->next.data(), n);
+        product(m, n, m, 1.0f, {work->polynomial.data(), m}, {x, n}, 0.0f, work->next.data());
         work->x.swap(work->next);
     }
     const float scale = std::sqrt(std::max(1.0f, static_cast<float>(rows) / static_cast<float>(cols)));

@@ -101,7 +101,7 @@ size_t OmegaLearner::bytes() const {
                                              &next_momentum_,
                                              &update_})
         floats += buffer->capacity();
-    return floats * sizeof(float) + window_.bytes();
+    return floats * sizeof(float) + muon_.bf16.capacity() * sizeof(uint32_t) + window_.bytes();
 }
 
 void OmegaLearner::set_parameters(std::span<const float> parameters) {
@@ -186,7 +186,7 @@ void OmegaLearner::learn(const float* x, const float* v, const float* weights, s
             update_.resize(parameters_.size());
             for (const ParameterTensor& t : tensors_) {
                 muon_step(config_.orthogonalize, t.rows, t.cols, next_momentum_.data() + t.offset,
-                          update_.data() + t.offset, &muon_, config_.iterations);
+                          update_.data() + t.offset, &muon_, config_.iterations, config_.bf16);
             }
             stats_.muon_steps += tensors_.size();
             scaled_add(static_cast<float>(-config_.step), update_.data(), static_cast<float>(all.memory_kept),
@@ -220,7 +220,7 @@ void OmegaLearner::apply_per_token(size_t before, size_t n) {
         scaled_add(1.0f, gradient, static_cast<float>(config_.momentum), momentum_.size(), next_momentum_.data());
         for (const ParameterTensor& p : tensors_) {
             muon_step(config_.orthogonalize, p.rows, p.cols, next_momentum_.data() + p.offset,
-                      update_.data() + p.offset, &muon_, config_.iterations);
+                      update_.data() + p.offset, &muon_, config_.iterations, config_.bf16);
         }
         stats_.muon_steps += tensors_.size();
         scaled_add(static_cast<float>(-config_.step), update_.data(), static_cast<float>(config_.retention),

@@ -29,6 +29,7 @@ struct OmegaConfig {
     NewtonSchulz orthogonalize = NewtonSchulz::kNone;
     bool per_token = false;  ///< Muon at every token instead of once per chunk
     int iterations = 0;      ///< of Newton–Schulz; 0: the kind's own number
+    bool bf16 = false;       ///< factors of Newton–Schulz' products; parameters, momentum and gradients stay f32
 
     bool operator==(const OmegaConfig&) const = default;
 };

@@ -16,7 +16,12 @@
 
 namespace {
 
-constexpr int32_t kText = 1536, kSteps = 12, kBatch = 256;
+#ifdef ATLAS_FEW_TOKENS
+constexpr int32_t kText = 640;
+#else
+constexpr int32_t kText = 1536;
+#endif
+constexpr int32_t kSteps = 12, kBatch = 256;
 
 [[noreturn]] void fail(const std::string& what) {
     std::fprintf(stderr, "llama_test: %s\n", what.c_str());

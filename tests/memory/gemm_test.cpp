@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
 
 #include "memory/reference/deep_memory.h"
@@ -45,6 +47,73 @@ TEST(Gemm, EqualsFloat64InAllLayouts) {
                 ASSERT_EQ(c[i * (n + 3) + j], start[i * (n + 3) + j]) << "written beyond the row";
         }
         ASSERT_LT(relative_error(got, expected), 2e-6) << m << "×" << n << "×" << k << " round " << round;
+    }
+}
+
+/** To the nearest, ties to even, as the kernel should. */
+float rounded(float x) {
+    uint32_t bits = std::bit_cast<uint32_t>(x);
+    bits += 0x7FFF + (bits >> 16 & 1);
+    return std::bit_cast<float>(bits & 0xFFFF0000u);
+}
+
+/** Against float64: of rounded factors only the sums' rounding is left, of the given ones a part in 300 (bf16 has 8 bits). */
+TEST(Gemm, Bf16EqualsFloat64OfRoundedFactors) {
+    Numbers numbers(4);
+    std::vector<uint32_t> work;
+    for (int round = 0; round < 120; ++round) {
+        const size_t m = numbers.size(1, round % 5 == 0 ? 100 : 20), n = numbers.size(1, 80),
+                     k = numbers.size(round == 0 ? 0 : 1, round % 3 == 0 ? 600 : 40);
+        const bool a_turned = round & 1, b_turned = round & 2;
+        const float alpha = round % 7 ? 1.0f : -0.5f, beta = round % 4 == 0 ? 0.0f : round % 4 == 1 ? 1.0f : 0.25f;
+        const std::vector<float> a = numbers.normal(m * k + 1), b = numbers.normal(k * n + 1),
+                                 start = numbers.normal(m * (n + 3));
+        std::vector<float> c = start;
+        if (beta == 0.0f) c.assign(c.size(), std::numeric_limits<float>::quiet_NaN());
+        for (size_t i = 0; i < m; ++i) std::copy_n(start.data() + i * (n + 3) + n, 3, c.data() + i * (n + 3) + n);
+        const MatrixView view_a = a_turned ? MatrixView{a.data() + 1, m}.transposed() : MatrixView{a.data() + 1, k};
+        const MatrixView view_b = b_turned ? MatrixView{b.data() + 1, k}.transposed() : MatrixView{b.data() + 1, n};
+        gemm_bf16(m, n, k, alpha, view_a, view_b, beta, c.data(), n + 3, &work);
+        std::vector<double> of_rounded, of_given, got;
+        for (size_t i = 0; i < m; ++i) {
+            for (size_t j = 0; j < n; ++j) {
+                double sums[2] = {};
+                for (size_t l = 0; l < k; ++l) {
+                    const float x = view_a.data[i * view_a.row_stride + l * view_a.col_stride];
+                    const float y = view_b.data[l * view_b.row_stride + j * view_b.col_stride];
+                    sums[0] += static_cast<double>(rounded(x)) * static_cast<double>(rounded(y));
+                    sums[1] += static_cast<double>(x) * static_cast<double>(y);
+                }
+                const double kept = beta == 0.0f ? 0.0 : static_cast<double>(beta * start[i * (n + 3) + j]);
+                of_rounded.push_back(static_cast<double>(alpha) * sums[0] + kept);
+                of_given.push_back(static_cast<double>(alpha) * sums[1] + kept);
+                got.push_back(static_cast<double>(c[i * (n + 3) + j]));
+            }
+            for (size_t j = n; j < n + 3; ++j)
+                ASSERT_EQ(c[i * (n + 3) + j], start[i * (n + 3) + j]) << "written beyond the row";
+        }
+        ASSERT_LT(relative_error(got, of_rounded), 2e-6) << m << "×" << n << "×" << k << " round " << round;
+        if (m * n > 50) {
+            ASSERT_LT(relative_error(got, of_given), 1.0 / 300) << m << "×" << n << "×" << k;
+        }
+    }
+}
+
+TEST(Gemm, Bf16RoundsTiesToEvenAndKeepsWhatIsNotFinite) {
+    std::vector<uint32_t> work;
+    const float inf = std::numeric_limits<float>::infinity();
+    // 1 + 2⁻⁸ and 1 + 3·2⁻⁸ lie between two bf16 each.
+    const std::vector<float> x{1.00390625f, 1.01171875f, -inf, std::numeric_limits<float>::quiet_NaN(),
+                               std::bit_cast<float>(0x7FFFFFFFu)};
+    for (size_t i = 0; i < x.size(); ++i) {
+        const float one = 1.0f;
+        float c = 0.0f;
+        gemm_bf16(1, 1, 1, 1.0f, {&x[i], 1}, {&one, 1}, 0.0f, &c, 1, &work);
+        if (i > 2) {
+            EXPECT_TRUE(std::isnan(c)) << i;
+        } else {
+            EXPECT_EQ(c, i == 0 ? 1.0f : i == 1 ? 1.015625f : -inf);
+        }
     }
 }
 

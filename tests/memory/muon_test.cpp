@@ -52,6 +52,26 @@ TEST_P(Muon, EqualsFloat64) {
     }
 }
 
+/** Rounded factors move the result by at most 5 %, where random matrices have small singular values; Polar Express stays in f32. */
+TEST_P(Muon, InBf16StaysWithinFivePercent) {
+    Numbers numbers(36);
+    MuonWorkspace work;
+    double worst = 0.0;
+    for (int round = 0; round < 12; ++round) {
+        const size_t rows = numbers.size(16, round % 2 ? 256 : 40), cols = numbers.size(16, round % 3 ? 64 : 200);
+        const std::vector<float> s = numbers.normal(rows * cols, round % 4 ? 1.0 : 1e-4);
+        std::vector<float> out(s.size());
+        muon_step(GetParam(), rows, cols, s.data(), out.data(), &work, 0, true);
+        worst = std::max(worst, relative_error(out, reference::muon_step(GetParam(), rows, cols, widen(s))));
+    }
+    if (GetParam() == NewtonSchulz::kStandard) {
+        EXPECT_GT(worst, 1e-3) << "this was not bf16";
+        EXPECT_LT(worst, 0.05);
+    } else {
+        EXPECT_LT(worst, 1e-5);
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, Muon,
                          testing::Values(NewtonSchulz::kStandard, NewtonSchulz::kPolarExpress, NewtonSchulz::kNone));
 

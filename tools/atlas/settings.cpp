@@ -58,6 +58,8 @@ const std::vector<Setting>& settings() {
         {"atlas-memory-step", "ATLAS_MEMORY_STEP", "learning rate of the Omega rule (0.01)", nullptr},
         {"atlas-adaptive-window", "ATLAS_ADAPTIVE_WINDOW",
          "1 (default): heads that err more read more keys, others fewer", nullptr},
+        {"atlas-memory-precision", "ATLAS_MEMORY_PRECISION", "of Newton-Schulz' products: f32 (default), bf16",
+         nullptr},
         {"atlas-omega-window", "ATLAS_OMEGA_WINDOW", "observations that the Omega rule looks back at (16)", nullptr},
         {"atlas-omega-alpha", "ATLAS_OMEGA_ALPHA", "weight of an observation one step older (1)", nullptr},
         {"atlas-muon-iterations", "ATLAS_MUON_ITERATIONS", "Newton-Schulz steps, 0 for plain momentum (5)", nullptr},
