@@ -4,34 +4,23 @@ are enough to estimate something. One scenario per call, named by the last argum
 is checked in the plug-in's statistics.
 """
 
-import argparse
 import concurrent.futures
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+import scenarios
+from scenarios import Failed, equal, sample
 
-from llama_server import LlamaServer, ServerError  # noqa: E402
+from llama_program import run
+from llama_server import LlamaServer
 
 SMALL = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": "256", "ATLAS_WINDOW": "64", "ATLAS_BUDGET_FLOOR": "64", "ATLAS_BUDGET_CAP": "64",
          "ATLAS_BEAM": "64", "OMP_WAIT_POLICY": "passive"}
 # More than there is: every key is read, through the whole machinery.
 COVERING = {**SMALL, "ATLAS_BUDGET_FLOOR": "1048576", "ATLAS_BUDGET_CAP": "1048576", "ATLAS_BEAM": "1048576"}
 TOKENS = 24
-
-
-class Failed(Exception):
-    pass
-
-
-def text(characters, begin=0):
-    return (ROOT / "tests/models/sample.txt").read_text(encoding="utf-8")[begin:begin + characters]
 
 
 class Session:
@@ -70,17 +59,12 @@ def estimates(session):
         raise Failed("nothing was estimated: this tested exact attention")
 
 
-def equal(one, other, what):
-    if one != other:
-        raise Failed(f"{what}:\n--- one\n{one}\n--- other\n{other}")
-
-
 def covering(args, *arguments):
     """Budgets that cover everything give the text of llama.cpp alone."""
     with Session(args, None, *arguments) as plain:
-        expected = plain.answer(text(5000))
+        expected = plain.answer(sample(5000))
     with Session(args, COVERING, *arguments) as ours:
-        got = ours.answer(text(5000))
+        got = ours.answer(sample(5000))
     if not ours.planned or ours.estimated:
         raise Failed(f"{ours.planned} calls were planned and {ours.estimated} keys estimated, expected some and none")
     equal(expected, got, "llama.cpp alone, everything covered")
@@ -96,7 +80,7 @@ def again(args, *arguments, first=None, second=None):
     texts = []
     for more in (first or {}, second or {}):
         with Session(args, SMALL, *arguments, **more) as session:
-            texts.append(session.answer(text(5000)))
+            texts.append(session.answer(sample(5000)))
         estimates(session)
     equal(*texts, "the same settings twice")
 
@@ -107,7 +91,7 @@ def threads(args):
 
 def slots(args):
     """Four slots of different lengths that answer at the same time, and each alone in a server of one slot."""
-    prompts = [text(2500 + 900 * slot, 3000 * slot) for slot in range(4)]
+    prompts = [sample(2500 + 900 * slot, 3000 * slot) for slot in range(4)]
     with Session(args, SMALL, "-np", "4", "--no-kv-unified", context=4 * 2048) as session:
         for slot, prompt in enumerate(prompts):
             session.server.complete(prompt, 1, id_slot=slot)
@@ -123,7 +107,7 @@ def slots(args):
 def slot_save(args):
     """A slot saved, emptied and put back answers as before."""
     with Session(args, SMALL) as session:
-        prompt = text(5000)
+        prompt = sample(5000)
         session.server.complete(prompt, 1, id_slot=0)
         session.server.ask("/slots/0?action=save", filename="slot.bin")
         before = session.server.complete(prompt, TOKENS, id_slot=0)["content"]
@@ -142,7 +126,7 @@ def context_shift(args):
 
     def long_answer(variables, length):
         with Session(args, variables, *shift, context=512) as session:
-            content = session.answer(text(900), tokens=length, ignore_eos=True)
+            content = session.answer(sample(900), tokens=length, ignore_eos=True)
         if variables:
             estimates(session) if variables is SMALL else None
         return content
@@ -157,14 +141,10 @@ def context_shift(args):
 def backend_ops(args):
     """The operator's own cases through pages and the planner, everything covered."""
     if not args.backend_ops:
-        print("test-backend-ops is not installed")
-        sys.exit(77)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ATLAS_")}
-    environment.update({**COVERING, "ATLAS_THRESHOLD": "64", "ATLAS_SINKS": "1", "ATLAS_WINDOW": "1", "ATLAS_PAGE_ALL": "1",
-                        "GGML_BACKEND_PATH": args.plugin})
-    result = subprocess.run([args.backend_ops, "test", "-b", "ATLAS0", "-o", "FLASH_ATTN_EXT", "-p",
-                             r"hsk=(64|128),hsv=(64|128),nh=4,nr23=.[14],1.,kv=(512|1024),nb=(1|3|35),.*type_K=(f16|q8_0)"],
-                            env=environment, capture_output=True, text=True, errors="replace", timeout=800, check=False)
+        scenarios.skip("test-backend-ops is not installed")
+    pattern = r"hsk=(64|128),hsv=(64|128),nh=4,nr23=.[14],1.,kv=(512|1024),nb=(1|3|35),.*type_K=(f16|q8_0)"
+    result = run([args.backend_ops, "test", "-b", "ATLAS0", "-o", "FLASH_ATTN_EXT", "-p", pattern], args.plugin, 800,
+                 **{**COVERING, "ATLAS_THRESHOLD": "64", "ATLAS_SINKS": "1", "ATLAS_WINDOW": "1", "ATLAS_PAGE_ALL": "1"})
     found = re.search(r"(\d+)/(\d+) tests passed", re.sub(r"\x1b\[[0-9;]*m", "", result.stdout))
     if result.returncode != 0 or not found or found[1] != found[2] or int(found[1]) < 20:
         raise Failed(f"status {result.returncode}, {found and found[0]}\n{result.stdout[-3000:]}\n{result.stderr[-1000:]}")
@@ -175,20 +155,5 @@ SCENARIOS = {"covering": covering, "q8_0": quantised, "threads": threads, "slots
              "context_shift": context_shift, "backend_ops": backend_ops}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plugin", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--backend-ops", default="", help="test-backend-ops; its scenario is skipped without")
-    parser.add_argument("scenario", choices=SCENARIOS)
-    args = parser.parse_args()
-    try:
-        SCENARIOS[args.scenario](args)
-    except (Failed, ServerError, subprocess.TimeoutExpired) as error:
-        print(f"{args.scenario}: {error}")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    scenarios.main(__doc__, SCENARIOS, backend_ops="test-backend-ops; its scenario is skipped without")
