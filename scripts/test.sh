@@ -1,5 +1,8 @@
 # Sourced by ./dev test, where everything is installed. Expects: top, jobs, build(), build_folder(), say(), die().
 
+# Threads that wait sleep: tests run side by side, and the machine may be shared.
+export OMP_WAIT_POLICY=passive
+
 tests_passed=0
 tests_failed=0
 
