@@ -259,7 +259,7 @@ inline void ScaleBy(float* values, size_t n, float factor) {
 }
 
 inline bool AllFinite(const float* values, size_t n) {
-    // x − x is NaN for infinities and NaN, and the sum of zeros stays 0.
+    // x − x and 0·x are NaN for infinities and NaN, and the sum of zeros stays 0.
     const D d;
     V sum = hn::Zero(d);
     size_t i = 0;
@@ -268,7 +268,7 @@ inline bool AllFinite(const float* values, size_t n) {
         sum = hn::Add(sum, hn::Sub(v, v));
     }
     float rest = 0.0f;
-    for (; i < n; ++i) rest += values[i] - values[i];
+    for (; i < n; ++i) rest += values[i] * 0.0f;
     return hn::ReduceSum(d, sum) + rest == 0.0f;
 }
 
