@@ -14,6 +14,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 std::atomic<ProbeSink*> g_probe_sink{nullptr};
 
+constexpr int64_t kSerialHeads = 16;
+
 }  // namespace
 
 void set_probe_sink(ProbeSink* sink) { g_probe_sink = sink; }
@@ -45,7 +47,9 @@ void FarMemory::for_each_head(const FarCall& call, int n_threads,
                               void (FarMemory::*run)(const FarCall&, int64_t, int64_t)) {
     const int64_t n = call.args.n_stream * call.args.n_head_kv;
     std::atomic<bool> failed{false};
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1)
+    // A decoded token's corrections take about as long as starting the threads, and few heads are observed at once.
+    const bool small = call.args.n_tokens <= kDecodeTokens && n <= kSerialHeads;
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1 && !small)
     for (int64_t i = 0; i < n; ++i) {
         try {
             (this->*run)(call, i / call.args.n_head_kv, i % call.args.n_head_kv);
