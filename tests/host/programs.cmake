@@ -29,7 +29,7 @@ if(ATLAS_TEST_SERVER)
         add_test(NAME host_session.${scenario}
             COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/session_test.py --plugin $<TARGET_FILE:ggml-atlas>
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
-        set_tests_properties(host_session.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
+        set_tests_properties(host_session.${scenario} PROPERTIES LABELS "host;long" SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
 else()
     message(STATUS "llama-server not found: sparse attention and sessions through it are not part of ctest")
