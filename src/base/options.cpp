@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "base/option_words.h"
+
 namespace atlas {
 namespace {
 
@@ -105,10 +107,7 @@ void parse_sparse(Parser& parser, SparseOptions* out) {
                   std::array{std::pair{"exact", AttentionMode::kExact}, std::pair{"window", AttentionMode::kWindow},
                              std::pair{"sparse", AttentionMode::kSparse}},
                   &out->mode);
-    parser.choice("ATLAS_FAR",
-                  std::array{std::pair{"drop", FarEstimate::kDrop}, std::pair{"first", FarEstimate::kFirst},
-                             std::pair{"second", FarEstimate::kSecond}, std::pair{"bessel", FarEstimate::kBessel}},
-                  &out->estimate);
+    parser.choice("ATLAS_FAR", kFarEstimateWords, &out->estimate);
     parser.choice("ATLAS_BLOCK", std::array{std::pair{"16", 16}, std::pair{"32", 32}, std::pair{"64", 64}},
                   &out->block_keys);
     parser.integer("ATLAS_THRESHOLD", 0, kMost, &out->threshold);
@@ -145,17 +144,8 @@ void parse_memory(Parser& parser, MemoryOptions* out) {
     parser.integer("ATLAS_WARM_UP", 0, kMost, &out->warm_up);
     parser.flag("ATLAS_TEST_TIME", &out->test_time);
     parser.bytes("ATLAS_MEMORY_BUDGET", &out->budget_bytes);
-    parser.choice("ATLAS_MEMORY_KIND",
-                  std::array{std::pair{"least_squares", FarMemoryKind::kLeastSquares},
-                             std::pair{"linear", FarMemoryKind::kLinear}, std::pair{"deep", FarMemoryKind::kDeep},
-                             std::pair{"gated", FarMemoryKind::kGated}},
-                  &out->kind);
-    parser.choice("ATLAS_FEATURE_TYPE",
-                  std::array{std::pair{"identity", MemoryFeatures::kIdentity},
-                             std::pair{"polynomial", MemoryFeatures::kPolynomial},
-                             std::pair{"exponential", MemoryFeatures::kExponential},
-                             std::pair{"fourier", MemoryFeatures::kFourier}, std::pair{"rbf", MemoryFeatures::kRbf}},
-                  &out->features);
+    parser.choice("ATLAS_MEMORY_KIND", kFarMemoryKindWords, &out->kind);
+    parser.choice("ATLAS_FEATURE_TYPE", kMemoryFeatureWords, &out->features);
     parser.integer("ATLAS_FEATURE_DEGREE", 1, 3, &out->degree);
     parser.integer("ATLAS_MEMORY_HIDDEN", 1, 1024, &out->hidden);
     parser.integer("ATLAS_OMEGA_WINDOW", 1, 4096, &out->omega_window);

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "atlas/calibration.h"
+#include "base/option_words.h"
 #include "base/options.h"
 #include "host/side_car_writer.h"
 #include "runtime/calibration.h"
@@ -68,11 +69,10 @@ std::string planner_text(const SparseOptions& options) {
         std::snprintf(text, sizeof text, "%g", value);
         return std::string(text);
     };
-    constexpr const char* kEstimates[] = {"drop", "first", "second", "bessel"};
     return "block " + std::to_string(options.block_keys) + ", threshold " + std::to_string(options.threshold) +
            ", sinks " + std::to_string(options.sinks) + ", window " + std::to_string(options.window) + ", budget " +
            number(options.fraction) + " (" + std::to_string(options.floor) + " to " + std::to_string(options.cap) +
-           "), far " + kEstimates[static_cast<int>(options.estimate)];
+           "), far " + word_of(kFarEstimateWords, options.estimate);
 }
 
 const char* begin() {

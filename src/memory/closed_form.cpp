@@ -6,6 +6,47 @@
 
 namespace atlas::memory {
 
+bool cholesky(std::vector<double>* a, size_t n) {
+    std::vector<double>& l = *a;
+    for (size_t r = 0; r < n; ++r) {
+        for (size_t c = 0; c <= r; ++c) {
+            double sum = l[r * n + c];
+            for (size_t k = 0; k < c; ++k) sum -= l[r * n + k] * l[c * n + k];
+            if (r != c) {
+                l[r * n + c] = sum / l[c * n + c];
+            } else if (sum > 0.0) {
+                l[r * n + r] = std::sqrt(sum);
+            } else {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+bool invert_symmetric(std::vector<double>* a, size_t n) {
+    if (!cholesky(a, n)) return false;
+    std::vector<double>& l = *a;
+    // L⁻¹, then A⁻¹ = L⁻ᵀ L⁻¹.
+    std::vector<double> inverse(n * n, 0.0);
+    for (size_t c = 0; c < n; ++c) {
+        inverse[c * n + c] = 1.0 / l[c * n + c];
+        for (size_t r = c + 1; r < n; ++r) {
+            double sum = 0.0;
+            for (size_t k = c; k < r; ++k) sum -= l[r * n + k] * inverse[k * n + c];
+            inverse[r * n + c] = sum / l[r * n + r];
+        }
+    }
+    for (size_t r = 0; r < n; ++r) {
+        for (size_t c = 0; c <= r; ++c) {
+            double sum = 0.0;
+            for (size_t k = r; k < n; ++k) sum += inverse[k * n + r] * inverse[k * n + c];
+            l[r * n + c] = l[c * n + r] = sum;
+        }
+    }
+    return true;
+}
+
 Status ridge(const std::vector<double>& x, const std::vector<double>& v, size_t n, size_t d_in, size_t d_out,
              double lambda, std::vector<double>* w) {
     // Normal equations G Wᵀ = B, G = Σxxᵀ + λI (lower half), solved by Cholesky's L Lᵀ.
@@ -18,21 +59,10 @@ Status ridge(const std::vector<double>& x, const std::vector<double>& v, size_t 
             for (size_t o = 0; o < d_out; ++o) b[r * d_out + o] += row[r] * v[i * d_out + o];
         }
     }
-    for (size_t r = 0; r < d_in; ++r) {
-        l[r * d_in + r] += lambda;
-        for (size_t c = 0; c <= r; ++c) {
-            double sum = l[r * d_in + c];
-            for (size_t k = 0; k < c; ++k) sum -= l[r * d_in + k] * l[c * d_in + k];
-            if (r != c) {
-                l[r * d_in + c] = sum / l[c * d_in + c];
-            } else if (sum > 0.0) {
-                l[r * d_in + r] = std::sqrt(sum);
-            } else {
-                return Status::invalid_argument("ridge over " + std::to_string(n) + " pairs of " +
-                                                std::to_string(d_in) + " features is singular with lambda " +
-                                                std::to_string(lambda));
-            }
-        }
+    for (size_t r = 0; r < d_in; ++r) l[r * d_in + r] += lambda;
+    if (!cholesky(&l, d_in)) {
+        return Status::invalid_argument("ridge over " + std::to_string(n) + " pairs of " + std::to_string(d_in) +
+                                        " features is singular with lambda " + std::to_string(lambda));
     }
     for (size_t r = 0; r < d_in; ++r) {
         for (size_t o = 0; o < d_out; ++o) {

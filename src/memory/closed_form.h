@@ -8,6 +8,12 @@
 /** Linear memories without tuning, in float64: what a learned memory has to be compared with. Matrices are row-major. */
 namespace atlas::memory {
 
+/** The lower half of A [n][n], symmetric, becomes L of A = L Lᵀ; the upper one is not touched. False, A then being spoilt, unless A is positive definite. */
+bool cholesky(std::vector<double>* a, size_t n);
+
+/** A ← A⁻¹ of a symmetric A [n][n], of which the lower half is read. False, A then being spoilt, unless A is positive definite. */
+bool invert_symmetric(std::vector<double>* a, size_t n);
+
 /** W [d_out][d_in] minimising Σ‖W x_i − v_i‖² + lambda‖W‖²; x [n][d_in], v [n][d_out]. Fails when lambda = 0 meets a singular Σxxᵀ. */
 Status ridge(const std::vector<double>& x, const std::vector<double>& v, size_t n, size_t d_in, size_t d_out,
              double lambda, std::vector<double>* w);

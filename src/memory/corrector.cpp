@@ -164,7 +164,7 @@ void Corrector::learn(const float* q, const float* target, float weight) {
         learned_ = std::max(learned_, memory_->learner().stats().pairs);
         return;
     }
-    // mapped_ holds φ(q): observe() has just predicted it. A weight multiplies the squared error, so its root both sides.
+    // A weight multiplies the squared error, so its root both sides.
     const double root = std::sqrt(static_cast<double>(weight));
     for (size_t i = 0; i < x_.size(); ++i) x_[i] = root * static_cast<double>(mapped_[i]);
     for (size_t i = 0; i < d_out; ++i) v_[i] = root * static_cast<double>(target[i]);
@@ -234,7 +234,7 @@ void Corrector::observe(const float* q, const float* residual, float weight, dou
     }
     if (weight <= 0.0f) return;
     ++observations_;
-    // Prediction first: this pair has not been learned.
+    // Prediction first: this pair has not been learned. Its features stay in mapped_, for learn().
     predict(q, 1);
     double dot = 0.0;
     for (size_t i = 0; i < d_out; ++i) dot += static_cast<double>(prediction_[i]) * static_cast<double>(residual[i]);

@@ -97,6 +97,7 @@ public:
 
 private:
     void predict(const float* q, size_t n);
+    /** Least squares: the pair of the query in row 0 of mapped_, where predict(q, 1) leaves its features. */
     void learn(const float* q, const float* target, float weight);
     void refresh_weights();
     void move_gate();

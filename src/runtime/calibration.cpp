@@ -7,6 +7,8 @@
 #include <exception>
 #include <string>
 
+#include "memory/closed_form.h"
+
 namespace atlas::runtime {
 namespace {
 
@@ -62,42 +64,6 @@ struct Sample {
         return tokens * sum;
     }
 };
-
-/** a ← a⁻¹ of a symmetric positive definite matrix by Cholesky's L Lᵀ; false if it is not. */
-bool invert(std::vector<double>* a, size_t n) {
-    std::vector<double>& l = *a;
-    for (size_t r = 0; r < n; ++r) {
-        for (size_t c = 0; c <= r; ++c) {
-            double sum = l[r * n + c];
-            for (size_t k = 0; k < c; ++k) sum -= l[r * n + k] * l[c * n + k];
-            if (r != c) {
-                l[r * n + c] = sum / l[c * n + c];
-            } else if (sum > 0.0) {
-                l[r * n + r] = std::sqrt(sum);
-            } else {
-                return false;
-            }
-        }
-    }
-    // L⁻¹ below, then L⁻ᵀ L⁻¹.
-    std::vector<double> inverse(n * n, 0.0);
-    for (size_t c = 0; c < n; ++c) {
-        inverse[c * n + c] = 1.0 / l[c * n + c];
-        for (size_t r = c + 1; r < n; ++r) {
-            double sum = 0.0;
-            for (size_t k = c; k < r; ++k) sum -= l[r * n + k] * inverse[k * n + c];
-            inverse[r * n + c] = sum / l[r * n + r];
-        }
-    }
-    for (size_t r = 0; r < n; ++r) {
-        for (size_t c = 0; c <= r; ++c) {
-            double sum = 0.0;
-            for (size_t k = r; k < n; ++k) sum += inverse[k * n + r] * inverse[k * n + c];
-            l[r * n + c] = l[c * n + r] = sum;
-        }
-    }
-    return true;
-}
 
 std::vector<float> narrow(const std::vector<double>& values) { return {values.begin(), values.end()}; }
 
@@ -312,7 +278,7 @@ Calibration::Choice Calibration::choose(const Head& head) const {
         };
         std::vector<double> p = regularized(1.0);
         CorrectorState state;
-        if (invert(&p, n)) {
+        if (memory::invert_symmetric(&p, n)) {
             state.weights.resize(d_v * n);
             for (size_t o = 0; o < d_v; ++o) {
                 for (size_t r = 0; r < n; ++r) {
@@ -325,7 +291,7 @@ Calibration::Choice Calibration::choose(const Head& head) const {
             state.scale = scale;
             for (const double strength : kStrengths) {
                 std::vector<double> covariance = regularized(strength / head.observations);
-                if (!invert(&covariance, n)) continue;
+                if (!memory::invert_symmetric(&covariance, n)) continue;
                 state.momentum = narrow(covariance);
                 consider(state);
             }

@@ -28,6 +28,34 @@ TEST(Ridge, SolvesTheNormalEquations) {
     EXPECT_FALSE(ridge(x, v, 5, d, o, 0.0, &w).is_ok()) << "5 pairs do not determine 20 features";
 }
 
+TEST(Cholesky, InvertsWhatIsPositiveDefiniteAndRefusesTheRest) {
+    Numbers numbers(52);
+    for (const size_t n : {1u, 2u, 17u, 65u}) {
+        const std::vector<double> x = widen(numbers.normal(2 * n * n));
+        std::vector<double> a(n * n, 0.0);
+        for (size_t i = 0; i < 2 * n; ++i) {
+            for (size_t r = 0; r < n; ++r) {
+                for (size_t c = 0; c < n; ++c) a[r * n + c] += x[i * n + r] * x[i * n + c];
+            }
+        }
+        std::vector<double> inverse = a;
+        // Only the lower half counts.
+        for (size_t r = 0; r < n; ++r) {
+            for (size_t c = r + 1; c < n; ++c) inverse[r * n + c] = 1e9;
+        }
+        ASSERT_TRUE(invert_symmetric(&inverse, n));
+        for (size_t r = 0; r < n; ++r) {
+            for (size_t c = 0; c < n; ++c) {
+                double sum = 0.0;
+                for (size_t k = 0; k < n; ++k) sum += a[r * n + k] * inverse[k * n + c];
+                EXPECT_NEAR(sum, r == c ? 1.0 : 0.0, 1e-8);
+            }
+        }
+    }
+    std::vector<double> not_definite{1.0, 2.0, 2.0, 1.0};
+    EXPECT_FALSE(invert_symmetric(&not_definite, 2));
+}
+
 TEST(RecursiveLeastSquaresTest, IsRidge) {
     Numbers numbers(52);
     const size_t n = 60, d = 24, o = 5;
