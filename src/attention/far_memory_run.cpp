@@ -60,9 +60,9 @@ void FarMemory::for_each_head(const FarCall& call, int n_threads,
     if (failed) throw std::bad_alloc();
 }
 
-/** Tokens per observation: a memory that knows little asks more often, one that has twice forgotten what it began with less. */
+/** Tokens per observation: a memory that knows little asks more often. */
 double FarMemory::spacing_of(uint64_t observations) const {
-    const double hurry = observations < 128 ? 4.0 : observations < 256 ? 2.0 : observations < 1024 ? 1.0 : 2.0 / 3.0;
+    const double hurry = observations < 128 ? 4.0 : observations < 256 ? 2.0 : 1.0;
     return std::max(1.0, static_cast<double>(options_.probe_every) / hurry);
 }
 

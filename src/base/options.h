@@ -113,7 +113,7 @@ struct MemoryOptions {
      * (attention::AdaptiveWindow).
      */
     bool adaptive_window = true;
-    /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head; a quarter until the 128th, half until the 256th, 1.5 times as many after the 1024th. */
+    /** ATLAS_MEMORY_PROBE=1…2^20: tokens per observation of a KV head; a quarter until the 128th, half until the 256th. */
     int probe_every = 32;
     /** ATLAS_MEMORY_PROBE_KEYS=0…2^30: keys that an observation reads at most, a random sample of more; 0: all. */
     int probe_keys = 4096;

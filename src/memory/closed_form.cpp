@@ -5,23 +5,6 @@
 #include <string>
 
 namespace atlas::memory {
-namespace {
-
-double dot(const double* a, const double* b, size_t n) {
-    double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < n; ++i) sum += a[i] * b[i];
-    return sum;
-}
-
-/** y = a x + b y. */
-void add(double a, const double* x, double b, size_t n, double* y) {
-#pragma omp simd
-    for (size_t i = 0; i < n; ++i) y[i] = a * x[i] + b * y[i];
-}
-
-}  // namespace
-
 bool cholesky(std::vector<double>* a, size_t n) {
     std::vector<double>& l = *a;
     for (size_t r = 0; r < n; ++r) {
@@ -127,15 +110,18 @@ void RecursiveLeastSquares::learn(const double* x, const double* v) {
     // Sherman–Morrison: P ← (P − P x xᵀP / (f + xᵀP x)) / f, W ← W + (v − W x)(P x)ᵀ/(f + xᵀP x).
     double denominator = f;
     for (size_t i = 0; i < d_in_; ++i) {
-        px_[i] = dot(p_.data() + i * d_in_, x, d_in_);
+        px_[i] = 0.0;
+        for (size_t j = 0; j < d_in_; ++j) px_[i] += p_[i * d_in_ + j] * x[j];
         denominator += px_[i] * x[i];
     }
-    const double inverse = 1.0 / denominator;
     for (size_t o = 0; o < d_out_; ++o) {
-        double* w = w_.data() + o * d_in_;
-        add(inverse * (v[o] - dot(w, x, d_in_)), px_.data(), 1.0, d_in_, w);
+        double error = v[o];
+        for (size_t j = 0; j < d_in_; ++j) error -= w_[o * d_in_ + j] * x[j];
+        for (size_t j = 0; j < d_in_; ++j) w_[o * d_in_ + j] += error * px_[j] / denominator;
     }
-    for (size_t i = 0; i < d_in_; ++i) add(-inverse / f * px_[i], px_.data(), 1.0 / f, d_in_, p_.data() + i * d_in_);
+    for (size_t i = 0; i < d_in_; ++i) {
+        for (size_t j = 0; j < d_in_; ++j) p_[i * d_in_ + j] = (p_[i * d_in_ + j] - px_[i] * px_[j] / denominator) / f;
+    }
 }
 
 void RecursiveLeastSquares::set_state(const float* weights, const float* covariance) {
