@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "attention/far_field.h"
@@ -72,6 +73,10 @@ private:
 
     void make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
     void calibrate(const kernels::AttentionArgs& args, int64_t stream, KvIndex& index, int n_threads);
+    void add_slopes(const kernels::AttentionArgs& args, const std::vector<std::pair<int64_t, int64_t>>& pages,
+                    KvIndex& index, int n_threads);
+    void add_super_slopes(const kernels::AttentionArgs& args, const std::vector<int64_t>& supers, KvIndex& index,
+                          int n_threads);
     void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
     int64_t budget_of(const TileView& view, int layer) const;
     void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads);

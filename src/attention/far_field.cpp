@@ -33,7 +33,7 @@ public:
         w_.state.clear();
         const auto round = [](int64_t n) { return (n + 15) / 16 * 16; };
         const int64_t floats =
-            round(rows_ * args.d_k) + round(rows_ * pairs_) + 4 * round(rows_) + args.d_k * kLanes + rows_ * kLanes;
+            2 * round(rows_ * args.d_k) + round(rows_ * pairs_) + 6 * round(rows_) + args.d_k * kLanes + rows_ * kLanes;
         w_.memory.resize(static_cast<size_t>(floats + 16));
         float* at = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(w_.memory.data()) + 63) / 64 * 64);
         const auto take = [&](int64_t n) {
@@ -47,6 +47,9 @@ public:
         max_ = take(rows_);
         sum_ = take(rows_);
         factor_ = take(rows_);
+        super_ = take(rows_);
+        slope_ = take(rows_);
+        steps_ = take(rows_ * args.d_k);
         panel_ = take(args.d_k * kLanes);
         product_ = take(rows_ * kLanes);
         load_queries();
@@ -120,6 +123,7 @@ public:
             return;
         }
         std::fill(sum_, sum_ + rows_, 0.0f);
+        std::fill(super_, super_ + rows_, 0.0f);
         for (size_t part = 0; part < w_.parts.size(); ++part) {
             const uint8_t* state = w_.state.data() + part * kernels::kPanelBlocks;
             const Panel& panel = *w_.parts[part].panel;
@@ -138,6 +142,7 @@ public:
                     scaled[b] = weight[b] * factor[b];
                 }
                 sum_[row] += sum;
+                if (w_.parts[part].super) super_[row] += sum;
             }
             kernels::panel_value(product_, static_cast<size_t>(rows_), panel.value, d_v, far_out);
         }
@@ -146,7 +151,14 @@ public:
             far_lse[row] = s > 0.0f ? max_[row] + std::log(s) : kMinusInfinity;
             const float inverse = s > 0.0f ? 1.0f / s : 0.0f;
             for (int64_t i = 0; i < args_.d_v; ++i) far_out[row * args_.d_v + i] *= inverse;
+            slope_[row] = s > 0.0f ? calibration_.slope_factor[static_cast<size_t>(head_)] : 0.0f;
+            super_[row] *= slope_[row] * inverse;
         }
+        if (calibration_.slope_factor[static_cast<size_t>(head_)] == 0.0f) return;
+        const auto head = static_cast<size_t>(head_);
+        calibration_.slopes[head].apply(q_, rows_, args_.d_k, args_.d_v, slope_, steps_, far_out);
+        if (has_supers_)
+            calibration_.super_slopes[head].apply(q_, rows_, args_.d_k, args_.d_v, super_, steps_, far_out);
     }
 
     /** After estimate(): reads a few far blocks drawn by their estimated mass; adds true ÷ estimated mass to the result. */
@@ -432,6 +444,9 @@ private:
     float* max_;      // [rows] largest log mass
     float* sum_;      // [rows] of the weights in hand
     float* factor_;   // [rows]
+    float* super_;    // [rows] of the weights of super-blocks
+    float* slope_;    // [rows] share of the values' slope
+    float* steps_;    // [rows][d_k]
     float* panel_;    // [d_k][16]
     float* product_;  // [rows][16]
     bool has_supers_ = false;

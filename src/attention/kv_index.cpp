@@ -83,6 +83,9 @@ KvIndex::KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_h
 void KvIndex::calibrate(const float* keys, int64_t n, Calibration* out) {
     out->offset.resize(static_cast<size_t>(n_heads_ * d_k_));
     out->tilt.assign(static_cast<size_t>(n_heads_ * d_k_), 0.0f);
+    out->slope_factor.assign(static_cast<size_t>(n_heads_), 0.0f);
+    out->slopes.assign(static_cast<size_t>(n_heads_), {});
+    out->super_slopes.assign(static_cast<size_t>(n_heads_), {});
     std::vector<double> variance(static_cast<size_t>(n_heads_ * d_k_));
     for (int64_t head = 0; head < n_heads_; ++head) {
         for (int64_t i = 0; i < d_k_; ++i) {
@@ -228,6 +231,30 @@ void KvIndex::update_super(int64_t super, int64_t head) {
         reach[static_cast<size_t>(p)] = largest * (1.0f + 1e-6f);
     }
     store(to, lane, nullptr, spread.data(), reach.data(), nullptr);
+}
+
+void KvIndex::add_super_slope(int64_t super, int64_t head, ValueSlope* slope) const {
+    const Panel& from = *panel(head, super);
+    thread_local std::vector<float> keys, values, mean;
+    keys.resize(static_cast<size_t>(kSuperBlocks * d_k_));
+    values.resize(static_cast<size_t>(kSuperBlocks * d_v_));
+    mean.resize(static_cast<size_t>(d_k_));
+    float share[kSuperBlocks];
+    std::copy(from.log_mass, from.log_mass + kSuperBlocks, share);
+    const float top = kernels::max_of(share, kSuperBlocks);
+    const float total = kernels::exp_sum(share, kSuperBlocks, top);
+    for (int64_t b = 0; b < kSuperBlocks; ++b) {
+        share[b] /= total;
+        for (int64_t i = 0; i < d_k_; ++i)
+            keys[static_cast<size_t>(b * d_k_ + i)] =
+                from.mean_scale[b] * static_cast<float>(from.mean[i * kLanes + b]);
+        for (int64_t i = 0; i < d_v_; ++i)
+            values[static_cast<size_t>(b * d_v_ + i)] =
+                from.value_scale[b] * static_cast<float>(from.value[b * d_v_ + i]);
+    }
+    kernels::weighted_sum(keys.data(), static_cast<size_t>(kSuperBlocks), static_cast<size_t>(d_k_), share, nullptr,
+                          mean.data());
+    slope->add(keys.data(), values.data(), share, mean.data(), top + std::log(total), kSuperBlocks, d_k_, d_v_);
 }
 
 }  // namespace atlas::attention

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "attention/value_slope.h"
 #include "kernels/moments.h"
 #include "kv/paged_tensor.h"
 
@@ -30,9 +31,12 @@ struct Calibration {
         offset;  ///< [head][d_k], to be added to every stored mean: takes constant outlier channels out of the 8-bit range
     std::vector<float> tilt;  ///< [head][d_k]: the moments are weighted by e^{tilt·k}, and describe e^{(q − tilt)·k}
     bool tilted = false;      ///< whether there were enough queries to choose the tilts
-    std::vector<double> query_sum;  ///< [head][d_k] of scaled queries, while it is not
-    std::vector<float> samples;     ///< [head][sample][d_k]: some of them
-    int64_t queries = 0;            ///< tokens in that sum
+    std::vector<float> slope_factor;       ///< [head] how much of the slopes is used; 0 before the tilts are chosen
+    std::vector<ValueSlope> slopes;        ///< [head] of keys and values inside blocks
+    std::vector<ValueSlope> super_slopes;  ///< [head] of the blocks' means inside super-blocks
+    std::vector<double> query_sum;         ///< [head][d_k] of scaled queries, while it is not
+    std::vector<float> samples;            ///< [head][sample][d_k]: some of them
+    int64_t queries = 0;                   ///< tokens in that sum
 };
 
 /**
@@ -105,6 +109,8 @@ public:
     void mark_fresh(int64_t page);
     /** Moments of a super-block of one head from its blocks, whose pages must be fresh. */
     void update_super(int64_t super, int64_t head);
+    /** Adds the super-block's means to the head's slope, after update_super. Throws std::bad_alloc. */
+    void add_super_slope(int64_t super, int64_t head, ValueSlope* slope) const;
     void mark_super_fresh(int64_t super) { super_valid_[static_cast<size_t>(super)] = 1; }
 
     const Panel* panel(int64_t head, int64_t index) const {

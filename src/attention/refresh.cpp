@@ -17,9 +17,11 @@ namespace {
 // Pages that calibrate a stream of the index, and those of them on which its tilts are judged.
 constexpr int64_t kCalibrationPages = 16;
 constexpr int64_t kTiltPages = 8;
+// Pages of a call that the slopes of values are taken from, at most: evenly spread over what was read.
+constexpr int64_t kSlopePages = 64;
 // Tokens whose mean query a tilt follows, at least; queries kept to judge it, one of every few tokens.
 constexpr int64_t kTiltTokens = 64;
-constexpr int64_t kTiltQueries = 16;
+constexpr int64_t kTiltQueries = 32;
 constexpr int64_t kTokensPerQuery = kTiltTokens / kTiltQueries;
 
 /** Adds the call's queries of a stream to what its tilts will be chosen by. */
@@ -89,11 +91,15 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
             for (int64_t i = 0; i < args.d_k; ++i)
                 mean[static_cast<size_t>(i)] =
                     static_cast<float>(c.query_sum[static_cast<size_t>(head * args.d_k + i)] * each);
-            const float factor = choose_tilt({keys.data() + head * n * args.d_k, values.data() + head * n * args.d_v,
-                                              std::min(used, kTiltPages) * kv::kPageRows,
-                                              c.samples.data() + head * kTiltQueries * args.d_k, kTiltQueries,
-                                              mean.data(), args.d_k, args.d_v, index.block_keys(), index.pairing()});
-            for (int64_t i = 0; i < args.d_k; ++i) tilts[i] = factor * mean[static_cast<size_t>(i)];
+            const float* k = keys.data() + head * n * args.d_k;
+            const float* v = values.data() + head * n * args.d_v;
+            const int64_t judged = std::min(used, kTiltPages) * kv::kPageRows;
+            const TiltChoice choice =
+                choose_tilt({k, v, judged, c.samples.data() + head * kTiltQueries * args.d_k, kTiltQueries, mean.data(),
+                             args.d_k, args.d_v, index.block_keys(), index.pairing(), k + judged * args.d_k,
+                             v + judged * args.d_v, n - judged});
+            for (int64_t i = 0; i < args.d_k; ++i) tilts[i] = choice.tilt * mean[static_cast<size_t>(i)];
+            c.slope_factor[static_cast<size_t>(head)] = settings_.value_slope ? choice.slope : 0.0f;
         } catch (const std::bad_alloc&) {
             failed = true;
         }
@@ -102,6 +108,76 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
     c.tilted = true;
     c.query_sum = {};
     c.samples = {};
+}
+
+void Engine::add_slopes(const kernels::AttentionArgs& args, const std::vector<std::pair<int64_t, int64_t>>& pages,
+                        KvIndex& index, int n_threads) {
+    for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+        const TileView* views = views_->data() + stream * tiles_;
+        Calibration& c = index.calibration(views->base_page);
+        if (!c.tilted) continue;
+        std::vector<int64_t> own;
+        for (const auto& [page, reader] : pages) {
+            if (reader == stream) own.push_back(page);
+        }
+        if (own.empty()) continue;
+        const auto used = std::min(static_cast<int64_t>(own.size()), kSlopePages);
+        int64_t far = 1;
+        for (int64_t tile = 0; tile < tiles_; ++tile) far = std::max<int64_t>(far, views[tile].far_pages);
+        std::atomic<bool> failed{false};
+        // One thread per head: a sum's order, and so its rounding, must not depend on the number of threads.
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (args.n_head_kv > 1)
+        for (int64_t head = 0; head < args.n_head_kv; ++head) {
+            if (c.slope_factor[static_cast<size_t>(head)] == 0.0f) continue;
+            try {
+                std::vector<float> decoded(static_cast<size_t>(kv::kPageRows * (args.d_k + args.d_v)));
+                float* k = decoded.data();
+                float* v = k + kv::kPageRows * args.d_k;
+                ValueSlope& slope = c.slopes[static_cast<size_t>(head)];
+                for (int64_t i = 0; i < used; ++i) {
+                    const int64_t page = own[static_cast<size_t>(i * static_cast<int64_t>(own.size()) / used)];
+                    decode_page(args, args.runs[stream * args.n_head_kv + head],
+                                (page - views->base_page) * kv::kPageRows, k, v);
+                    // What has been overwritten since fades as pages are read again.
+                    if (slope.blocks() >= far * index.blocks_per_page())
+                        slope.forget(1.0 / static_cast<double>(far + 1));
+                    add_blocks(k, v, kv::kPageRows, index.block_keys(), c.tilt.data() + head * args.d_k, args.d_k,
+                               args.d_v, &slope);
+                }
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+        }
+        if (failed) throw std::bad_alloc();
+    }
+}
+
+void Engine::add_super_slopes(const kernels::AttentionArgs& args, const std::vector<int64_t>& supers, KvIndex& index,
+                              int n_threads) {
+    for (int64_t stream = 0; stream < args.n_stream && !supers.empty(); ++stream) {
+        const TileView* views = views_->data() + stream * tiles_;
+        Calibration& c = index.calibration(views->base_page);
+        if (!c.tilted) continue;
+        const int64_t per_super = index.pages_per_super();
+        const auto begin = (views->base_page + per_super - 1) / per_super;
+        const auto end = (views->base_page + static_cast<int64_t>(views->use.size())) / per_super;
+        std::atomic<bool> failed{false};
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (args.n_head_kv > 1)
+        for (int64_t head = 0; head < args.n_head_kv; ++head) {
+            if (c.slope_factor[static_cast<size_t>(head)] == 0.0f) continue;
+            try {
+                ValueSlope& slope = c.super_slopes[static_cast<size_t>(head)];
+                for (const int64_t super : supers) {
+                    if (super < begin || super >= end) continue;
+                    if (slope.blocks() >= end - begin) slope.forget(1.0 / static_cast<double>(end - begin + 1));
+                    index.add_super_slope(super, head, &slope);
+                }
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+        }
+        if (failed) throw std::bad_alloc();
+    }
 }
 
 void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads) {
@@ -152,6 +228,7 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
     }
     if (failed) throw std::bad_alloc();
     for (const auto& page : pages) index.mark_fresh(page.first);
+    add_slopes(args, pages, index, n_threads);
 
     // Super-blocks are only looked at beyond the beam.
     std::vector<int64_t> supers;
@@ -176,6 +253,7 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
         guarded([&] { index.update_super(supers[static_cast<size_t>(job / args.n_head_kv)], job % args.n_head_kv); });
     if (failed) throw std::bad_alloc();
     for (const int64_t super : supers) index.mark_super_fresh(super);
+    add_super_slopes(args, supers, index, n_threads);
 }
 
 }  // namespace atlas::attention

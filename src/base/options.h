@@ -42,6 +42,8 @@ struct SparseOptions {
     int cap = 1024;
     /** ATLAS_EPSILON=0…1: above the floor, selection stops when this share of the far mass is left to the estimate. */
     double epsilon = 0.0;
+    /** ATLAS_VALUE_SLOPE=0|1: whether the estimate's values follow the query (attention/value_slope.h). */
+    bool value_slope = true;
     /** ATLAS_REACH_SHARE=0…1: share of the selected blocks chosen by what a single key could reach, the rest by mass. */
     double reach_share = 0.25;
     /** ATLAS_FIRST_LAYERS=0…1024: layers 0 … n−1 get ATLAS_FIRST_FACTOR=1…100 times the budget. */

@@ -64,12 +64,16 @@ TEST_P(EngineTest, TheEstimateIsCloserThanDropping) {
 TEST_P(EngineTest, ThreadsDoNotChangeTheResult) {
     const Case c = GetParam();
     Scene scene(2048, c.tokens, 4, 2, 16, c.streams);
-    KvIndex index = scene.make_index(c.block);
+    KvIndex first = scene.make_index(c.block);
+    KvIndex second = scene.make_index(c.block);
     Settings settings = bare();
     settings.floor = settings.cap = 128;
     settings.probes = 2;
-    const auto one = scene.attend(settings, index, 1);
-    EXPECT_LT(nmse(scene.attend(settings, index, 3), one), 1e-11);
+    // The tilts are chosen, and the slopes of the values taken, in one of the later calls.
+    for (int call = 0; call < 3; ++call) {
+        const auto one = scene.attend(settings, first, 1);
+        EXPECT_LT(nmse(scene.attend(settings, second, 3), one), 1e-11) << "call " << call;
+    }
 }
 
 TEST(Engine, IdenticalKeysInABlockAreEstimatedExactly) {

@@ -24,8 +24,12 @@ struct Data {
                 kD,
                 kD,
                 32,
-                Pairing::kAdjacent};
+                Pairing::kAdjacent,
+                other_keys.data(),
+                other_values.data(),
+                static_cast<int64_t>(other_keys.size()) / kD};
     }
+    std::vector<float> other_keys, other_values;
 };
 
 /** Queries that scatter about a mean of the given length; values that follow their keys. */
@@ -62,18 +66,31 @@ TEST(Tilt, WeightsAreTheSoftmaxAndItsLogMass) {
     EXPECT_NEAR(log_mass, std::log(sum), 1e-5);
 }
 
-TEST(Tilt, FollowsQueriesThatAgree) { EXPECT_GE(choose_tilt(make(2.0f).sample()), 0.5f); }
-
-TEST(Tilt, IsNothingWhereQueriesHaveNoMean) {
-    Data data = make(0.0f);
-    data.mean.assign(kD, 0.0f);
-    EXPECT_EQ(choose_tilt(data.sample()), 0.0f);
-}
+TEST(Tilt, FollowsQueriesThatAgree) { EXPECT_GE(choose_tilt(make(2.0f).sample()).tilt, 0.5f); }
 
 TEST(Tilt, IsNothingWhereTheMeanMisleads) {
     Data data = make(2.0f);
     for (float& x : data.mean) x = -x;
-    EXPECT_EQ(choose_tilt(data.sample()), 0.0f);
+    EXPECT_EQ(choose_tilt(data.sample()).tilt, 0.0f);
+}
+
+TEST(Tilt, WithoutOtherKeysThereIsNoSlope) { EXPECT_EQ(choose_tilt(make(1.0f).sample()).slope, 0.0f); }
+
+TEST(Tilt, UsesTheSlopeOfValuesThatFollowTheirKeys) {
+    Data data = make(0.0f);
+    const Data other = make(0.0f);
+    data.mean.assign(kD, 0.0f);
+    data.other_keys = other.keys;
+    data.other_values = other.values;
+    EXPECT_GT(choose_tilt(data.sample()).slope, 0.0f);
+}
+
+TEST(Tilt, LeavesASlopeThatMisleads) {
+    Data data = make(0.0f);
+    data.mean.assign(kD, 0.0f);
+    data.other_keys = data.keys;
+    for (const float x : data.values) data.other_values.push_back(-x);
+    EXPECT_EQ(choose_tilt(data.sample()).slope, 0.0f);
 }
 
 }  // namespace

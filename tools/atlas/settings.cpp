@@ -26,6 +26,7 @@ const std::vector<Setting>& settings() {
         {"atlas-first-layers", "ATLAS_FIRST_LAYERS", "how many of the first layers get a larger budget (1)", nullptr},
         {"atlas-first-factor", "ATLAS_FIRST_FACTOR", "how many times the budget they get (2)", nullptr},
         {"atlas-far", "ATLAS_FAR", "estimate of what is not read: drop, first, second, bessel (default)", nullptr},
+        {"atlas-value-slope", "ATLAS_VALUE_SLOPE", "0: the estimate's values do not follow the query (1)", nullptr},
         {"atlas-block", "ATLAS_BLOCK", "keys per block of the index: 16, 32 (default), 64", nullptr},
         {"atlas-tile", "ATLAS_TILE", "query tokens that share a selection in prefill (32)", nullptr},
         {"atlas-beam", "ATLAS_BEAM", "blocks scored one by one (256)", nullptr},
