@@ -121,6 +121,15 @@ void KvIndex::forget(int64_t first_page, int64_t n_pages) {
     }
 }
 
+uint64_t KvIndex::bytes() const {
+    uint64_t sum = bytes_;
+    for (const auto& [base_page, calibration] : calibrations_) {
+        for (const ValueSlope& slope : calibration.slopes) sum += slope.bytes();
+        for (const ValueSlope& slope : calibration.super_slopes) sum += slope.bytes();
+    }
+    return sum;
+}
+
 void KvIndex::reserve(int64_t page) {
     const int64_t block = page * blocks_per_page();
     for (int64_t head = 0; head < n_heads_; ++head) {

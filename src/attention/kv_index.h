@@ -119,7 +119,8 @@ public:
     const Panel* super_panel(int64_t head, int64_t index) const {
         return super_panels_[static_cast<size_t>(head * n_super_panels_ + index)].get();
     }
-    uint64_t bytes() const { return bytes_; }
+    /** Of panels, and of the slopes, whose size does not depend on the context. */
+    uint64_t bytes() const;
 
 private:
     void store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach,

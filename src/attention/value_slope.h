@@ -24,6 +24,7 @@ public:
 
     /** Blocks added so far. */
     int64_t blocks() const { return blocks_; }
+    uint64_t bytes() const { return sum_.size() * sizeof(float); }
     /** out[row][d_v] += factor · q[row]ᵀ Cov for `rows` rows q [d_k]; nothing before the first block. `scratch` holds rows · d_k floats. */
     void apply(const float* q, int64_t rows, int64_t d_k, int64_t d_v, const float* factor, float* scratch,
                float* out) const;
