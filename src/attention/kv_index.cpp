@@ -81,12 +81,13 @@ KvIndex::KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_h
 }
 
 void KvIndex::calibrate(const float* keys, int64_t n, Calibration* out) {
-    out->offset.resize(static_cast<size_t>(n_heads_ * d_k_));
+    std::vector<double> variance(static_cast<size_t>(n_heads_ * d_k_));
     out->tilt.assign(static_cast<size_t>(n_heads_ * d_k_), 0.0f);
     out->slope_factor.assign(static_cast<size_t>(n_heads_), 0.0f);
     out->slopes.assign(static_cast<size_t>(n_heads_), {});
     out->super_slopes.assign(static_cast<size_t>(n_heads_), {});
-    std::vector<double> variance(static_cast<size_t>(n_heads_ * d_k_));
+    // Last: that there are offsets tells that all of this is there, also after an allocation that failed.
+    out->offset.resize(static_cast<size_t>(n_heads_ * d_k_));
     for (int64_t head = 0; head < n_heads_; ++head) {
         for (int64_t i = 0; i < d_k_; ++i) {
             const float* channel = keys + head * n * d_k_ + i;

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "kernels/block_moments.h"
+#include "memory/gemm.h"
 
 namespace atlas::attention {
 namespace {
@@ -41,8 +41,11 @@ void ValueSlope::add(const float* keys, const float* values, const float* weight
         const float w = static_cast<float>(share) * weights[j];
         for (int64_t i = 0; i < d_k; ++i) offsets[static_cast<size_t>(j * d_k + i)] = w * (keys[j * d_k + i] - mean[i]);
     }
-    kernels::add_product(offsets.data(), 1, static_cast<size_t>(d_k), static_cast<size_t>(d_k), values,
-                         static_cast<size_t>(n), static_cast<size_t>(d_v), sum_.data());
+    const auto keys_d = static_cast<size_t>(d_k);
+    const auto values_d = static_cast<size_t>(d_v);
+    memory::gemm(keys_d, values_d, static_cast<size_t>(n), 1.0f,
+                 memory::MatrixView{offsets.data(), keys_d}.transposed(), {values, values_d}, 1.0f, sum_.data(),
+                 values_d);
     weight_ += share;
     ++blocks_;
 }
@@ -56,8 +59,10 @@ void ValueSlope::apply(const float* q, int64_t rows, int64_t d_k, int64_t d_v, c
         const float scale = static_cast<float>(factor[row] / weight_);
         for (int64_t i = 0; i < d_k; ++i) scratch[row * d_k + i] = scale * q[row * d_k + i];
     }
-    kernels::add_product(scratch, static_cast<size_t>(d_k), 1, static_cast<size_t>(rows), sum_.data(),
-                         static_cast<size_t>(d_k), static_cast<size_t>(d_v), out);
+    const auto keys_d = static_cast<size_t>(d_k);
+    const auto values_d = static_cast<size_t>(d_v);
+    memory::gemm(static_cast<size_t>(rows), values_d, keys_d, 1.0f, {scratch, keys_d}, {sum_.data(), values_d}, 1.0f,
+                 out, values_d);
 }
 
 }  // namespace atlas::attention

@@ -10,10 +10,6 @@ void row_products(const float* rows, size_t n, size_t d, const float* t, float* 
 /** sum[i] = Σ_j weights[j] · (rows[j·d + i] − offset[i]) for i < d; offset may be nullptr, which is 0. */
 void weighted_sum(const float* rows, size_t n, size_t d, const float* weights, const float* offset, float* sum);
 
-/** out[r·d + c] += Σ_{j<n} a[r·row_stride + j·column_stride] · b[j·d + c] for r < rows, c < d. */
-void add_product(const float* a, size_t row_stride, size_t column_stride, size_t rows, const float* b, size_t n,
-                 size_t d, float* out);
-
 /**
  * Distances of the points rows[j] from `mean`, per pair of dimensions: (2p, 2p + 1) if `adjacent`, else (p, p + d/2); d even. With δ² a pair's
  * squared distance, spread[p] = √(Σ_j weights[j] · δ²) and reach[p] = √(max_j δ²), p < d/2.

@@ -183,7 +183,7 @@ TEST(Probe, SampledObservationsTeachToo) {
     options.probe_every = 1;
     options.probe_keys = 256;
     Settings settings = bare();
-    settings.value_slope = false;  // which leaves nothing to learn of keys and values without a pattern
+    settings.value_slope = false;  // which leaves little to learn here (3 % of the error instead of 20 %)
     Engine engine(settings, options), plain(settings);
     double with = 0.0, without = 0.0;
     for (int i = 0; i < 500; ++i) {

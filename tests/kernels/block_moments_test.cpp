@@ -88,37 +88,5 @@ TEST_P(BlockMomentsTest, EqualTheirDefinitions) {
     }
 }
 
-TEST_P(BlockMomentsTest, ProductsAreAddedWhateverTheStrides) {
-    for (const size_t d : {1, 5, 16, 32, 40, 64, 96, 128}) {
-        for (const size_t rows : {1, 3, 4, 7, 64}) {
-            for (const size_t n : {1, 32}) {
-                const std::vector<float> a = draw(rows * n);
-                const std::vector<float> b = draw(n * d);
-                const std::vector<float> start = draw(rows * d);
-                for (const bool transposed : {false, true}) {
-                    std::vector<float> out = start;
-                    const size_t row_stride = transposed ? 1 : n;
-                    const size_t column_stride = transposed ? rows : 1;
-                    add_product(a.data(), row_stride, column_stride, rows, b.data(), n, d, out.data());
-                    for (size_t r = 0; r < rows; ++r) {
-                        for (size_t c = 0; c < d; ++c) {
-                            double expected = start[r * d + c];
-                            double size = std::fabs(expected);
-                            for (size_t j = 0; j < n; ++j) {
-                                const double term =
-                                    static_cast<double>(a[r * row_stride + j * column_stride]) * b[j * d + c];
-                                expected += term;
-                                size += std::fabs(term);
-                            }
-                            ASSERT_NEAR(out[r * d + c], expected, 1e-6 * size)
-                                << "d " << d << ", rows " << rows << ", n " << n << ", transposed " << transposed;
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
 }  // namespace
 }  // namespace atlas::kernels::test

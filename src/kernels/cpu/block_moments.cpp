@@ -5,8 +5,6 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
-#include "kernels/cpu/ops.h"
-
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
@@ -29,53 +27,6 @@ void RowProducts(const float* rows, size_t n, size_t d, const float* t, float* o
         for (; i < d; ++i) sum += rows[i] * t[i];
         out[j] = sum;
     }
-}
-
-/** kRows rows by two vectors of columns in registers; the last columns one by one. */
-template <size_t kRows>
-void AddProductRows(const float* a, size_t row_stride, size_t column_stride, const float* b, size_t n, size_t d,
-                    float* out) {
-    const D tag;
-    const size_t lanes = hn::Lanes(tag);
-    size_t c = 0;
-    for (; c + 2 * lanes <= d; c += 2 * lanes) {
-        V sum[kRows][2];
-        ATLAS_UNROLL
-        for (size_t r = 0; r < kRows; ++r) {
-            sum[r][0] = hn::LoadU(tag, out + r * d + c);
-            sum[r][1] = hn::LoadU(tag, out + r * d + c + lanes);
-        }
-        for (size_t j = 0; j < n; ++j) {
-            const V b0 = hn::LoadU(tag, b + j * d + c);
-            const V b1 = hn::LoadU(tag, b + j * d + c + lanes);
-            ATLAS_UNROLL
-            for (size_t r = 0; r < kRows; ++r) {
-                const V x = hn::Set(tag, a[r * row_stride + j * column_stride]);
-                sum[r][0] = hn::MulAdd(x, b0, sum[r][0]);
-                sum[r][1] = hn::MulAdd(x, b1, sum[r][1]);
-            }
-        }
-        ATLAS_UNROLL
-        for (size_t r = 0; r < kRows; ++r) {
-            hn::StoreU(sum[r][0], tag, out + r * d + c);
-            hn::StoreU(sum[r][1], tag, out + r * d + c + lanes);
-        }
-    }
-    for (; c < d; ++c) {
-        for (size_t r = 0; r < kRows; ++r) {
-            float sum = out[r * d + c];
-            for (size_t j = 0; j < n; ++j) sum += a[r * row_stride + j * column_stride] * b[j * d + c];
-            out[r * d + c] = sum;
-        }
-    }
-}
-
-void AddProduct(const float* a, size_t row_stride, size_t column_stride, size_t rows, const float* b, size_t n,
-                size_t d, float* out) {
-    size_t r = 0;
-    for (; r + 4 <= rows; r += 4)
-        AddProductRows<4>(a + r * row_stride, row_stride, column_stride, b, n, d, out + r * d);
-    for (; r < rows; ++r) AddProductRows<1>(a + r * row_stride, row_stride, column_stride, b, n, d, out + r * d);
 }
 
 void WeightedSum(const float* rows, size_t n, size_t d, const float* weights, const float* offset, float* sum) {
@@ -157,7 +108,6 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace atlas::kernels {
 namespace cpu {
-HWY_EXPORT(AddProduct);
 HWY_EXPORT(RowProducts);
 HWY_EXPORT(WeightedSum);
 HWY_EXPORT(PairDistances);
@@ -167,11 +117,6 @@ using namespace cpu;
 
 void row_products(const float* rows, size_t n, size_t d, const float* t, float* out) {
     HWY_DYNAMIC_DISPATCH(RowProducts)(rows, n, d, t, out);
-}
-
-void add_product(const float* a, size_t row_stride, size_t column_stride, size_t rows, const float* b, size_t n,
-                 size_t d, float* out) {
-    HWY_DYNAMIC_DISPATCH(AddProduct)(a, row_stride, column_stride, rows, b, n, d, out);
 }
 
 void weighted_sum(const float* rows, size_t n, size_t d, const float* weights, const float* offset, float* sum) {
