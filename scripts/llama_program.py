@@ -1,6 +1,7 @@
 """Unmodified llama.cpp programs run to their end, with or without Atlas; llama_server.py has the one that stays up."""
 
 import os
+import re
 import subprocess
 
 LOST_CHARACTERS = 24  # the last tokens and the empty lines behind them
@@ -19,6 +20,15 @@ def run(command, plugin=None, seconds=500, **variables):
     """The finished process with its two outputs as text. Threads sleep when they wait: tests share the machine."""
     return subprocess.run([str(part) for part in command], env=clean_environment(plugin, **{"OMP_WAIT_POLICY": "passive", **variables}),
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds, check=False)
+
+
+def atlas_lines(text):
+    """What Atlas said, each from "atlas: [level]" to the end of its line.
+
+    Atlas writes a line whole, llama.cpp's log thread in pieces (time stamp, level, text): a line of Atlas can stand behind such a piece,
+    and the rest of the host's line follows in a line of its own.
+    """
+    return re.findall(r"atlas: \[\w+\] .*", text)
 
 
 def only_end_differs(one, other):

@@ -12,7 +12,7 @@ import tempfile
 import scenarios
 from scenarios import Failed
 
-from llama_program import agree, run
+from llama_program import agree, atlas_lines, run
 
 PROMPT = ("The secret code of Karodin is 48213. It was a dark night and the old man walked along the road to the village, where nobody "
           "had seen him for years. What is the secret code of Karodin? The secret code of Karodin is")
@@ -106,11 +106,10 @@ def logging(args):
     """Levels: silent when off, the choice of kernel at info, more at trace; an unknown level is named."""
     command = ["llama-completion", "--list-devices"]
     texts = {level: run(command, args.plugin, ATLAS_LOG_LEVEL=level) for level in ("off", "info", "trace")}
-    said = {level: "".join(line for line in (result.stdout + result.stderr).splitlines(True) if "atlas" in line and "ATLAS0" not in line)
-            for level, result in texts.items()}
+    said = {level: atlas_lines(result.stdout) + atlas_lines(result.stderr) for level, result in texts.items()}
     if said["off"]:
         raise Failed(f"ATLAS_LOG_LEVEL=off: {said['off']}")
-    if "kernels" not in said["info"] or len(said["trace"]) < len(said["info"]):
+    if not any("kernels" in line for line in said["info"]) or len(said["trace"]) < len(said["info"]):
         raise Failed(f"info: {said['info']}\ntrace: {said['trace']}")
 
 

@@ -12,7 +12,7 @@ import tempfile
 import scenarios
 from scenarios import equal, require, sample
 
-from llama_program import agree, run
+from llama_program import agree, atlas_lines, run
 from llama_server import LlamaServer, Refused
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
@@ -166,14 +166,24 @@ def broken_models(args):
 def full_disk(args):
     """Statistics that cannot be written: one line, and the session is not spoilt."""
     command = ["llama-completion", "-m", args.model, "-p", sample(1500), "-n", "8", "-c", "1024", "--temp", "0", "-no-cnv", "--simple-io"]
-    right = run(command)
+
+    def session(path):
+        result = run(command, args.plugin, ATLAS_STATS=path, ATLAS_MODE="sparse", ATLAS_THRESHOLD="64", ATLAS_WINDOW="64")
+        require(result.returncode == 0, f"ATLAS_STATS={path}: status {result.returncode}\n{result.stderr[-2000:]}")
+        return result
+
+    def spoilt(path):
+        result = session(path)
+        lines = [line for line in atlas_lines(result.stderr) if path in line]
+        require(len(lines) == 1, f"ATLAS_STATS={path}: {lines}\n{result.stderr[-2000:]}")
+        return result.stdout
+
     with tempfile.TemporaryDirectory() as folder:
+        good = pathlib.Path(folder, "stats.json")
         for path in ("/dev/full", folder + "/no/such/folder/stats.json", folder, "/proc/version"):
-            result = run(command, args.plugin, ATLAS_STATS=path, ATLAS_MODE="sparse", ATLAS_THRESHOLD="64", ATLAS_WINDOW="64")
-            require(result.returncode == 0, f"ATLAS_STATS={path}: status {result.returncode}\n{result.stderr[-2000:]}")
-            lines = [line for line in result.stderr.splitlines() if line.startswith("atlas: [") and path in line]
-            require(len(lines) == 1, f"ATLAS_STATS={path}: {lines}\n{result.stderr[-2000:]}")
-            require(result.stdout.startswith(right.stdout[:len(right.stdout) // 2]), result.stdout)
+            different = agree(lambda: session(good).stdout, lambda path=path: spoilt(path))
+            require(not different, f"ATLAS_STATS={path}: another text than with a good path: {different}")
+        require(good.stat().st_size > 100, "the good path has no statistics")
 
 
 SCENARIOS = {function.__name__: function for function in (clients, slot_save, draft, embeddings, rerank, broken_models, full_disk)}

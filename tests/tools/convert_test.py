@@ -14,7 +14,7 @@ import gguf
 import numpy
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
-from llama_program import run  # noqa: E402
+from llama_program import atlas_lines, run  # noqa: E402
 
 ARGS = None
 SMALL = ["--ctx", "1024", "--documents", "4", "-t", "2", "--atlas-threshold", "256", "--atlas-window", "64", "--atlas-budget-floor", "64",
@@ -73,7 +73,7 @@ class ConvertTest(unittest.TestCase):
         result = run([ARGS.atlas, *command] if launcher else command, **given)
         self.assertEqual(result.returncode, 0, result.stderr[-3000:])
         self.assertTrue(result.stdout.strip())
-        return "\n".join(re.findall(r"atlas: \[.*", result.stdout + result.stderr))
+        return "\n".join(atlas_lines(result.stdout) + atlas_lines(result.stderr))
 
     def refused(self, said, *extra, **variables):
         output = self.complete(*extra, **variables)
