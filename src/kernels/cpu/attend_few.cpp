@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/mend_row.h"
 #include "kernels/cpu/problem.h"
+#include "kernels/cpu/row_batches.h"
 #include "kernels/row_codec.h"
 
 namespace atlas::kernels::cpu {
@@ -20,7 +21,7 @@ constexpr int64_t kMinTaskKeys = 512;
 // Where there are fewer tasks than threads even so, down to this.
 constexpr int64_t kLeastTaskKeys = 128;
 constexpr int64_t kTasksPerThread = 4;
-// Queries and results of the heads that share a task stay in L2 beside two pieces of K and V.
+// Queries and results of the heads that share a task stay in L2 beside two batches of K and V.
 constexpr size_t kTaskStateBytes = size_t{256} << 10;
 
 size_t padded(int64_t d) { return (static_cast<size_t>(d) + kChunk - 1) / kChunk * kChunk; }
@@ -60,9 +61,17 @@ public:
         const size_t heads = static_cast<size_t>(task.heads);
 
         const size_t decoded = kBlockKeys * static_cast<size_t>(std::max(args.d_k, args.d_v));
-        float* q = thread_scratch().get(heads * rows * dk_ + rows * kBlockKeys + decoded);
+        const auto sights = static_cast<size_t>(RowBatches::visibility_rows(p_, task.heads, tokens));
+        float* q = thread_scratch().get(heads * rows * dk_ + rows * kBlockKeys + decoded +
+                                        sights * sizeof(void*) / sizeof(float));
         float* s = q + heads * rows * dk_;
         float* decode_buffer = s + rows * kBlockKeys;
+        RowBatches walk(p_, task.stream, task.kv_head, task.heads, task.list, task.begin, task.end, token0, tokens,
+                        reinterpret_cast<const BlockVisibility**>(decode_buffer + decoded));
+        // Each batch is worked on when the next one is known, so that its rows can be on their way.
+        RowBatch batches[2];
+        bool more = walk.next(batches[0]);
+        if (more) fetch(batches[0], 0, 0, 0);
         for (int64_t h = 0; h < task.heads; ++h)
             load_queries(task.stream, task.kv_head + h, token0, tokens, q + static_cast<size_t>(h) * rows * dk_);
         for (size_t r = 0; r < heads * rows; ++r) {
@@ -71,24 +80,19 @@ public:
             state[0] = kMinusInfinity;
         }
         const HeadRuns& first = p_.runs(task.stream, task.kv_head, task.list);
-        // Each piece is worked on when the next one is known, so that its rows can be on their way.
-        Piece waiting{nullptr, nullptr, 0, 0};
-        const auto work_on = [&](const Piece& piece, const Piece* next) {
+        for (size_t at = 0; more; at ^= 1) {
+            const RowBatch& batch = batches[at];
+            RowBatch& next = batches[at ^ 1];
+            more = walk.next(next);
             for (int64_t h = 0; h < task.heads; ++h) {
                 const HeadRuns& list = p_.runs(task.stream, task.kv_head + h, task.list);
                 const int64_t k_shift = list.k_offset - first.k_offset;
                 const int64_t v_shift = list.v_offset - first.v_offset;
-                const size_t at = static_cast<size_t>(h) * rows;
-                add({task.stream, task.kv_head + h, token0, tokens, task.state + at * state_stride_},
-                    {piece.k + k_shift, piece.v + v_shift, piece.key, piece.count}, next ? next->k + k_shift : nullptr,
-                    next ? next->v + v_shift : nullptr, q + at * dk_, s, decode_buffer);
+                const size_t row = static_cast<size_t>(h) * rows;
+                add({task.stream, task.kv_head + h, token0, task.state + row * state_stride_}, batch, k_shift, v_shift,
+                    more ? &next : nullptr, q + row * dk_, s, decode_buffer);
             }
-        };
-        for_each_piece(args, first, task.begin, task.end, [&](const Piece& piece) {
-            if (waiting.count > 0) work_on(waiting, &piece);
-            waiting = piece;
-        });
-        if (waiting.count > 0) work_on(waiting, nullptr);
+        }
     }
 
     /** Merges, after all tasks: `index` < tasks(), each does the rows of a list that fall to it. Throws std::bad_alloc. */
@@ -108,7 +112,7 @@ public:
 private:
     /** The rows of one KV head in a task. */
     struct Rows {
-        int64_t stream, kv_head, token0, tokens;
+        int64_t stream, kv_head, token0;
         float* state;
     };
 
@@ -181,62 +185,71 @@ private:
         }
     }
 
-    void add(const Rows& of, const Piece& piece, const std::byte* next_k, const std::byte* next_v, const float* q,
-             float* s, float* decode_buffer) const {
-        // Tokens that see nothing of the piece at either end are left out; in between they get weights of 0.
-        const int64_t head0 = of.kv_head * p_.group;
-        int64_t first = of.tokens;
-        int64_t last = -1;
-        bool mixed = false;
-        for (int64_t t = 0; t < of.tokens; ++t) {
-            BlockVisibility sees = BlockVisibility::kNone;
-            for (int64_t g = 0; g < (p_.args.mask.n_heads > 1 ? p_.group : 1); ++g) {
-                const BlockVisibility v = p_.visibility(of.stream, of.token0 + t, head0 + g, piece.key);
-                if (v != BlockVisibility::kNone) sees = v;
-                mixed |= v != BlockVisibility::kAll;
-            }
-            if (sees == BlockVisibility::kNone) continue;
-            first = std::min(first, t);
-            last = t;
-        }
-        if (last < 0) return;
+    /** Asks memory for rows of a batch, from `begin` on; those before it are on their way already. */
+    void fetch(const RowBatch& batch, size_t begin, int64_t k_shift, int64_t v_shift) const {
+        const auto lines = [](DataType type, const std::byte* row, int64_t d) {
+            if (type == DataType::kOther) return;
+            const auto bytes = static_cast<int64_t>(row_bytes(type, d));
+            for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+        };
+        for (size_t j = begin; j < batch.count; ++j) lines(p_.args.k_type, batch.k[j] + k_shift, p_.args.d_k);
+        for (size_t j = begin; j < batch.count; ++j) lines(p_.args.v_type, batch.v[j] + v_shift, p_.args.d_v);
+    }
 
+    /** Rows of type kOther as f32 in `buffer`; `rows` is changed to lie there. */
+    static void decode(RowDecoder decoder, size_t count, int64_t shift, int64_t d, float* buffer,
+                       const std::byte** rows) {
+        for (size_t j = 0; j < count; ++j, buffer += d) {
+            decoder(rows[j] + shift, buffer, d);
+            rows[j] = reinterpret_cast<const std::byte*>(buffer);
+        }
+    }
+
+    void add(const Rows& of, const RowBatch& batch, int64_t k_shift, int64_t v_shift, const RowBatch* next,
+             const float* q, float* s, float* decode_buffer) const {
+        // Tokens that see nothing of the batch at either end are left out; in between they get weights of 0.
         const AttentionArgs& args = p_.args;
-        const size_t row0 = static_cast<size_t>(first * p_.group);
-        const size_t rows = static_cast<size_t>((last - first + 1) * p_.group);
-        const std::byte* k = piece.k;
-        size_t k_stride = static_cast<size_t>(args.k_stride);
+        const size_t row0 = static_cast<size_t>(batch.first * p_.group);
+        const size_t rows = static_cast<size_t>((batch.last - batch.first + 1) * p_.group);
+        if (next && next->count > batch.count) fetch(*next, batch.count, k_shift, v_shift);
+
+        const std::byte* decoded[kBlockKeys];
+        const std::byte* const* k = batch.k;
+        const std::byte* const* next_k = next ? next->k : nullptr;
         DataType type = args.k_type;
+        int64_t shift = k_shift;
         if (type == DataType::kOther) {
-            decode_rows(p_.ops, type, args.k_decode, k, args.k_stride, piece.count, args.d_k, decode_buffer);
-            k = reinterpret_cast<const std::byte*>(decode_buffer);
-            k_stride = static_cast<size_t>(args.d_k) * sizeof(float);
+            std::copy_n(batch.k, kBlockKeys, decoded);
+            decode(args.k_decode, batch.count, shift, args.d_k, decode_buffer, decoded);
+            k = decoded;
             type = DataType::kF32;
+            shift = 0;
             next_k = nullptr;
         }
         float* scores = s + row0 * kBlockKeys;
-        p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, k_stride, piece.count,
+        p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, shift, batch.count,
                                                 static_cast<size_t>(args.d_k), scores, kBlockKeys, next_k);
-        for (size_t r = 0; r < rows; ++r) weigh(of, row0 + r, piece, mixed, s);
+        for (size_t r = 0; r < rows; ++r) weigh(of, row0 + r, batch, s);
 
-        const std::byte* v = piece.v;
-        size_t v_stride = static_cast<size_t>(args.v_stride);
+        const std::byte* const* v = batch.v;
+        const std::byte* const* next_v = next ? next->v : nullptr;
         type = args.v_type;
+        shift = v_shift;
         if (type == DataType::kOther) {
-            decode_rows(p_.ops, type, args.v_decode, v, args.v_stride, piece.count, args.d_v, decode_buffer);
-            v = reinterpret_cast<const std::byte*>(decode_buffer);
-            v_stride = static_cast<size_t>(args.d_v) * sizeof(float);
+            std::copy_n(batch.v, kBlockKeys, decoded);
+            decode(args.v_decode, batch.count, shift, args.d_v, decode_buffer, decoded);
+            v = decoded;
             type = DataType::kF32;
+            shift = 0;
             next_v = nullptr;
         }
         const auto value = [&](size_t from, size_t count) {
-            p_.ops.value[static_cast<size_t>(type)](scores + from, kBlockKeys, rows, v + from * v_stride, v_stride,
-                                                    count, static_cast<size_t>(args.d_v),
-                                                    of.state + row0 * state_stride_ + 16, state_stride_, next_v);
-            next_v = nullptr;
+            p_.ops.value[static_cast<size_t>(type)](scores + from, kBlockKeys, rows, v + from, shift, count,
+                                                    static_cast<size_t>(args.d_v), of.state + row0 * state_stride_ + 16,
+                                                    state_stride_, next_v ? next_v + from : nullptr);
         };
-        if (!mixed) {
-            value(0, piece.count);
+        if (!batch.mixed) {
+            value(0, batch.count);
             return;
         }
         // Cells that no row sees may hold anything, and 0 · NaN is NaN: their V is left alone.
@@ -246,34 +259,41 @@ private:
             }
             return false;
         };
-        for (size_t j = 0; j < piece.count;) {
+        for (size_t j = 0; j < batch.count;) {
             const size_t from = j;
-            while (j < piece.count && seen(j)) ++j;
+            while (j < batch.count && seen(j)) ++j;
             if (j > from) value(from, j - from);
-            while (j < piece.count && !seen(j)) ++j;
+            while (j < batch.count && !seen(j)) ++j;
         }
     }
 
     /** Turns one row of scores into weights and updates its maximum and sum. */
-    void weigh(const Rows& of, size_t row, const Piece& piece, bool mixed, float* s) const {
+    void weigh(const Rows& of, size_t row, const RowBatch& batch, float* s) const {
         const AttentionArgs& args = p_.args;
         float* scores = s + row * kBlockKeys;
         float* state = of.state + row * state_stride_;
-        if (args.softcap != 0.0f) p_.ops.soft_cap(scores, piece.count, args.softcap);
-        if (mixed) {
+        if (args.softcap != 0.0f) p_.ops.soft_cap(scores, batch.count, args.softcap);
+        if (batch.mixed) {
             const int64_t head = of.kv_head * p_.group + static_cast<int64_t>(row) % p_.group;
             const int64_t token = of.token0 + static_cast<int64_t>(row) / p_.group;
-            add_mask(p_.mask_row(of.stream, token, head) + piece.key, piece.count,
-                     alibi_slope(args.max_bias, head, args.n_head), scores);
+            const uint16_t* mask = p_.mask_row(of.stream, token, head);
+            uint16_t gathered[kBlockKeys];
+            if (batch.consecutive) {
+                mask += batch.key[0];
+            } else {
+                for (size_t j = 0; j < batch.count; ++j) gathered[j] = mask[batch.key[j]];
+                mask = gathered;
+            }
+            add_mask(mask, batch.count, alibi_slope(args.max_bias, head, args.n_head), scores);
         }
-        const float max = std::max(state[0], p_.ops.max(scores, piece.count));
+        const float max = std::max(state[0], p_.ops.max(scores, batch.count));
         if (max == kMinusInfinity) {
             // Nothing visible, or nothing but NaN: that one makes the row NaN.
-            if (std::any_of(scores, scores + piece.count, [](float x) { return std::isnan(x); })) {
+            if (std::any_of(scores, scores + batch.count, [](float x) { return std::isnan(x); })) {
                 state[0] = 0.0f;
                 state[1] = std::numeric_limits<float>::quiet_NaN();
             }
-            std::fill(scores, scores + piece.count, 0.0f);
+            std::fill(scores, scores + batch.count, 0.0f);
             return;
         }
         if (max > state[0]) {
@@ -284,7 +304,7 @@ private:
             }
             state[0] = max;
         }
-        state[1] += p_.ops.exp_sum(scores, piece.count, max);
+        state[1] += p_.ops.exp_sum(scores, batch.count, max);
     }
 
     static void add_mask(const uint16_t* mask, size_t count, float slope, float* scores) {
@@ -322,12 +342,16 @@ private:
                 weights[part] = std::exp(state(part)[0] - max);
                 sum += state(part)[1] * weights[part];
             }
-            // The states of a row lie at equal distances: tasks of a list are one behind the other and of one size.
             std::fill(merged, merged + dv_, 0.0f);
-            const size_t stride = static_cast<size_t>(first.heads * rows_) * state_stride_ * sizeof(float);
-            p_.ops.value[static_cast<size_t>(DataType::kF32)](weights, 0, 1,
-                                                              reinterpret_cast<const std::byte*>(state(0) + 16), stride,
-                                                              parts, d_v, merged, dv_, nullptr);
+            for (size_t part = 0; part < parts;) {
+                const std::byte* values[kBlockKeys];
+                size_t n = 0;
+                for (; n < kBlockKeys && part + n < parts; ++n)
+                    values[n] = reinterpret_cast<const std::byte*>(state(part + n) + 16);
+                p_.ops.value[static_cast<size_t>(DataType::kF32)](weights + part, 0, 1, values, 0, n, d_v, merged, dv_,
+                                                                  nullptr);
+                part += n;
+            }
             p_.ops.scale(merged, d_v, 1.0f / sum);
             std::memcpy(out, merged, d_v * sizeof(float));
             if (args.lse) args.lse[(first.stream * args.n_tokens + token) * args.n_head + head] = max + std::log(sum);

@@ -19,6 +19,10 @@ HWY_INLINE void PrefetchRow(const uint8_t* row, size_t bytes) {
     for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
 }
 
+HWY_INLINE const uint8_t* RowAt(const std::byte* const* rows, size_t j, int64_t shift) {
+    return reinterpret_cast<const uint8_t*>(rows[j] + shift);
+}
+
 /** Adds up a vector's blocks of four lanes. */
 template <class DV, class VV>
 HWY_INLINE auto SumOfBlocks(DV d, VV v) {
@@ -88,18 +92,16 @@ HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const u
 }
 
 template <class Load>
-void Score(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride, size_t count, size_t d,
-           float* s, size_t s_stride, const std::byte* next) {
-    const auto* base = reinterpret_cast<const uint8_t*>(k);
-    const auto* next_base = reinterpret_cast<const uint8_t*>(next);
+void Score(const float* q, size_t q_stride, size_t heads, const std::byte* const* k, int64_t shift, size_t count,
+           size_t d, float* s, size_t s_stride, const std::byte* const* next) {
     const size_t row_bytes = atlas::row_bytes(Load::kType, static_cast<int64_t>(d));
     for (size_t j = 0; j < count; j += kKeyBlock) {
         const size_t n = HWY_MIN(kKeyBlock, count - j);
         const uint8_t* rows[kKeyBlock];
         ATLAS_UNROLL
         for (size_t x = 0; x < kKeyBlock; ++x) {
-            rows[x] = base + (j + HWY_MIN(x, n - 1)) * k_stride;
-            if (next_base) PrefetchRow(next_base + (j + x) * k_stride, row_bytes);
+            rows[x] = RowAt(k, j + HWY_MIN(x, n - 1), shift);
+            if (next) PrefetchRow(RowAt(next, j + x, shift), row_bytes);
         }
         size_t h = 0;
         for (; h + kHeadBlock <= heads; h += kHeadBlock) {
@@ -116,9 +118,9 @@ void Score(const float* q, size_t q_stride, size_t heads, const std::byte* k, si
 
 /** One or two chunks of dimensions of kHeads results, over all keys of the call. */
 template <class Load, size_t kHeads, size_t kChunks>
-HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const uint8_t* HWY_RESTRICT v, size_t v_stride,
-                           size_t count, size_t i, size_t tail, float* HWY_RESTRICT o, size_t o_stride,
-                           const uint8_t* next, size_t next_bytes) {
+HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const std::byte* const* HWY_RESTRICT rows,
+                           int64_t shift, size_t count, size_t i, size_t tail, float* HWY_RESTRICT o, size_t o_stride,
+                           const std::byte* const* next, size_t next_bytes) {
     V sum[kHeads][kChunks][kVectors];
     ATLAS_UNROLL
     for (size_t h = 0; h < kHeads; ++h) {
@@ -129,8 +131,9 @@ HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const u
                 sum[h][c][x] = hn::LoadU(D(), o + h * o_stride + i + c * kChunk + x * kLanes);
         }
     }
-    for (size_t j = 0; j < count; ++j, v += v_stride) {
-        if (next) PrefetchRow(next + j * v_stride, next_bytes);
+    for (size_t j = 0; j < count; ++j) {
+        const uint8_t* v = RowAt(rows, j, shift);
+        if (next) PrefetchRow(RowAt(next, j, shift), next_bytes);
         ATLAS_UNROLL
         for (size_t c = 0; c < kChunks; ++c) {
             V value[kVectors];
@@ -159,41 +162,39 @@ HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const u
 }
 
 template <class Load, size_t kHeads>
-HWY_INLINE void ValueHeads(const float* p, size_t p_stride, const uint8_t* v, size_t v_stride, size_t count, size_t d,
-                           float* o, size_t o_stride, const uint8_t* next) {
+HWY_INLINE void ValueHeads(const float* p, size_t p_stride, const std::byte* const* v, int64_t shift, size_t count,
+                           size_t d, float* o, size_t o_stride, const std::byte* const* next) {
     const size_t bytes = atlas::row_bytes(Load::kType, static_cast<int64_t>(d));
     // Two chunks at once fill the registers of AVX-512; elsewhere one chunk is four or eight vectors already.
     constexpr size_t kWide = kLanes >= 16 ? 2 : 1;
     size_t i = 0;
     for (; i + kWide * kChunk <= d; i += kWide * kChunk)
-        ValueBlock<Load, kHeads, kWide>(p, p_stride, v, v_stride, count, i, 0, o, o_stride, i == 0 ? next : nullptr,
+        ValueBlock<Load, kHeads, kWide>(p, p_stride, v, shift, count, i, 0, o, o_stride, i == 0 ? next : nullptr,
                                         bytes);
     for (; i + kChunk <= d; i += kChunk)
-        ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, 0, o, o_stride, i == 0 ? next : nullptr, bytes);
+        ValueBlock<Load, kHeads, 1>(p, p_stride, v, shift, count, i, 0, o, o_stride, i == 0 ? next : nullptr, bytes);
     if (i < d)
-        ValueBlock<Load, kHeads, 1>(p, p_stride, v, v_stride, count, i, d - i, o, o_stride, i == 0 ? next : nullptr,
+        ValueBlock<Load, kHeads, 1>(p, p_stride, v, shift, count, i, d - i, o, o_stride, i == 0 ? next : nullptr,
                                     bytes);
 }
 
 template <class Load>
-void Value(const float* p, size_t p_stride, size_t heads, const std::byte* v, size_t v_stride, size_t count, size_t d,
-           float* o, size_t o_stride, const std::byte* next) {
-    const auto* base = reinterpret_cast<const uint8_t*>(v);
-    const auto* ahead = reinterpret_cast<const uint8_t*>(next);
+void Value(const float* p, size_t p_stride, size_t heads, const std::byte* const* v, int64_t shift, size_t count,
+           size_t d, float* o, size_t o_stride, const std::byte* const* next) {
     size_t h = 0;
     for (; h + kHeadBlock <= heads; h += kHeadBlock) {
-        ValueHeads<Load, kHeadBlock>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride,
-                                     h == 0 ? ahead : nullptr);
+        ValueHeads<Load, kHeadBlock>(p + h * p_stride, p_stride, v, shift, count, d, o + h * o_stride, o_stride,
+                                     h == 0 ? next : nullptr);
     }
     if constexpr (kHeadBlock > 2) {
         for (; h + 2 <= heads; h += 2) {
-            ValueHeads<Load, 2>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride,
-                                h == 0 ? ahead : nullptr);
+            ValueHeads<Load, 2>(p + h * p_stride, p_stride, v, shift, count, d, o + h * o_stride, o_stride,
+                                h == 0 ? next : nullptr);
         }
     }
     for (; h < heads; ++h) {
-        ValueHeads<Load, 1>(p + h * p_stride, p_stride, base, v_stride, count, d, o + h * o_stride, o_stride,
-                            h == 0 ? ahead : nullptr);
+        ValueHeads<Load, 1>(p + h * p_stride, p_stride, v, shift, count, d, o + h * o_stride, o_stride,
+                            h == 0 ? next : nullptr);
     }
 }
 

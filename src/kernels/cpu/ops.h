@@ -18,14 +18,14 @@ namespace atlas::kernels::cpu {
 inline constexpr size_t kChunk = 32;
 
 /**
- * s[h·s_stride + j] = Σ_i q[h·q_stride + i] · K[j][i] for h < heads, j < count; K rows of d elements, k_stride bytes apart. The `count` rows at
- * `next`, if not nullptr, are asked for from memory meanwhile; they need not be readable.
+ * s[h·s_stride + j] = Σ_i q[h·q_stride + i] · K[j][i] for h < heads, j < count; K[j] is the row of d elements at k[j] + shift. The rows at
+ * next[j] + shift, if `next` is not nullptr, are asked for from memory meanwhile, for j < count rounded up to a multiple of 4.
  */
-using ScoreFn = void (*)(const float* q, size_t q_stride, size_t heads, const std::byte* k, size_t k_stride,
-                         size_t count, size_t d, float* s, size_t s_stride, const std::byte* next);
-/** o[h·o_stride + i] += Σ_j p[h·p_stride + j] · V[j][i]; `o` rows are padded to a multiple of kChunk. `next` as above. */
-using ValueFn = void (*)(const float* p, size_t p_stride, size_t heads, const std::byte* v, size_t v_stride,
-                         size_t count, size_t d, float* o, size_t o_stride, const std::byte* next);
+using ScoreFn = void (*)(const float* q, size_t q_stride, size_t heads, const std::byte* const* k, int64_t shift,
+                         size_t count, size_t d, float* s, size_t s_stride, const std::byte* const* next);
+/** o[h·o_stride + i] += Σ_j p[h·p_stride + j] · V[j][i]; `o` rows are padded to a multiple of kChunk. V[j] at v[j] + shift, `next` as above. */
+using ValueFn = void (*)(const float* p, size_t p_stride, size_t heads, const std::byte* const* v, int64_t shift,
+                         size_t count, size_t d, float* o, size_t o_stride, const std::byte* const* next);
 /** out[j·out_stride + i] = rows[j][i] as f32. */
 using DecodeFn = void (*)(const std::byte* rows, size_t stride, size_t count, size_t d, float* out, size_t out_stride);
 
