@@ -196,12 +196,12 @@ private:
         for (size_t j = begin; j < batch.count; ++j) lines(p_.args.v_type, batch.v[j] + v_shift, p_.args.d_v);
     }
 
-    /** Rows of type kOther as f32 in `buffer`; `rows` is changed to lie there. */
-    static void decode(RowDecoder decoder, size_t count, int64_t shift, int64_t d, float* buffer,
-                       const std::byte** rows) {
-        for (size_t j = 0; j < count; ++j, buffer += d) {
-            decoder(rows[j] + shift, buffer, d);
-            rows[j] = reinterpret_cast<const std::byte*>(buffer);
+    /** Rows of type kOther as f32 in `buffer`, and where each of them lies there. */
+    static void decode(RowDecoder decoder, const RowSet& rows, size_t count, int64_t d, float* buffer,
+                       const std::byte** decoded) {
+        for (size_t j = 0; j < kBlockKeys; ++j) {
+            decoded[j] = reinterpret_cast<const std::byte*>(buffer + static_cast<int64_t>(j) * d);
+            if (j < count) decoder(rows.at[j] + rows.shift, buffer + static_cast<int64_t>(j) * d, d);
         }
     }
 
@@ -214,39 +214,33 @@ private:
         if (next && next->count > batch.count) fetch(*next, batch.count, k_shift, v_shift);
 
         const std::byte* decoded[kBlockKeys];
-        const std::byte* const* k = batch.k;
+        RowSet k{batch.k, k_shift, batch.even ? args.k_stride : 0};
         const std::byte* const* next_k = next ? next->k : nullptr;
         DataType type = args.k_type;
-        int64_t shift = k_shift;
         if (type == DataType::kOther) {
-            std::copy_n(batch.k, kBlockKeys, decoded);
-            decode(args.k_decode, batch.count, shift, args.d_k, decode_buffer, decoded);
-            k = decoded;
+            decode(args.k_decode, k, batch.count, args.d_k, decode_buffer, decoded);
+            k = {decoded, 0, args.d_k * static_cast<int64_t>(sizeof(float))};
             type = DataType::kF32;
-            shift = 0;
             next_k = nullptr;
         }
         float* scores = s + row0 * kBlockKeys;
-        p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, shift, batch.count,
+        p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, batch.count,
                                                 static_cast<size_t>(args.d_k), scores, kBlockKeys, next_k);
         for (size_t r = 0; r < rows; ++r) weigh(of, row0 + r, batch, s);
 
-        const std::byte* const* v = batch.v;
+        RowSet v{batch.v, v_shift, batch.even ? args.v_stride : 0};
         const std::byte* const* next_v = next ? next->v : nullptr;
         type = args.v_type;
-        shift = v_shift;
         if (type == DataType::kOther) {
-            std::copy_n(batch.v, kBlockKeys, decoded);
-            decode(args.v_decode, batch.count, shift, args.d_v, decode_buffer, decoded);
-            v = decoded;
+            decode(args.v_decode, v, batch.count, args.d_v, decode_buffer, decoded);
+            v = {decoded, 0, args.d_v * static_cast<int64_t>(sizeof(float))};
             type = DataType::kF32;
-            shift = 0;
             next_v = nullptr;
         }
         const auto value = [&](size_t from, size_t count) {
-            p_.ops.value[static_cast<size_t>(type)](scores + from, kBlockKeys, rows, v + from, shift, count,
-                                                    static_cast<size_t>(args.d_v), of.state + row0 * state_stride_ + 16,
-                                                    state_stride_, next_v ? next_v + from : nullptr);
+            p_.ops.value[static_cast<size_t>(type)](
+                scores + from, kBlockKeys, rows, {v.at + from, v.shift, v.stride}, count, static_cast<size_t>(args.d_v),
+                of.state + row0 * state_stride_ + 16, state_stride_, next_v ? next_v + from : nullptr);
         };
         if (!batch.mixed) {
             value(0, batch.count);
@@ -278,7 +272,7 @@ private:
             const int64_t token = of.token0 + static_cast<int64_t>(row) / p_.group;
             const uint16_t* mask = p_.mask_row(of.stream, token, head);
             uint16_t gathered[kBlockKeys];
-            if (batch.consecutive) {
+            if (batch.even) {
                 mask += batch.key[0];
             } else {
                 for (size_t j = 0; j < batch.count; ++j) gathered[j] = mask[batch.key[j]];
@@ -348,8 +342,8 @@ private:
                 size_t n = 0;
                 for (; n < kBlockKeys && part + n < parts; ++n)
                     values[n] = reinterpret_cast<const std::byte*>(state(part + n) + 16);
-                p_.ops.value[static_cast<size_t>(DataType::kF32)](weights + part, 0, 1, values, 0, n, d_v, merged, dv_,
-                                                                  nullptr);
+                p_.ops.value[static_cast<size_t>(DataType::kF32)](weights + part, 0, 1, {values, 0, 0}, n, d_v, merged,
+                                                                  dv_, nullptr);
                 part += n;
             }
             p_.ops.scale(merged, d_v, 1.0f / sum);

@@ -92,16 +92,16 @@ HWY_INLINE void ScoreBlock(const float* HWY_RESTRICT q, size_t q_stride, const u
 }
 
 template <class Load>
-void Score(const float* q, size_t q_stride, size_t heads, const std::byte* const* k, int64_t shift, size_t count,
-           size_t d, float* s, size_t s_stride, const std::byte* const* next) {
+void Score(const float* q, size_t q_stride, size_t heads, const RowSet& k, size_t count, size_t d, float* s,
+           size_t s_stride, const std::byte* const* next) {
     const size_t row_bytes = atlas::row_bytes(Load::kType, static_cast<int64_t>(d));
     for (size_t j = 0; j < count; j += kKeyBlock) {
         const size_t n = HWY_MIN(kKeyBlock, count - j);
         const uint8_t* rows[kKeyBlock];
         ATLAS_UNROLL
         for (size_t x = 0; x < kKeyBlock; ++x) {
-            rows[x] = RowAt(k, j + HWY_MIN(x, n - 1), shift);
-            if (next) PrefetchRow(RowAt(next, j + x, shift), row_bytes);
+            rows[x] = RowAt(k.at, j + HWY_MIN(x, n - 1), k.shift);
+            if (next) PrefetchRow(RowAt(next, j + x, k.shift), row_bytes);
         }
         size_t h = 0;
         for (; h + kHeadBlock <= heads; h += kHeadBlock) {
@@ -116,11 +116,23 @@ void Score(const float* q, size_t q_stride, size_t heads, const std::byte* const
     }
 }
 
+/** Rows one by one, or walked with a stride: the loop over them is so tight that a pointer to load for each shows (3–10 %). */
+struct AnyRows {
+    const std::byte* const* at;
+    int64_t shift;
+    HWY_INLINE const uint8_t* operator[](size_t j) const { return RowAt(at, j, shift); }
+};
+struct EvenRows {
+    const uint8_t* first;
+    size_t stride;
+    HWY_INLINE const uint8_t* operator[](size_t j) const { return first + j * stride; }
+};
+
 /** One or two chunks of dimensions of kHeads results, over all keys of the call. */
-template <class Load, size_t kHeads, size_t kChunks>
-HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const std::byte* const* HWY_RESTRICT rows,
-                           int64_t shift, size_t count, size_t i, size_t tail, float* HWY_RESTRICT o, size_t o_stride,
-                           const std::byte* const* next, size_t next_bytes) {
+template <class Load, size_t kHeads, size_t kChunks, class Rows>
+HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, Rows rows, size_t count, size_t i, size_t tail,
+                           float* HWY_RESTRICT o, size_t o_stride, const std::byte* const* next, int64_t next_shift,
+                           size_t next_bytes) {
     V sum[kHeads][kChunks][kVectors];
     ATLAS_UNROLL
     for (size_t h = 0; h < kHeads; ++h) {
@@ -132,8 +144,8 @@ HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const s
         }
     }
     for (size_t j = 0; j < count; ++j) {
-        const uint8_t* v = RowAt(rows, j, shift);
-        if (next) PrefetchRow(RowAt(next, j, shift), next_bytes);
+        const uint8_t* v = rows[j];
+        if (next) PrefetchRow(RowAt(next, j, next_shift), next_bytes);
         ATLAS_UNROLL
         for (size_t c = 0; c < kChunks; ++c) {
             V value[kVectors];
@@ -161,40 +173,51 @@ HWY_INLINE void ValueBlock(const float* HWY_RESTRICT p, size_t p_stride, const s
     }
 }
 
-template <class Load, size_t kHeads>
-HWY_INLINE void ValueHeads(const float* p, size_t p_stride, const std::byte* const* v, int64_t shift, size_t count,
-                           size_t d, float* o, size_t o_stride, const std::byte* const* next) {
+template <class Load, size_t kHeads, class Rows>
+HWY_INLINE void ValueHeads(const float* p, size_t p_stride, Rows v, size_t count, size_t d, float* o, size_t o_stride,
+                           const std::byte* const* next, int64_t shift) {
     const size_t bytes = atlas::row_bytes(Load::kType, static_cast<int64_t>(d));
     // Two chunks at once fill the registers of AVX-512; elsewhere one chunk is four or eight vectors already.
     constexpr size_t kWide = kLanes >= 16 ? 2 : 1;
     size_t i = 0;
     for (; i + kWide * kChunk <= d; i += kWide * kChunk)
-        ValueBlock<Load, kHeads, kWide>(p, p_stride, v, shift, count, i, 0, o, o_stride, i == 0 ? next : nullptr,
+        ValueBlock<Load, kHeads, kWide>(p, p_stride, v, count, i, 0, o, o_stride, i == 0 ? next : nullptr, shift,
                                         bytes);
     for (; i + kChunk <= d; i += kChunk)
-        ValueBlock<Load, kHeads, 1>(p, p_stride, v, shift, count, i, 0, o, o_stride, i == 0 ? next : nullptr, bytes);
+        ValueBlock<Load, kHeads, 1>(p, p_stride, v, count, i, 0, o, o_stride, i == 0 ? next : nullptr, shift, bytes);
     if (i < d)
-        ValueBlock<Load, kHeads, 1>(p, p_stride, v, shift, count, i, d - i, o, o_stride, i == 0 ? next : nullptr,
+        ValueBlock<Load, kHeads, 1>(p, p_stride, v, count, i, d - i, o, o_stride, i == 0 ? next : nullptr, shift,
                                     bytes);
 }
 
-template <class Load>
-void Value(const float* p, size_t p_stride, size_t heads, const std::byte* const* v, int64_t shift, size_t count,
-           size_t d, float* o, size_t o_stride, const std::byte* const* next) {
+template <class Load, class Rows>
+HWY_INLINE void ValueRows(const float* p, size_t p_stride, size_t heads, Rows v, size_t count, size_t d, float* o,
+                          size_t o_stride, const std::byte* const* next, int64_t shift) {
     size_t h = 0;
     for (; h + kHeadBlock <= heads; h += kHeadBlock) {
-        ValueHeads<Load, kHeadBlock>(p + h * p_stride, p_stride, v, shift, count, d, o + h * o_stride, o_stride,
-                                     h == 0 ? next : nullptr);
+        ValueHeads<Load, kHeadBlock>(p + h * p_stride, p_stride, v, count, d, o + h * o_stride, o_stride,
+                                     h == 0 ? next : nullptr, shift);
     }
     if constexpr (kHeadBlock > 2) {
         for (; h + 2 <= heads; h += 2) {
-            ValueHeads<Load, 2>(p + h * p_stride, p_stride, v, shift, count, d, o + h * o_stride, o_stride,
-                                h == 0 ? next : nullptr);
+            ValueHeads<Load, 2>(p + h * p_stride, p_stride, v, count, d, o + h * o_stride, o_stride,
+                                h == 0 ? next : nullptr, shift);
         }
     }
     for (; h < heads; ++h) {
-        ValueHeads<Load, 1>(p + h * p_stride, p_stride, v, shift, count, d, o + h * o_stride, o_stride,
-                            h == 0 ? next : nullptr);
+        ValueHeads<Load, 1>(p + h * p_stride, p_stride, v, count, d, o + h * o_stride, o_stride,
+                            h == 0 ? next : nullptr, shift);
+    }
+}
+
+template <class Load>
+void Value(const float* p, size_t p_stride, size_t heads, const RowSet& v, size_t count, size_t d, float* o,
+           size_t o_stride, const std::byte* const* next) {
+    if (v.stride != 0) {
+        const EvenRows even{RowAt(v.at, 0, v.shift), static_cast<size_t>(v.stride)};
+        ValueRows<Load>(p, p_stride, heads, even, count, d, o, o_stride, next, v.shift);
+    } else {
+        ValueRows<Load>(p, p_stride, heads, AnyRows{v.at, v.shift}, count, d, o, o_stride, next, v.shift);
     }
 }
 

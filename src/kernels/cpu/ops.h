@@ -17,15 +17,22 @@ namespace atlas::kernels::cpu {
 /** Dimensions of q rows are padded with zeros to a multiple of this, so that loops need no tail on the query's side. */
 inline constexpr size_t kChunk = 32;
 
+/** Rows of K or V: row j begins at at[j] + shift. */
+struct RowSet {
+    const std::byte* const* at;
+    int64_t shift;
+    int64_t stride;  ///< bytes from each row to the next, or 0 if they are not evenly spaced
+};
+
 /**
- * s[h·s_stride + j] = Σ_i q[h·q_stride + i] · K[j][i] for h < heads, j < count; K[j] is the row of d elements at k[j] + shift. The rows at
- * next[j] + shift, if `next` is not nullptr, are asked for from memory meanwhile, for j < count rounded up to a multiple of 4.
+ * s[h·s_stride + j] = Σ_i q[h·q_stride + i] · K[j][i] for h < heads, j < count; rows of d elements. The rows at next[j] + k.shift, if `next` is
+ * not nullptr, are asked for from memory meanwhile, for j < count rounded up to a multiple of 4.
  */
-using ScoreFn = void (*)(const float* q, size_t q_stride, size_t heads, const std::byte* const* k, int64_t shift,
-                         size_t count, size_t d, float* s, size_t s_stride, const std::byte* const* next);
-/** o[h·o_stride + i] += Σ_j p[h·p_stride + j] · V[j][i]; `o` rows are padded to a multiple of kChunk. V[j] at v[j] + shift, `next` as above. */
-using ValueFn = void (*)(const float* p, size_t p_stride, size_t heads, const std::byte* const* v, int64_t shift,
-                         size_t count, size_t d, float* o, size_t o_stride, const std::byte* const* next);
+using ScoreFn = void (*)(const float* q, size_t q_stride, size_t heads, const RowSet& k, size_t count, size_t d,
+                         float* s, size_t s_stride, const std::byte* const* next);
+/** o[h·o_stride + i] += Σ_j p[h·p_stride + j] · V[j][i]; `o` rows are padded to a multiple of kChunk. `next` as above. */
+using ValueFn = void (*)(const float* p, size_t p_stride, size_t heads, const RowSet& v, size_t count, size_t d,
+                         float* o, size_t o_stride, const std::byte* const* next);
 /** out[j·out_stride + i] = rows[j][i] as f32. */
 using DecodeFn = void (*)(const std::byte* rows, size_t stride, size_t count, size_t d, float* out, size_t out_stride);
 

@@ -53,7 +53,8 @@ void RowBatches::look_at(int64_t block) {
 
 bool RowBatches::next(RowBatch& batch) {
     int64_t n = 0;
-    batch.consecutive = true;
+    const Run* first_run = nullptr;
+    batch.even = true;
     batch.mixed = false;
     batch.first = tokens_;
     batch.last = -1;
@@ -67,7 +68,8 @@ bool RowBatches::next(RowBatch& batch) {
             batch.mixed |= sight_.mixed;
             batch.first = std::min(batch.first, sight_.first);
             batch.last = std::max(batch.last, sight_.last);
-            batch.consecutive &= n == 0 || key == batch.key[n - 1] + 1;
+            batch.even &= n == 0 || &run == first_run;
+            first_run = &run;
             const std::byte* k = run.k + list_.k_offset + offset_ * args_.k_stride;
             const std::byte* v = run.v + list_.v_offset + offset_ * args_.v_stride;
             for (int64_t j = 0; j < count; ++j, ++n) {

@@ -12,7 +12,7 @@ struct RowBatch {
     const std::byte* v[kBlockKeys];
     int32_t key[kBlockKeys];
     size_t count = 0;
-    bool consecutive;     ///< key[j] = key[0] + j
+    bool even;            ///< all of one run: evenly spaced, and key[j] = key[0] + j
     bool mixed;           ///< some token does not see all of them as they are: their mask counts
     int64_t first, last;  ///< tokens before and after these see none of them
 };
