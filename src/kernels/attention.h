@@ -25,7 +25,10 @@ struct Run {
     int32_t count;       ///< number of keys, > 0
 };
 
-/** The keys that one KV head of one stream (and one tile of tokens) attends to. */
+/**
+ * The keys that one KV head of one stream (and one tile of tokens) attends to. Runs may have any length, single cells included, and be in any
+ * order; in ascending order of keys, what the mask's summary says of a block is looked up once for all of its keys.
+ */
 struct HeadRuns {
     std::span<const Run> runs;
     int64_t k_offset = 0;  ///< bytes added to every Run::k

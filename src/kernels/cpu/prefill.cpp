@@ -46,17 +46,25 @@ public:
         PackQueries();
         const HeadRuns list = p_.runs(task_.stream, task_.kv_head, task_.list);
         TileWalker walker(args_, list, task_.begin, task_.end, task_.stream, task_.first_token, task_.n_tokens,
-                          HeadOf(0), n_masks_, ws_.visibility, ws_.mask_rows, ws_.mask_tile);
-        KeyTile tile;
+                          HeadOf(0), n_masks_, ws_.visibility, ws_.block_visibility, ws_.mask_rows, ws_.mask_tile);
+        KeyTile tile, upcoming;
         while (walker.next(tile)) {
             PackKeys(tile);
             PackValues(tile, walker);
-            const Segment upcoming = walker.upcoming();
+            walker.upcoming(upcoming);
             int64_t fetched = 0;
+            const Segment* segment = upcoming.segments;
+            int32_t in_segment = 0;
             for (int64_t row = 0; row < n_rows_; row += kRows) {
                 Attend(walker, tile, row);
-                const int64_t until = upcoming.count * std::min(row + kRows, n_rows_) / n_rows_;
-                for (; fetched < until; ++fetched) Prefetch(upcoming, fetched);
+                const int64_t until = upcoming.n_keys * std::min(row + kRows, n_rows_) / n_rows_;
+                for (; fetched < until; ++fetched) {
+                    Prefetch(*segment, in_segment);
+                    if (++in_segment == segment->count) {
+                        in_segment = 0;
+                        ++segment;
+                    }
+                }
             }
         }
         for (int64_t row = 0; row < n_rows_; ++row) Write(row);

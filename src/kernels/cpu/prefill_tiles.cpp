@@ -23,7 +23,8 @@ BlockVisibility classify(const uint16_t* mask, int n) {
 
 TileWalker::TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t begin, int64_t end, int64_t stream,
                        int64_t first_token, int64_t n_tokens, int64_t first_mask_head, int64_t n_mask_heads,
-                       BlockVisibility* visibility, const uint16_t** mask_rows, uint16_t* mask_tile)
+                       BlockVisibility* visibility, BlockVisibility* block_visibility, const uint16_t** mask_rows,
+                       uint16_t* mask_tile)
     : args_(args),
       runs_(runs),
       stream_(stream),
@@ -32,6 +33,7 @@ TileWalker::TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t 
       first_head_(first_mask_head),
       n_heads_(n_mask_heads),
       visibility_(visibility),
+      seen_(block_visibility),
       mask_rows_(mask_rows),
       mask_tile_(mask_tile),
       left_(end - begin) {
@@ -45,39 +47,61 @@ const uint16_t* TileWalker::mask_at(int64_t t, int64_t i) const {
            ((first_head_ + i) % mask.n_heads) * mask.head_stride + (first_token_ + t) * mask.token_stride;
 }
 
-void TileWalker::append(KeyTile& tile, const Segment& segment) {
+void TileWalker::look_at(const Segment& segment) {
     const Mask& mask = args_.mask;
-    const bool first = tile.n_segments == 0;
-    const int64_t n = n_tokens_ * n_heads_;
-    if (mask.data == nullptr) {
-        if (first) std::fill_n(visibility_, n, BlockVisibility::kAll);
-    } else {
-        // mask_tile_ is free until finish(): it holds this segment's visibility until it is known whether anything is visible.
-        auto* fresh = reinterpret_cast<BlockVisibility*>(mask_tile_);
-        const int64_t block = segment.key / kBlockKeys;
-        bool any = false;
-        for (int64_t t = 0; t < n_tokens_; ++t) {
+    if (mask.data == nullptr) return;
+    const int64_t block = segment.key / kBlockKeys;
+    const auto summary_row = [&](int64_t i) {  // of token first_token_
+        const int64_t head = (stream_ % mask.n_streams) * mask.n_heads + (first_head_ + i) % mask.n_heads;
+        return mask.summary + (head * args_.n_tokens + first_token_) * mask.summary_blocks;
+    };
+    if (mask.summary != nullptr) {
+        // Single cells come several to a block.
+        if (block == block_) return;
+        block_ = block;
+        if (block / kBlockGroup != group_) {
+            group_ = block / kBlockGroup;
+            const int64_t n = std::min(kBlockGroup, mask.summary_blocks - group_ * kBlockGroup);
+            std::fill_n(differs_, kBlockGroup, uint8_t{0});
             for (int64_t i = 0; i < n_heads_; ++i) {
-                BlockVisibility seen;
-                if (mask.summary != nullptr) {
-                    const int64_t row = ((stream_ % mask.n_streams) * mask.n_heads + (first_head_ + i) % mask.n_heads) *
-                                            args_.n_tokens +
-                                        first_token_ + t;
-                    seen = mask.summary[row * mask.summary_blocks + block];
-                } else {
-                    seen = classify(mask_at(t, i) + segment.key, segment.count);
+                const BlockVisibility* row = summary_row(i) + group_ * kBlockGroup;
+                for (int64_t t = 0; t < n_tokens_; ++t, row += mask.summary_blocks) {
+                    for (int64_t b = 0; b < n; ++b)
+                        differs_[b] |= static_cast<uint8_t>(row[b]) ^ static_cast<uint8_t>(BlockVisibility::kAll);
                 }
-                fresh[t * n_heads_ + i] = seen;
-                any |= seen != BlockVisibility::kNone;
             }
         }
-        if (!any) return;
+        if (differs_[block % kBlockGroup] == 0) {
+            seen_any_ = seen_all_ = true;
+            return;
+        }
+    }
+    seen_any_ = false;
+    seen_all_ = true;
+    for (int64_t i = 0; i < n_heads_; ++i) {
+        for (int64_t t = 0; t < n_tokens_; ++t) {
+            const BlockVisibility seen = mask.summary != nullptr ? summary_row(i)[t * mask.summary_blocks + block]
+                                                                 : classify(mask_at(t, i) + segment.key, segment.count);
+            seen_[t * n_heads_ + i] = seen;
+            seen_any_ |= seen != BlockVisibility::kNone;
+            seen_all_ &= seen == BlockVisibility::kAll;
+        }
+    }
+}
+
+void TileWalker::append(KeyTile& tile, const Segment& segment) {
+    look_at(segment);
+    if (!seen_any_) return;
+    const int64_t n = n_tokens_ * n_heads_;
+    if (tile.n_segments == 0) {
+        tile_all_ = seen_all_;
+        if (!seen_all_) std::copy_n(seen_, n, visibility_);
+    } else if (!tile_all_ || !seen_all_) {
+        if (tile_all_) std::fill_n(visibility_, n, BlockVisibility::kAll);
+        tile_all_ = false;
         for (int64_t j = 0; j < n; ++j) {
-            if (first) {
-                visibility_[j] = fresh[j];
-            } else if (visibility_[j] != fresh[j]) {
-                visibility_[j] = BlockVisibility::kMixed;
-            }
+            const BlockVisibility seen = seen_all_ ? BlockVisibility::kAll : seen_[j];
+            if (visibility_[j] != seen) visibility_[j] = BlockVisibility::kMixed;
         }
     }
     tile.segments[tile.n_segments++] = segment;
@@ -85,6 +109,7 @@ void TileWalker::append(KeyTile& tile, const Segment& segment) {
 }
 
 void TileWalker::finish(const KeyTile& tile) {
+    if (tile_all_) std::fill_n(visibility_, n_tokens_ * n_heads_, BlockVisibility::kAll);
     const uint64_t present = tile.n_keys == kBlockKeys ? ~uint64_t{0} : (uint64_t{1} << tile.n_keys) - 1;
     visible_keys_ = present;
     if (tile.n_keys < kBlockKeys) {
@@ -130,12 +155,19 @@ void TileWalker::finish(const KeyTile& tile) {
     }
 }
 
-Segment TileWalker::upcoming() const {
-    if (run_ >= runs_.runs.size() || left_ <= 0) return {};
-    const Run& run = runs_.runs[run_];
-    const auto count = static_cast<int32_t>(std::min<int64_t>({run.count - offset_, left_, kBlockKeys}));
-    return {run.k + runs_.k_offset + offset_ * args_.k_stride, run.v + runs_.v_offset + offset_ * args_.v_stride,
-            run.key + offset_, count};
+void TileWalker::upcoming(KeyTile& tile) const {
+    tile.n_segments = 0;
+    tile.n_keys = 0;
+    int64_t left = std::min<int64_t>(left_, kBlockKeys);
+    int32_t offset = offset_;
+    for (size_t i = run_; left > 0; ++i, offset = 0) {
+        const Run& run = runs_.runs[i];
+        const auto count = static_cast<int32_t>(std::min<int64_t>(run.count - offset, left));
+        tile.segments[tile.n_segments++] = {run.k + runs_.k_offset + offset * args_.k_stride,
+                                            run.v + runs_.v_offset + offset * args_.v_stride, run.key + offset, count};
+        tile.n_keys += count;
+        left -= count;
+    }
 }
 
 bool TileWalker::next(KeyTile& tile) {

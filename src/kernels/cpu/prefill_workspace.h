@@ -33,6 +33,7 @@ struct PrefillWorkspace {
     uint16_t* mask_tile;
     const uint16_t** mask_rows;
     BlockVisibility* visibility;
+    BlockVisibility* block_visibility;
     size_t bytes = 0;
 
     PrefillWorkspace(const AttentionArgs& args, int64_t tokens, std::byte* base) {
@@ -57,6 +58,7 @@ struct PrefillWorkspace {
         take(mask_tile, masks * kBlockKeys);
         take(mask_rows, masks);
         take(visibility, masks);
+        take(block_visibility, masks);
     }
 };
 
