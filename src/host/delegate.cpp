@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "host/shadow.h"
+#include "host/slices.h"
 
 namespace atlas::host {
 namespace {
@@ -71,11 +72,14 @@ ggml_status CpuDelegate::run(const std::vector<ggml_tensor*>& nodes) {
 
 ggml_status CpuDelegate::run_paged(ggml_tensor* node) {
     try {
-        ShadowNode shadow(node, {});
-        if (const ggml_status status = run({shadow.node()}); status != GGML_STATUS_SUCCESS) return status;
-        if (const Status written = shadow.write_back(); !written.is_ok()) {
-            log().error("{} into '{}': {}", ggml_op_name(node->op), node->name, written.to_string());
-            return GGML_STATUS_ALLOC_FAILED;
+        Slices slices(node);
+        while (ggml_tensor* slice = slices.next()) {
+            ShadowNode shadow(slice, {});
+            if (const ggml_status status = run({shadow.node()}); status != GGML_STATUS_SUCCESS) return status;
+            if (const Status written = shadow.write_back(); !written.is_ok()) {
+                log().error("{} into '{}': {}", ggml_op_name(node->op), node->name, written.to_string());
+                return GGML_STATUS_ALLOC_FAILED;
+            }
         }
         return GGML_STATUS_SUCCESS;
     } catch (const std::bad_alloc&) {

@@ -10,7 +10,7 @@ namespace atlas::host {
 
 /**
  * Runs operations that are not Atlas's own on a CPU backend of the host. Operands in ordinary memory are used in place; for paged ones the
- * range that the operation can touch is copied out, the operation runs on the copy, and what it wrote is copied back.
+ * range that the operation can touch is copied out, the operation runs on the copy, and what it wrote is copied back, slice by slice.
  * One per backend instance; not thread-safe.
  */
 class CpuDelegate {

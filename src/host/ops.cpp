@@ -4,7 +4,9 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <iterator>
 #include <string_view>
+#include <utility>
 
 #include <ggml-backend.h>
 
@@ -19,19 +21,23 @@ namespace {
 constexpr int kMaxOps = 512;
 
 std::array<OpKind, kMaxOps> look_up_kinds() {
+    static constexpr std::pair<std::string_view, OpKind> kNames[] = {
+        {"NONE", OpKind::kView},    {"VIEW", OpKind::kView},      {"RESHAPE", OpKind::kView},
+        {"PERMUTE", OpKind::kView}, {"TRANSPOSE", OpKind::kView}, {"SET_ROWS", OpKind::kSetRows},
+        {"CPY", OpKind::kCopy},     {"CONT", OpKind::kCopy},      {"DUP", OpKind::kCopy},
+        {"ROPE", OpKind::kRope},    {"MUL_MAT", OpKind::kMatMul}, {"FLASH_ATTN_EXT", OpKind::kFlashAttention},
+    };
     std::array<OpKind, kMaxOps> kinds;
     kinds.fill(OpKind::kOther);
-    // The names end where the host's own count ends; GGML_OP_COUNT of our headers may be another version's.
-    int remaining = 6;
+    // Every host has all of them. Looking ends with the last one found: GGML_OP_COUNT of our headers may be beyond the host's names.
+    size_t remaining = std::size(kNames);
     for (int op = 0; op < GGML_OP_COUNT && remaining > 0; ++op) {
         const std::string_view name(ggml_op_name(static_cast<ggml_op>(op)));
-        if (name == "NONE" || name == "VIEW" || name == "RESHAPE" || name == "PERMUTE" || name == "TRANSPOSE") {
-            kinds[static_cast<size_t>(op)] = OpKind::kView;
-        } else if (name == "SET_ROWS") {
-            kinds[static_cast<size_t>(op)] = OpKind::kSetRows;
-        } else if (name == "FLASH_ATTN_EXT") {
-            kinds[static_cast<size_t>(op)] = OpKind::kFlashAttention;
-        }
+        const auto* found =
+            std::find_if(std::begin(kNames), std::end(kNames), [&](const auto& entry) { return entry.first == name; });
+        if (found == std::end(kNames)) continue;
+        kinds[static_cast<size_t>(op)] = found->second;
+        --remaining;
     }
     return kinds;
 }
@@ -87,6 +93,27 @@ bool in_tensor_parallel(const ggml_tensor* op) {
     return false;
 }
 
+/**
+ * Whether the op goes on with a quantised cache that the host has decoded to f32, as it does to all of K when positions shift: decode, rotate
+ * back, embed the shift, rotate, encode. Were only its two ends ours, the host would copy the decoded K of a layer to the CPU's buffers and back.
+ */
+bool continues_decoded_cache(const ggml_tensor* op) {
+    const ggml_tensor* tensor = op;
+    for (int step = 0; step < 4; ++step) {
+        const OpKind kind = op_kind(tensor->op);
+        if (kind == OpKind::kCopy) {
+            const ggml_tensor* cache = tensor->src[0];
+            return step > 0 && tensor->type == GGML_TYPE_F32 && cache && ggml_is_quantized(cache->type) &&
+                   is_owned(cache);
+        }
+        if (kind != OpKind::kRope && kind != OpKind::kMatMul) return false;
+        const ggml_tensor* next = tensor->src[kind == OpKind::kRope ? 0 : 1];
+        if (!next) return false;
+        tensor = root_of(next);
+    }
+    return false;
+}
+
 }  // namespace
 
 OpKind op_kind(ggml_op op) {
@@ -106,13 +133,16 @@ bool supports_op(const ggml_tensor* op, bool owner) {
         case OpKind::kSetRows:
             return supports_set_rows(op) &&
                    (writes_stored_rows(op, owner) || (owner && (is_owned(op) || in_tensor_parallel(op))));
+        case OpKind::kCopy:
+        case OpKind::kRope:
+        case OpKind::kMatMul:
         case OpKind::kOther:
             break;
     }
     if (!owner) return false;
     bool ours = is_owned(op);
     for (const ggml_tensor* src : op->src) ours = ours || (src && is_owned(src));
-    return (ours || in_tensor_parallel(op)) && CpuDelegate::supports(op);
+    return (ours || continues_decoded_cache(op) || in_tensor_parallel(op)) && CpuDelegate::supports(op);
 }
 
 }  // namespace atlas::host

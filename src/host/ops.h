@@ -5,7 +5,7 @@
 namespace atlas::host {
 
 /** What Atlas does with an operation. */
-enum class OpKind { kView, kSetRows, kFlashAttention, kOther };
+enum class OpKind { kView, kSetRows, kFlashAttention, kCopy, kRope, kMatMul, kOther };
 
 /** Kind of an op number. Numbers move between versions of ggml, so they are looked up by name once. */
 OpKind op_kind(ggml_op op);

@@ -61,8 +61,9 @@ bool has_cache_name(const ggml_tensor* tensor) {
 }
 
 bool wants_pages(const ggml_tensor* tensor) {
-    if (ggml_is_contiguous(tensor) && has_cache_name(tensor)) return true;
-    return options().page_all && tensor->op == GGML_OP_NONE && ggml_is_contiguous(tensor) && tensor->ne[1] > 1;
+    // What an operation makes of a cache is named after it ("cache_k_l0 (view) (copy)"), and read by pointer.
+    if (tensor->op != GGML_OP_NONE || !ggml_is_contiguous(tensor)) return false;
+    return has_cache_name(tensor) || (options().page_all && tensor->ne[1] > 1);
 }
 
 bool make_ordinary(OwnerBuffer& context, const ggml_tensor* tensor) {

@@ -33,8 +33,8 @@ Status ShadowNode::write_back() const {
     if (!place.pages) return Status::ok();
     const auto window =
         std::find_if(windows_.begin(), windows_.end(), [&](const Window& w) { return w.pages == place.pages; });
-    return place.pages->write(place.offset, window->copy.data() + (place.offset - window->begin),
-                              ggml_nbytes(original_));
+    return place.pages->update(place.offset, window->copy.data() + (place.offset - window->begin),
+                               ggml_nbytes(original_));
 }
 
 bool ShadowNode::is_kept(const ggml_tensor* tensor) const {

@@ -22,7 +22,7 @@ public:
 
     ggml_tensor* node() { return &node_; }
 
-    /** Copies the result back into its pages. Errors: out of memory. */
+    /** Copies the result back into its pages; those that it leaves as they were count as not written. Errors: out of memory. */
     Status write_back() const;
 
 private:

@@ -54,6 +54,16 @@ Status PagedTensor::write(size_t offset, const void* source, size_t bytes) {
     });
 }
 
+Status PagedTensor::update(size_t offset, const void* source, size_t bytes) {
+    const auto* in = static_cast<const std::byte*>(source);
+    return for_each_page(offset, bytes, [&](size_t index, size_t inside, size_t count) {
+        const std::byte* from = in;
+        in += count;
+        if (std::memcmp(page(static_cast<int64_t>(index)) + inside, from, count) == 0) return Status::ok();
+        return write(index * page_bytes_ + inside, from, count);
+    });
+}
+
 Status PagedTensor::fill(size_t offset, uint8_t value, size_t bytes) {
     if (value == 0 && offset == 0 && bytes == this->bytes()) {
         clear();

@@ -35,6 +35,11 @@ public:
     void read(size_t offset, void* destination, size_t bytes) const;
     /** Copies bytes in. Errors: out of memory; what was written before the error stays. */
     Status write(size_t offset, const void* source, size_t bytes);
+    /**
+     * As write(), but a page that has these bytes already keeps its version, or stays unmade where they are zeros: a shift of positions goes
+     * over every cell of a cache, and most of them may be empty or another sequence's.
+     */
+    Status update(size_t offset, const void* source, size_t bytes);
     Status fill(size_t offset, uint8_t value, size_t bytes);
     /** Makes the whole tensor zero and gives its pages back. */
     void clear();

@@ -92,24 +92,89 @@ INSTANTIATE_TEST_SUITE_P(Types, CacheTypes,
                                            GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL),
                          [](const auto& info) { return std::string(ggml_type_name(info.param)); });
 
-TEST_F(CacheOps, ContextShiftRotatesKeysInPlace) {
-    const auto [ours, theirs] = both([&](Bench& bench) {
-        ggml_tensor* cache = bench.tensor("cache_k_l0", GGML_TYPE_F16, {128, 200});
-        ggml_tensor* shift = bench.tensor("shift", GGML_TYPE_I32, {200});
-        ggml_tensor* keys =
-            ggml_view_3d(bench.context(), cache, 64, 2, 200, ggml_row_size(cache->type, 64), cache->nb[1], 0);
-        ggml_tensor* rotated = ggml_rope_ext_inplace(bench.context(), keys, shift, nullptr, 64, 0, 4096, 10000.0f, 1.0f,
-                                                     0.0f, 1.0f, 32.0f, 1.0f);
-        EXPECT_NE(bench.allocate(), nullptr);
-        Bench::set(cache, noise(128 * 200, 8));
-        for (int32_t i = 0; i < 200; ++i) {
-            const int32_t by = i % 3 == 0 ? -17 : 0;
-            ggml_backend_tensor_set(shift, &by, static_cast<size_t>(i) * 4, 4);
-        }
-        EXPECT_EQ(bench.compute(rotated), GGML_STATUS_SUCCESS);
-        return Bench::bytes(cache);
-    });
-    EXPECT_EQ(ours, theirs);
+/** A cache of `cells` keys whose positions shift, as the host does it. Two heads of `head`, of which the last `rotated` dimensions turn. */
+struct Shift {
+    ggml_type type;
+    int64_t head;
+    int64_t rotated;
+    int64_t cells;
+    int streams = 1;
+    bool frequencies = false;
+    bool hadamard = false;
+};
+
+std::vector<uint8_t> shifted_keys(Bench& bench, const Shift& shift) {
+    ggml_context* context = bench.context();
+    const int64_t cells = shift.cells * shift.streams;
+    ggml_tensor* cache = bench.tensor("cache_k_l0", shift.type, {2 * shift.head, shift.cells, shift.streams});
+    ggml_tensor* by = bench.tensor("shift", GGML_TYPE_I32, {cells});
+    ggml_tensor* factors = shift.frequencies ? bench.tensor("factors", GGML_TYPE_F32, {shift.rotated / 2}) : nullptr;
+    ggml_tensor* turn = shift.hadamard ? bench.tensor("turn", GGML_TYPE_F32, {shift.rotated, shift.rotated}) : nullptr;
+    ggml_tensor* keys = ggml_view_3d(context, cache, shift.rotated, 2, cells, ggml_row_size(cache->type, shift.head),
+                                     cache->nb[1], ggml_row_size(cache->type, shift.head - shift.rotated));
+    const auto turned = [&](ggml_tensor* x) {
+        if (!turn) return x;
+        ggml_tensor* flat = ggml_reshape_2d(context, x, shift.rotated, 2 * cells);
+        return ggml_reshape_3d(context, ggml_mul_mat(context, turn, flat), shift.rotated, 2, cells);
+    };
+    const int n_rot = static_cast<int>(shift.rotated);
+    ggml_tensor* result = nullptr;
+    if (ggml_is_quantized(shift.type)) {
+        ggml_tensor* x = turned(ggml_cast(context, keys, GGML_TYPE_F32));
+        x = ggml_rope_ext(context, x, by, factors, n_rot, 2, 4096, 10000.0f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f);
+        result = ggml_cpy(context, turned(x), keys);
+    } else {
+        result =
+            ggml_rope_ext_inplace(context, keys, by, factors, n_rot, 0, 4096, 10000.0f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f);
+    }
+    EXPECT_NE(bench.allocate(), nullptr);
+    Bench::set(cache, noise(static_cast<size_t>(ggml_nelements(cache)), 8));
+    std::vector<int32_t> distances(static_cast<size_t>(cells));
+    for (size_t i = 0; i < distances.size(); ++i) distances[i] = i % 3 == 0 ? -17 - static_cast<int32_t>(i % 1000) : 0;
+    ggml_backend_tensor_set(by, distances.data(), 0, ggml_nbytes(by));
+    if (factors) Bench::set(factors, std::vector<float>(static_cast<size_t>(shift.rotated / 2), 1.5f));
+    if (turn) Bench::set(turn, noise(static_cast<size_t>(ggml_nelements(turn)), 5));
+    EXPECT_EQ(bench.compute(result), GGML_STATUS_SUCCESS);
+    return Bench::bytes(cache);
+}
+
+TEST_F(CacheOps, ContextShiftsEqualTheHosts) {
+    // The host turns part of a head only where K is not quantised.
+    // Works in slices of 1 MiB: fewer keys than one, an exact number of slices, one key more, and many with a rest.
+    const Shift shifts[] = {
+        {GGML_TYPE_F16, 64, 64, 200},           {GGML_TYPE_F16, 64, 64, 4096},
+        {GGML_TYPE_F16, 64, 64, 4097},          {GGML_TYPE_F16, 128, 128, 9001},
+        {GGML_TYPE_F16, 96, 32, 7000},          {GGML_TYPE_F16, 64, 64, 3000, 3},
+        {GGML_TYPE_F16, 64, 64, 5000, 1, true}, {GGML_TYPE_F32, 64, 64, 5000, 1, true},
+        {GGML_TYPE_F16, 576, 64, 2500},         {GGML_TYPE_Q8_0, 64, 64, 200},
+        {GGML_TYPE_Q8_0, 64, 64, 2048},         {GGML_TYPE_Q8_0, 64, 64, 2049, 1, true},
+        {GGML_TYPE_Q8_0, 64, 64, 9001},         {GGML_TYPE_Q8_0, 64, 64, 9001, 1, false, true},
+        {GGML_TYPE_Q8_0, 96, 96, 5000},         {GGML_TYPE_Q4_0, 128, 128, 3000, 2, true, true},
+        {GGML_TYPE_Q5_0, 64, 64, 5000, 1},      {GGML_TYPE_Q5_1, 64, 64, 2500, 1, false, true},
+    };
+    for (const Shift& shift : shifts) {
+        const auto [ours, theirs] = both([&](Bench& bench) { return shifted_keys(bench, shift); });
+        EXPECT_TRUE(ours == theirs) << ggml_type_name(shift.type) << ", heads of " << shift.head << ", "
+                                    << shift.rotated << " turned, " << shift.cells << " cells, " << shift.streams
+                                    << " streams";
+    }
+}
+
+/** Copies that do not run along the rows of the cache are made whole. */
+TEST_F(CacheOps, PermutedCopiesOfACacheEqualTheHosts) {
+    for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_F32}) {
+        const auto [ours, theirs] = both([&](Bench& bench) {
+            ggml_tensor* cache = bench.tensor("cache_v_l0", type, {128, 6000});
+            ggml_tensor* heads =
+                ggml_view_3d(bench.context(), cache, 64, 6000, 2, cache->nb[1], ggml_row_size(type, 64), 0);
+            ggml_tensor* out = ggml_cont(bench.context(), ggml_transpose(bench.context(), heads));
+            EXPECT_NE(bench.allocate(), nullptr);
+            Bench::set(cache, noise(128 * 6000, 8));
+            EXPECT_EQ(bench.compute(out), GGML_STATUS_SUCCESS);
+            return Bench::bytes(out);
+        });
+        EXPECT_TRUE(ours == theirs) << ggml_type_name(type);
+    }
 }
 
 TEST_F(CacheOps, QuantisedKeysAreDecodedAndWrittenBack) {

@@ -23,8 +23,9 @@ GREEDY = {
     "greedy_q4_0": ["-ctk", "q4_0", "-ctv", "q4_0"],
     "greedy_f32": ["-ctk", "f32", "-ctv", "f32"],
     "greedy_bf16": ["-ctk", "bf16", "-ctv", "bf16"],
-    "greedy_context_shift": ["-c", "128", "--context-shift", "--keep", "4", "-n", "128"],
-    "greedy_context_shift_q8_0": ["-c", "128", "--context-shift", "-ctk", "q8_0", "-ctv", "q8_0", "-n", "128"],
+    # A context has at least 256 cells: two shifts.
+    "greedy_context_shift": ["-c", "256", "--context-shift", "--keep", "4", "-n", "400", "--ignore-eos"],
+    "greedy_context_shift_q8_0": ["-c", "256", "--context-shift", "-ctk", "q8_0", "-ctv", "q8_0", "-n", "400", "--ignore-eos"],
     "greedy_no_kv_offload": ["--no-kv-offload"],
     "greedy_one_layer_outside": ["-ngl", "2"],
     "greedy_no_layer": ["-ngl", "0"],

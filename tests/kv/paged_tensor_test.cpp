@@ -73,6 +73,27 @@ TEST_F(PagedTensorTest, BudgetIsKeptAndNamedAndWhatWasWrittenStays) {
     EXPECT_TRUE(tensor.write(0, data.data(), 2 * 4096).is_ok());
 }
 
+TEST_F(PagedTensorTest, AnUpdateTouchesOnlyPagesThatItChanges) {
+    PagedTensor tensor(arena_, 64, 5 * kPageRows);
+    const auto data = pattern(4096);
+    ASSERT_TRUE(tensor.write(4096, data.data(), data.size()).is_ok());
+    const uint64_t in_use = PageArena::bytes_in_use();
+    std::vector<uint8_t> whole(tensor.bytes());
+    tensor.read(0, whole.data(), whole.size());
+    whole[2 * 4096 + 7] = 1;  // the page behind: does not exist yet
+    std::vector<uint32_t> versions;
+    for (int64_t page = 0; page < 5; ++page) versions.push_back(tensor.page_version(page));
+    // Begins and ends inside of pages.
+    ASSERT_TRUE(tensor.update(100, whole.data() + 100, whole.size() - 200).is_ok());
+    EXPECT_EQ(PageArena::bytes_in_use(), in_use + 4096);
+    for (int64_t page = 0; page < 5; ++page) {
+        EXPECT_EQ(tensor.page_version(page) != versions[static_cast<size_t>(page)], page == 2) << page;
+    }
+    std::vector<uint8_t> read(whole.size());
+    tensor.read(0, read.data(), read.size());
+    EXPECT_EQ(read, whole);
+}
+
 TEST_F(PagedTensorTest, ReusedPagesAreZeroAgain) {
     PagedTensor tensor(arena_, 64, 64);
     const auto data = pattern(4096);
