@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "host/abi/interfaces.h"
+#include "host/cache_chain.h"
 #include "host/delegate.h"
 #include "host/device.h"
 #include "host/flash_attention.h"
@@ -71,6 +72,11 @@ private:
             status = flush();
             if (status != GGML_STATUS_SUCCESS) break;
             if (aborted()) return GGML_STATUS_ABORTED;
+            if (const CacheChain chain(graph, i); chain.length() > 0) {
+                status = chain.run(delegate_);
+                i += chain.length() - 1;
+                continue;
+            }
             status = own ? run_own(node, kind) : delegate_.run_paged(node);
         }
         const ggml_status flushed = status == GGML_STATUS_SUCCESS ? flush() : status;

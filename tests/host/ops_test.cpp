@@ -140,7 +140,7 @@ std::vector<uint8_t> shifted_keys(Bench& bench, const Shift& shift) {
 
 TEST_F(CacheOps, ContextShiftsEqualTheHosts) {
     // The host turns part of a head only where K is not quantised.
-    // Works in slices of 1 MiB: fewer keys than one, an exact number of slices, one key more, and many with a rest.
+    // Works in slices of 1 MiB, or of 512 KiB of decoded keys: fewer keys than one, an exact number of slices, one key more, and many with a rest.
     const Shift shifts[] = {
         {GGML_TYPE_F16, 64, 64, 200},           {GGML_TYPE_F16, 64, 64, 4096},
         {GGML_TYPE_F16, 64, 64, 4097},          {GGML_TYPE_F16, 128, 128, 9001},
@@ -158,6 +158,39 @@ TEST_F(CacheOps, ContextShiftsEqualTheHosts) {
                                     << shift.rotated << " turned, " << shift.cells << " cells, " << shift.streams
                                     << " streams";
     }
+}
+
+/** Reads decoded K through an operation besides those of the shift, or not at all. */
+std::vector<std::vector<uint8_t>> shift_and_read(Bench& bench, bool read) {
+    ggml_tensor* cache = bench.tensor("cache_k_l0", GGML_TYPE_Q8_0, {128, 3000});
+    ggml_tensor* by = bench.tensor("shift", GGML_TYPE_I32, {3000});
+    ggml_tensor* keys = ggml_view_3d(bench.context(), cache, 64, 2, 3000, 68, cache->nb[1], 0);
+    ggml_tensor* decoded = ggml_cast(bench.context(), keys, GGML_TYPE_F32);
+    ggml_tensor* turned =
+        ggml_rope_ext(bench.context(), decoded, by, nullptr, 64, 0, 4096, 10000.0f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f);
+    ggml_tensor* written = ggml_cpy(bench.context(), turned, keys);
+    ggml_tensor* doubled = ggml_scale(bench.context(), turned, 2.0f);
+    EXPECT_NE(bench.allocate(), nullptr);
+    Bench::set(cache, noise(128 * 3000, 8));
+    const std::vector<int32_t> distances(3000, 5);
+    ggml_backend_tensor_set(by, distances.data(), 0, ggml_nbytes(by));
+    ggml_cgraph* graph = ggml_new_graph(bench.context());
+    ggml_build_forward_expand(graph, written);
+    if (read) ggml_build_forward_expand(graph, doubled);
+    EXPECT_EQ(ggml_backend_graph_compute(bench.backend(), graph), GGML_STATUS_SUCCESS);
+    return {Bench::bytes(cache), Bench::bytes(doubled), Bench::bytes(turned)};
+}
+
+TEST_F(CacheOps, DecodedKeysExistOnlyWhereTheyAreRead) {
+    Bench theirs(cpu_device());
+    const auto expected = shift_and_read(theirs, true);
+    Bench reading(device_);
+    EXPECT_TRUE(shift_and_read(reading, true) == expected);
+    // Nobody else reads: the memory of the results between, a layer's K in f32, stays untouched.
+    Bench alone(device_);
+    const auto shifted = shift_and_read(alone, false);
+    EXPECT_TRUE(shifted[0] == expected[0]);
+    EXPECT_TRUE(shifted[2] == std::vector<uint8_t>(shifted[2].size(), 0));
 }
 
 /** Copies that do not run along the rows of the cache are made whole. */
