@@ -11,7 +11,7 @@ namespace atlas::host {
 namespace {
 
 constexpr int kMaxNodes = 16;
-constexpr size_t kDecodedBytes = size_t{512} << 10;  // two of these and the encoded cells stay in a core's L2
+constexpr size_t kDecodedBytes = size_t{1} << 20;  // two of these and the encoded cells stay in the cores' caches
 
 int outermost_dimension(const ggml_tensor* tensor) {
     int dimension = GGML_MAX_DIMS - 1;

@@ -140,7 +140,7 @@ std::vector<uint8_t> shifted_keys(Bench& bench, const Shift& shift) {
 
 TEST_F(CacheOps, ContextShiftsEqualTheHosts) {
     // The host turns part of a head only where K is not quantised.
-    // Works in slices of 1 MiB, or of 512 KiB of decoded keys: fewer keys than one, an exact number of slices, one key more, and many with a rest.
+    // Works in slices of 1 MiB: fewer keys than one, an exact number of slices, one key more, and many with a rest.
     const Shift shifts[] = {
         {GGML_TYPE_F16, 64, 64, 200},           {GGML_TYPE_F16, 64, 64, 4096},
         {GGML_TYPE_F16, 64, 64, 4097},          {GGML_TYPE_F16, 128, 128, 9001},
