@@ -18,14 +18,14 @@ endforeach()
 # Sparse attention with a small threshold, mostly through llama-server.
 find_program(ATLAS_TEST_SERVER llama-server)
 if(ATLAS_TEST_SERVER)
-    foreach(scenario covering q8_0 threads slots slot_save context_shift backend_ops)
+    foreach(scenario covering q8_0 threads slots slot_save context_shift context_shift_q8_0 backend_ops)
         add_test(NAME host_sparse.${scenario}
             COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/sparse_test.py --plugin $<TARGET_FILE:ggml-atlas>
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${backend_ops} ${scenario})
         set_tests_properties(host_sparse.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
     # Sessions beyond one text: clients, slots, a draft model, embeddings, broken files.
-    foreach(scenario clients slot_save draft embeddings rerank broken_models full_disk)
+    foreach(scenario clients slot_save shifts draft embeddings rerank broken_models full_disk)
         add_test(NAME host_session.${scenario}
             COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/session_test.py --plugin $<TARGET_FILE:ggml-atlas>
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})

@@ -98,6 +98,26 @@ def slot_save(args):
             equal(texts[0], text, "saved and restored, with and without Atlas")
 
 
+def shifts(args):
+    """Keys that move: parts of a prompt that are used again elsewhere (--cache-reuse), and two slots that run over their contexts side by side."""
+    text = sample(2400)
+    gap = [text.index(" ", at) for at in (300, 700)]  # between words, so that the tokens behind it stay the same
+
+    def reuse(server):
+        server.complete(text, 8, id_slot=0)
+        answer = server.complete(text[:gap[0]] + text[gap[1]:], TOKENS, id_slot=0, n_cache_reuse=64)
+        require(answer["timings"]["prompt_n"] < 100, f"{answer['timings']['prompt_n']} tokens were computed again: nothing was moved")
+        return answer["content"]
+
+    def run_over(server):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda slot: server.complete(sample(900, 3000 * slot), 300, id_slot=slot, ignore_eos=True)["content"], range(2)))
+
+    for kv in ([], ["-ctk", "q8_0", "-ctv", "q8_0"], ["-ctk", "q4_0"]):
+        equal(*both(args, reuse, "-np", "1", "--cache-reuse", "64", *kv), f"reused {kv}")
+        equal(*both(args, run_over, "-np", "2", "--no-kv-unified", "--context-shift", *kv, context=1024), f"two slots {kv}")
+
+
 def draft(args):
     """A second model in the process proposes tokens: the text is that of the first alone."""
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +206,7 @@ def full_disk(args):
         require(good.stat().st_size > 100, "the good path has no statistics")
 
 
-SCENARIOS = {function.__name__: function for function in (clients, slot_save, draft, embeddings, rerank, broken_models, full_disk)}
+SCENARIOS = {function.__name__: function for function in (clients, slot_save, shifts, draft, embeddings, rerank, broken_models, full_disk)}
 
 
 if __name__ == "__main__":

@@ -120,9 +120,9 @@ def slot_save(args):
     estimates(session)
 
 
-def context_shift(args):
+def context_shift(args, *arguments):
     """Generation far beyond the context: covered, it is llama.cpp's text; sparse, it ends well and twice the same."""
-    shift = ("--context-shift", "--keep", "8")
+    shift = ("--context-shift", "--keep", "8", *arguments)
 
     def long_answer(variables, length):
         with Session(args, variables, *shift, context=512) as session:
@@ -152,7 +152,8 @@ def backend_ops(args):
 
 
 SCENARIOS = {"covering": covering, "q8_0": quantised, "threads": threads, "slots": slots, "slot_save": slot_save,
-             "context_shift": context_shift, "backend_ops": backend_ops}
+             "context_shift": context_shift,
+             "context_shift_q8_0": lambda args: context_shift(args, "-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on"), "backend_ops": backend_ops}
 
 
 if __name__ == "__main__":
