@@ -26,7 +26,7 @@ struct Settings {
     std::vector<int64_t> d{64, 128}, tokens{1, 64};
     std::vector<std::string> types{"f16", "q8_0"};
     int64_t heads_kv = 8, group = 4, keys = 1536, context = 131072;
-    int threads = 2, repeats = 41;
+    int threads = 2, repeats = 41, evict = 96;  // evict: MiB read between calls, 0: warm caches
 };
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -177,7 +177,7 @@ struct Times {
 
 bool bench(const Settings& s, int64_t d, int64_t tokens, DataType type) {
     Problem problem(s, d, tokens, type);
-    static std::vector<char> evict(size_t{96} << 20);
+    static std::vector<char> evict(static_cast<size_t>(s.evict) << 20);
     Times times[2];
     double error = 0;
     for (int i = -1; i < (tokens == 1 ? s.repeats : (s.repeats + 3) / 4); ++i) {
@@ -217,7 +217,7 @@ std::vector<T> list(const char* text) {
 [[noreturn]] void usage() {
     std::fputs(
         "bench_scattered [--d 64,128] [--tokens 1,64] [--types f16,q8_0] [--heads-kv 8] [--group 4] [--keys 1536] "
-        "[--context 131072] [--threads 2] [--repeats 41]\n",
+        "[--context 131072] [--threads 2] [--repeats 41] [--evict 96]\n",
         stderr);
     std::exit(2);
 }
@@ -244,6 +244,8 @@ Settings parse(int argc, char** argv) {
             s.context = std::atoll(value);
         else if (name == "--threads")
             s.threads = std::atoi(value);
+        else if (name == "--evict")
+            s.evict = std::atoi(value);
         else if (name == "--repeats")
             s.repeats = std::atoi(value);
         else
@@ -265,13 +267,13 @@ DataType data_type(const std::string& name) {
 int main(int argc, char** argv) {
     const Settings settings = parse(argc, argv);
     std::printf(
-        "%lld of %lld keys for each of %lld KV heads, %lld query heads each, %d threads, variant %s, cold caches. "
+        "%lld of %lld keys for each of %lld KV heads, %lld query heads each, %d threads, variant %s, %d MiB evicted. "
         "Times in µs: median (least).\n\n"
         "| tokens | d | KV | runs of %lld cells | single cells | ratio | GB/s | error "
         "|\n|---|---|---|---|---|---|---|---|\n",
         static_cast<long long>(settings.keys), static_cast<long long>(settings.context),
         static_cast<long long>(settings.heads_kv), static_cast<long long>(settings.group), settings.threads,
-        kernels::kernel_variant(), static_cast<long long>(kGroupKeys));
+        kernels::kernel_variant(), settings.evict, static_cast<long long>(kGroupKeys));
     bool right = true;
     for (const int64_t tokens : settings.tokens) {
         for (const int64_t d : settings.d) {

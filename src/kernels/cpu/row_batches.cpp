@@ -53,12 +53,17 @@ void RowBatches::look_at(int64_t block) {
 
 bool RowBatches::next(RowBatch& batch) {
     int64_t n = 0;
-    const Run* first_run = nullptr;
-    batch.even = true;
+    int64_t parts = 0;
     batch.mixed = false;
     batch.first = tokens_;
     batch.last = -1;
     while (n < kBlockKeys && left_ > 0) {
+        const int64_t singles = take_singles(batch, n);
+        if (singles > 0) {
+            n += singles;
+            parts += singles;
+            continue;
+        }
         const Run& run = *run_;
         const int64_t key = run.key + offset_;
         const int64_t block = key / kBlockKeys;
@@ -68,8 +73,7 @@ bool RowBatches::next(RowBatch& batch) {
             batch.mixed |= sight_.mixed;
             batch.first = std::min(batch.first, sight_.first);
             batch.last = std::max(batch.last, sight_.last);
-            batch.even &= n == 0 || &run == first_run;
-            first_run = &run;
+            ++parts;
             const std::byte* k = run.k + list_.k_offset + offset_ * args_.k_stride;
             const std::byte* v = run.v + list_.v_offset + offset_ * args_.v_stride;
             for (int64_t j = 0; j < count; ++j, ++n) {
@@ -85,11 +89,40 @@ bool RowBatches::next(RowBatch& batch) {
             ++run_;
         }
     }
+    batch.even = parts == 1;
     batch.count = static_cast<size_t>(n);
     if (n == 0) return false;
     std::fill(batch.k + n, batch.k + kBlockKeys, batch.k[n - 1]);
     std::fill(batch.v + n, batch.v + kBlockKeys, batch.v[n - 1]);
     return true;
+}
+
+int64_t RowBatches::take_singles(RowBatch& batch, int64_t n) {
+    // Cells of one block follow each other by chance: where one byte tells what is seen of a block, asking it anew costs less than the branch.
+    const BlockVisibility* only_row = mask_heads_ * tokens_ == 1 ? visibility_[0] : nullptr;
+    const bool no_mask = args_.mask.data == nullptr;
+    const bool clear = !sight_.mixed && sight_.last == tokens_ - 1 && mask_heads_ > 0;
+    const int64_t begin = n;
+    const int64_t end = std::min<int64_t>(kBlockKeys, n + left_);
+    const Run* run = run_;
+    for (; n < end && run->count == 1; ++run, ++n) {
+        const auto block = static_cast<uint32_t>(run->key) / static_cast<uint32_t>(kBlockKeys);
+        if (only_row) {
+            if (only_row[block] != BlockVisibility::kAll) break;
+        } else if (!no_mask && !(clear && block == block_)) {
+            break;
+        }
+        batch.k[n] = run->k + list_.k_offset;
+        batch.v[n] = run->v + list_.v_offset;
+        batch.key[n] = run->key;
+    }
+    run_ = run;
+    left_ -= n - begin;
+    if (n > begin) {
+        batch.first = 0;
+        batch.last = tokens_ - 1;
+    }
+    return n - begin;
 }
 
 }  // namespace atlas::kernels::cpu

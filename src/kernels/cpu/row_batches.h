@@ -39,6 +39,8 @@ private:
         int64_t first, last;  // tokens; none if last < first
     };
     void look_at(int64_t block);
+    /** Puts runs of one cell that all tokens see as they are behind the `n` keys of the batch; returns how many. */
+    int64_t take_singles(RowBatch& batch, int64_t n);
 
     const AttentionArgs& args_;
     const HeadRuns& list_;
@@ -49,7 +51,7 @@ private:
     int64_t offset_;  // keys of run_ already passed
     int64_t left_;    // keys still to visit
     int64_t block_ = -1;
-    Sight sight_;  // of block_
+    Sight sight_;  // of block_; without a summary, of all blocks
 };
 
 }  // namespace atlas::kernels::cpu
