@@ -122,7 +122,7 @@ bool CacheChain::append(ggml_tensor* node) {
 ggml_status CacheChain::run(CpuDelegate& delegate) const {
     const ggml_tensor* cache = nodes_.front()->src[0];
     const Placement place = placement_of(cache);
-    int64_t cell_values = 0;  // at most, of any result between
+    int64_t cell_values = 1;  // at most, of any result between
     for (const ggml_tensor* node : nodes_) cell_values = std::max(cell_values, ggml_nelements(node) / cells_);
     const int64_t step =
         std::clamp<int64_t>(static_cast<int64_t>(kDecodedBytes / sizeof(float)) / cell_values, 1, cells_);
