@@ -141,6 +141,7 @@ ggml_status CacheChain::run(CpuDelegate& delegate) const {
         const int64_t count = std::min(step, cells_ - cell);
         const size_t offset = place.offset + static_cast<size_t>(cell) * cell_bytes;
         const size_t bytes = static_cast<size_t>(count) * cell_bytes;
+        if (place.pages->is_unmade(offset, bytes)) continue;  // all that is computed is linear: zeros stay zeros
         place.pages->read(offset, encoded.data(), bytes);
         ggml_tensor encoded_part = part_of(cache, cells_, count, encoded.data());
         ggml_tensor* last = &encoded_part;

@@ -3,6 +3,8 @@
 #include <new>
 
 #include "base/log.h"
+#include "host/ops.h"
+#include "host/owner_buffer.h"
 #include "host/shadow.h"
 #include "host/slices.h"
 
@@ -12,6 +14,15 @@ namespace {
 ggml_backend_dev_t cpu_device() {
     static ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     return device;
+}
+
+/** Whether the node turns keys in place where none were ever stored: zeros stay zeros. */
+bool turns_nothing(const ggml_tensor* node) {
+    if (op_kind(node->op) != OpKind::kRope) return false;
+    const Placement from = placement_of(node->src[0]);
+    const Placement to = placement_of(node);
+    return from.pages && from.pages == to.pages && from.offset == to.offset &&
+           to.pages->is_unmade(to.offset, ggml_nbytes(node));
 }
 
 }  // namespace
@@ -74,6 +85,7 @@ ggml_status CpuDelegate::run_paged(ggml_tensor* node) {
     try {
         Slices slices(node);
         while (ggml_tensor* slice = slices.next()) {
+            if (turns_nothing(slice)) continue;
             ShadowNode shadow(slice, {});
             if (const ggml_status status = run({shadow.node()}); status != GGML_STATUS_SUCCESS) return status;
             if (const Status written = shadow.write_back(); !written.is_ok()) {

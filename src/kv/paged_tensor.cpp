@@ -79,6 +79,15 @@ Status PagedTensor::fill(size_t offset, uint8_t value, size_t bytes) {
     });
 }
 
+bool PagedTensor::is_unmade(size_t offset, size_t bytes) const {
+    bool unmade = true;
+    (void)for_each_page(offset, bytes, [&](size_t index, size_t, size_t) {
+        unmade = unmade && pages_[index].load(std::memory_order_acquire) == nullptr;
+        return Status::ok();
+    });
+    return unmade;
+}
+
 void PagedTensor::clear() {
     const std::lock_guard lock(allocation_);
     generation_.fetch_add(1, std::memory_order_relaxed);

@@ -41,6 +41,8 @@ public:
      */
     Status update(size_t offset, const void* source, size_t bytes);
     Status fill(size_t offset, uint8_t value, size_t bytes);
+    /** Whether no page of the range has come into being: all of it is zero. */
+    bool is_unmade(size_t offset, size_t bytes) const;
     /** Makes the whole tensor zero and gives its pages back. */
     void clear();
 

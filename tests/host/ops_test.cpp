@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
+#include <utility>
 
 #include "plugin.h"
 
@@ -16,12 +16,12 @@ protected:
         ASSERT_NE(device_, nullptr);
     }
 
-    /** Runs `body` on our device and on the CPU; it returns the bytes to compare. */
-    std::pair<std::vector<uint8_t>, std::vector<uint8_t>> both(
-        const std::function<std::vector<uint8_t>(Bench&)>& body) const {
+    /** Runs `body` on our device and on the CPU; it returns what to compare. */
+    template <typename Body>
+    auto both(const Body& body) const {
         Bench ours(device_);
         Bench theirs(cpu_device());
-        return {body(ours), body(theirs)};
+        return std::pair(body(ours), body(theirs));
     }
 
     ggml_backend_dev_t device_ = nullptr;
@@ -157,6 +157,34 @@ TEST_F(CacheOps, ContextShiftsEqualTheHosts) {
         EXPECT_TRUE(ours == theirs) << ggml_type_name(shift.type) << ", heads of " << shift.head << ", "
                                     << shift.rotated << " turned, " << shift.cells << " cells, " << shift.streams
                                     << " streams";
+    }
+}
+
+TEST_F(CacheOps, KeysThatWereNeverStoredStayZeroInAShift) {
+    for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0}) {
+        const auto [ours, theirs] = both([&](Bench& bench) {
+            // The cells in the middle alone were written; what is compared is what they and the others decode to.
+            ggml_tensor* cache = bench.tensor("cache_k_l0", type, {128, 20000});
+            ggml_tensor* by = bench.tensor("shift", GGML_TYPE_I32, {20000});
+            ggml_tensor* keys =
+                ggml_view_3d(bench.context(), cache, 64, 2, 20000, ggml_row_size(type, 64), cache->nb[1], 0);
+            ggml_tensor* x = type == GGML_TYPE_F16 ? keys : ggml_cast(bench.context(), keys, GGML_TYPE_F32);
+            const auto rope = type == GGML_TYPE_F16 ? ggml_rope_ext_inplace : ggml_rope_ext;
+            x = rope(bench.context(), x, by, nullptr, 64, 0, 4096, 10000.0f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f);
+            if (type != GGML_TYPE_F16) x = ggml_cpy(bench.context(), x, keys);
+            ggml_tensor* decoded = ggml_cast(bench.context(), cache, GGML_TYPE_F32);
+            EXPECT_NE(bench.allocate(), nullptr);
+            ggml_backend_buffer_clear(cache->buffer, 0);
+            std::vector<uint8_t> rows(3000 * cache->nb[1]);
+            ggml_quantize_chunk(type, noise(128 * 3000, 8).data(), rows.data(), 0, 3000, 128, nullptr);
+            ggml_backend_tensor_set(cache, rows.data(), 7777 * cache->nb[1], rows.size());
+            const std::vector<int32_t> distances(20000, 5);
+            ggml_backend_tensor_set(by, distances.data(), 0, ggml_nbytes(by));
+            EXPECT_EQ(bench.compute(x), GGML_STATUS_SUCCESS);
+            EXPECT_EQ(bench.compute(decoded), GGML_STATUS_SUCCESS);
+            return Bench::floats(decoded);
+        });
+        EXPECT_TRUE(ours == theirs) << ggml_type_name(type);
     }
 }
 

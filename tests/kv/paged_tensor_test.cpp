@@ -77,6 +77,10 @@ TEST_F(PagedTensorTest, AnUpdateTouchesOnlyPagesThatItChanges) {
     PagedTensor tensor(arena_, 64, 5 * kPageRows);
     const auto data = pattern(4096);
     ASSERT_TRUE(tensor.write(4096, data.data(), data.size()).is_ok());
+    EXPECT_TRUE(tensor.is_unmade(0, 4096));
+    EXPECT_FALSE(tensor.is_unmade(0, 4097));
+    EXPECT_FALSE(tensor.is_unmade(4096, 8192));
+    EXPECT_TRUE(tensor.is_unmade(8192, 3 * 4096));
     const uint64_t in_use = PageArena::bytes_in_use();
     std::vector<uint8_t> whole(tensor.bytes());
     tensor.read(0, whole.data(), whole.size());
