@@ -35,6 +35,12 @@ void panel_value(const float* p, size_t rows, const int8_t* v, size_t d, float* 
 /** values[i] = e^{values[i] − shift}, 0 for −inf; returns the sum. n need not be a multiple of anything. */
 float exp_sum(float* values, size_t n, float shift);
 
+/**
+ * Which of 64·pages cells belong to lanes of the set: bit i of cells[page] is bit (lane of cell i) of `lanes`. members [pages][32] hold 4 bits per
+ * cell: cell i of a page in the low half of byte i, cell i + 32 in the high half.
+ */
+void cells_of_lanes(const uint8_t* members, size_t pages, uint16_t lanes, uint64_t* cells);
+
 /** Largest of n values; −inf for n = 0. */
 float max_of(const float* values, size_t n);
 

@@ -13,6 +13,7 @@ PagedTensor::PagedTensor(PageArena& arena, size_t row_bytes, int64_t rows)
       pages_(static_cast<size_t>((rows + kPageRows - 1) / kPageRows)),
       zeros_(page_bytes_),
       versions_(pages_.size()),
+      chunk_versions_((pages_.size() + kChunkPages - 1) / kChunkPages),
       epochs_(pages_.size()),
       id_(next_id_.fetch_add(1)) {}
 

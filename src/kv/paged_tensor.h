@@ -13,6 +13,8 @@ namespace atlas::kv {
 
 /** Rows (cells) per page. Equal to the kernels' block of keys, so that a page of a cache tensor is one block. */
 inline constexpr int64_t kPageRows = 64;
+/** Pages whose writes are also counted together. */
+inline constexpr int64_t kChunkPages = 64;
 
 /**
  * A tensor whose bytes live in pages of kPageRows consecutive rows. Byte offsets are those of the dense tensor. Pages come into
@@ -63,6 +65,10 @@ public:
     uint32_t page_version(int64_t index) const {
         return versions_[static_cast<size_t>(index)].load(std::memory_order_relaxed);
     }
+    /** Changes whenever a page in kChunkPages·chunk … is written: looking here first saves looking at each. */
+    uint32_t chunk_version(int64_t chunk) const {
+        return chunk_versions_[static_cast<size_t>(chunk)].load(std::memory_order_relaxed);
+    }
     /** Value of the process's write clock at the page's last write: larger is more recent. */
     uint32_t page_epoch(int64_t index) const {
         return epochs_[static_cast<size_t>(index)].load(std::memory_order_relaxed);
@@ -87,9 +93,11 @@ private:
     std::atomic<uint64_t> layout_{0};
     void stamp(size_t index) {
         versions_[index].fetch_add(1, std::memory_order_relaxed);
+        chunk_versions_[index / kChunkPages].fetch_add(1, std::memory_order_relaxed);
         epochs_[index].store(clock_.load(std::memory_order_relaxed), std::memory_order_relaxed);
     }
     std::vector<std::atomic<uint32_t>> versions_;
+    std::vector<std::atomic<uint32_t>> chunk_versions_;
     std::vector<std::atomic<uint32_t>> epochs_;
     const uint64_t id_;
     static std::atomic<uint32_t> clock_;

@@ -160,6 +160,24 @@ void ValueSum(const float* p, size_t rows, const int8_t* v, size_t d_v, float* o
     }
 }
 
+void CellsOfLanes(const uint8_t* members, size_t pages, uint16_t lanes, uint64_t* cells) {
+    const hn::FixedTag<uint8_t, 16> d;
+    HWY_ALIGN uint8_t in_set[16];
+    for (size_t lane = 0; lane < 16; ++lane) in_set[lane] = (lanes >> lane & 1) != 0 ? 0xFF : 0;
+    const auto table = hn::Load(d, in_set);
+    const auto low_half = hn::Set(d, uint8_t{15});
+    const auto zero = hn::Zero(d);
+    const auto bits = [&](hn::Vec<decltype(d)> lane) {
+        return hn::BitsFromMask(d, hn::Ne(hn::TableLookupBytes(table, lane), zero));
+    };
+    for (size_t page = 0; page < pages; ++page, members += 32) {
+        const auto a = hn::LoadU(d, members);
+        const auto b = hn::LoadU(d, members + 16);
+        cells[page] = bits(hn::And(a, low_half)) | bits(hn::And(b, low_half)) << 16 | bits(hn::ShiftRight<4>(a)) << 32 |
+                      bits(hn::ShiftRight<4>(b)) << 48;
+    }
+}
+
 }  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -170,6 +188,7 @@ HWY_EXPORT(ProductSigned);
 HWY_EXPORT(ProductUnsigned);
 HWY_EXPORT(LogBesselSum);
 HWY_EXPORT(ValueSum);
+HWY_EXPORT(CellsOfLanes);
 }  // namespace cpu
 
 using namespace cpu;
@@ -197,6 +216,10 @@ float log_bessel_i0(float z) {
 
 void panel_value(const float* p, size_t rows, const int8_t* v, size_t d, float* o) {
     HWY_DYNAMIC_DISPATCH(ValueSum)(p, rows, v, d, o);
+}
+
+void cells_of_lanes(const uint8_t* members, size_t pages, uint16_t lanes, uint64_t* cells) {
+    HWY_DYNAMIC_DISPATCH(CellsOfLanes)(members, pages, lanes, cells);
 }
 
 float exp_sum(float* values, size_t n, float shift) { return cpu_ops().exp_sum(values, n, shift); }
