@@ -38,6 +38,7 @@ void Engine::make_views(const kernels::AttentionArgs& args, int64_t n_keys, cons
             static_cast<int64_t>(plan.base_pages.size()) == args.n_stream &&
             std::equal(plan.base_pages.begin(), plan.base_pages.end(), info.base_pages)) {
             views_ = &plan.views;
+            groups_ = &plan.groups;
             return;
         }
     }
@@ -57,9 +58,11 @@ void Engine::make_views(const kernels::AttentionArgs& args, int64_t n_keys, cons
         view.base_page = info.base_pages[view.stream];
         classify_pages(args, n_keys, settings_, index, &view);
     }
+    group_far_pages(args, index, largest_group(index), &plan.views, &plan.groups);
     // Only now: an allocation above may have failed.
     if (in_graph_) ++plans_in_use_;
     views_ = &plan.views;
+    groups_ = &plan.groups;
 }
 
 int64_t Engine::budget_of(const TileView& view, int layer) const {
@@ -73,6 +76,9 @@ void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int 
     const int64_t group = args.n_head / args.n_head_kv;
     const int64_t n = args.n_stream * args.n_head_kv * tiles_;
     results_.resize(static_cast<size_t>(n));
+    runs_.resize(static_cast<size_t>(n));
+    lists_.resize(static_cast<size_t>(n));
+    read_.resize(static_cast<size_t>(n));
     workspaces_.resize(static_cast<size_t>(std::max(n_threads, 1)));
     far_lse_.assign(static_cast<size_t>(args.n_stream * args.n_head * args.n_tokens), kMinusInfinity);
     far_out_.resize(far_lse_.size() * static_cast<size_t>(args.d_v));
@@ -89,15 +95,17 @@ void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int 
         result.selected.clear();
         result.far_keys = result.probes = result.probe_ratio = result.probe_log_squared = 0;
         result.grown = false;
-        if (view.exact || view.far_pages == 0 || settings_.mode == Mode::kWindow) continue;
+        const bool estimates = !view.exact && view.far_pages > 0 && settings_.mode != Mode::kWindow;
         const int64_t row = ((stream * args.n_head_kv + head) * args.n_tokens + view.token0) * group;
         const auto at = static_cast<size_t>(stream * tiles_ + tile);
         const double factor = corrects ? memory_.budget_factor(at, layer, head) : 1.0;
         const auto budget = static_cast<int64_t>(factor * static_cast<double>(budget_of(view, layer)));
         try {
-            plan_far_field(args, index, settings_, view, head, budget,
-                           &workspaces_[static_cast<size_t>(omp_get_thread_num())], far_lse_.data() + row,
-                           far_out_.data() + row * args.d_v, &result);
+            if (estimates)
+                plan_far_field(args, index, settings_, view, head, budget,
+                               &workspaces_[static_cast<size_t>(omp_get_thread_num())], far_lse_.data() + row,
+                               far_out_.data() + row * args.d_v, &result);
+            build_list(args, list);
         } catch (const std::bad_alloc&) {
             failed = true;
         }
@@ -105,34 +113,26 @@ void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int 
     if (failed) throw std::bad_alloc();
 }
 
-void Engine::build_runs(const kernels::AttentionArgs& args, int n_threads) {
-    const auto n = static_cast<int64_t>(results_.size());
-    runs_.resize(static_cast<size_t>(n));
-    lists_.resize(static_cast<size_t>(n));
-    std::atomic<bool> failed{false};
-#pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 16)
-    for (int64_t list = 0; list < n; ++list) {
-        try {
-            const TileView& view =
-                (*views_)[static_cast<size_t>(list / tiles_ / args.n_head_kv * tiles_ + list % tiles_)];
-            const kernels::HeadRuns& all = args.runs[list / tiles_];
-            std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
-            runs.clear();
-            const std::vector<KeyRange>& selected = results_[static_cast<size_t>(list)].selected;
-            size_t next = 0;
-            for (const KeyRange& range : view.exact_keys) {
-                for (; next < selected.size() && selected[next].key < range.key; ++next)
-                    append_runs(args, all, selected[next].key, selected[next].count, &runs);
-                append_runs(args, all, range.key, range.count, &runs);
-            }
-            for (; next < selected.size(); ++next)
-                append_runs(args, all, selected[next].key, selected[next].count, &runs);
-            lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
+void Engine::build_list(const kernels::AttentionArgs& args, int64_t list) {
+    const TileView& view = (*views_)[static_cast<size_t>(list / tiles_ / args.n_head_kv * tiles_ + list % tiles_)];
+    const kernels::HeadRuns& all = args.runs[list / tiles_];
+    std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
+    runs.clear();
+    const std::vector<KeyRange>& selected = results_[static_cast<size_t>(list)].selected;
+    size_t next = 0;
+    size_t at = 0;
+    int64_t read = 0;
+    const auto append = [&](const KeyRange& range) {
+        append_runs(args, all, range.key, range.count, &at, &runs);
+        read += range.count;
+    };
+    for (const KeyRange& range : view.exact_keys) {
+        for (; next < selected.size() && selected[next].key < range.key; ++next) append(selected[next]);
+        append(range);
     }
-    if (failed) throw std::bad_alloc();
+    for (; next < selected.size(); ++next) append(selected[next]);
+    read_[static_cast<size_t>(list)] = read;
+    lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
 }
 
 void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads) {
@@ -164,7 +164,7 @@ void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads)
         const FarResult& result = results_[list];
         stats.rows += 1.0;
         stats.visible_keys += static_cast<double>(view.visible);
-        for (const kernels::Run& run : lists_[list].runs) stats.exact_keys += run.count;
+        stats.exact_keys += static_cast<double>(read_[list]);
         stats.estimated_keys += result.far_keys;
         stats.probes += result.probes;
         stats.probe_ratio += result.probe_ratio;
@@ -200,7 +200,6 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
         };
         if (corrects) memory_.find(far_call(), info.layer < settings_.first_layers ? settings_.first_factor : 1.0);
         plan(args, index, info.layer, corrects, n_threads);
-        build_runs(args, n_threads);
         lse_.resize(static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head));
         kernels::AttentionArgs near = args;
         near.runs = lists_.data();

@@ -1,10 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "attention/far_field.h"
+#include "attention/far_groups.h"
 #include "attention/far_memory.h"
 #include "attention/kv_index.h"
 #include "attention/settings.h"
@@ -69,18 +69,21 @@ private:
         int64_t n_keys = 0, n_tokens = 0;
         std::vector<int64_t> base_pages;
         std::vector<TileView> views;  // [stream][tile]
+        FarGroups groups;
     };
 
     void make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
     void calibrate(const kernels::AttentionArgs& args, int64_t stream, KvIndex& index, int n_threads);
-    void add_slopes(const kernels::AttentionArgs& args, const std::vector<std::pair<int64_t, int64_t>>& pages,
-                    KvIndex& index, int n_threads);
+    void add_slopes(const kernels::AttentionArgs& args, const std::vector<FarGroup>& groups, KvIndex& index,
+                    int n_threads);
     void add_super_slopes(const kernels::AttentionArgs& args, const std::vector<int64_t>& supers, KvIndex& index,
                           int n_threads);
     void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
+    /** Pages whose keys may share a block, at most. */
+    int64_t largest_group(const KvIndex& index) const { return settings_.alike ? index.pages_per_super() : 1; }
     int64_t budget_of(const TileView& view, int layer) const;
     void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads);
-    void build_runs(const kernels::AttentionArgs& args, int n_threads);
+    void build_list(const kernels::AttentionArgs& args, int64_t list);
     void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
     void record(int layer, const LayerStats& part);
 
@@ -91,13 +94,15 @@ private:
     std::vector<MaskPlan> plans_;  // the first plans_in_use_ belong to this graph
     size_t plans_in_use_ = 0;
     const std::vector<TileView>* views_ = nullptr;  // [stream][tile], of the present call
-    int64_t tile_ = 1;                              // tokens per tile
-    int64_t tiles_ = 1;                             // per stream
-    std::vector<FarResult> results_;                // [stream][KV head][tile]
-    std::vector<float> far_lse_;                    // [stream][KV head][token][group]
-    std::vector<float> far_out_;                    // the same, [d_v]
-    std::vector<float> lse_;                        // [stream][token][head]
-    std::vector<std::vector<kernels::Run>> runs_;   // per list
+    const FarGroups* groups_ = nullptr;
+    int64_t tile_ = 1;                             // tokens per tile
+    int64_t tiles_ = 1;                            // per stream
+    std::vector<FarResult> results_;               // [stream][KV head][tile]
+    std::vector<float> far_lse_;                   // [stream][KV head][token][group]
+    std::vector<float> far_out_;                   // the same, [d_v]
+    std::vector<float> lse_;                       // [stream][token][head]
+    std::vector<std::vector<kernels::Run>> runs_;  // per list
+    std::vector<int64_t> read_;                    // keys in them
     std::vector<kernels::HeadRuns> lists_;
     std::vector<FarWorkspace> workspaces_;  // per thread
 };

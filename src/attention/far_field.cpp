@@ -1,6 +1,7 @@
 #include "attention/far_field.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -12,6 +13,9 @@ namespace {
 
 constexpr auto kLanes = static_cast<int64_t>(kernels::kPanelBlocks);
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// Independent keys that a block of alike ones counts as. Measured, two models: 32, 8, 4, 3, 2 (docs/attention.md).
+constexpr float kAlikeKeys = 4.0f;
 
 enum Lane : uint8_t { kUnused, kCandidate, kSelected };
 
@@ -56,24 +60,16 @@ public:
     }
 
     void find_parts() {
-        const int64_t bpp = index_.blocks_per_page();
-        const int64_t begin = view_.base_page * bpp;
-        const int64_t end = begin + static_cast<int64_t>(view_.use.size()) * bpp;
-        const int64_t first_panel = begin / kLanes;
-        w_.hidden.assign(static_cast<size_t>((end + kLanes - 1) / kLanes - first_panel), 0);
-        if (view_.far_pages * bpp > int64_t{settings_.beam}) expand_best_supers(begin, end);
+        const std::vector<FarPanel>& panels = view_.panels;
+        w_.hidden.assign(panels.size(), 0);
+        if (view_.far_pages * index_.blocks_per_page() > int64_t{settings_.beam}) expand_best_supers();
         const size_t first_part = w_.parts.size();
-        for (int64_t panel = first_panel; panel * kLanes < end; ++panel) {
-            if (w_.hidden[static_cast<size_t>(panel - first_panel)]) continue;
-            uint8_t state[kLanes] = {};
-            bool any = false;
-            for (int64_t b = std::max(begin, panel * kLanes); b < std::min(end, (panel + 1) * kLanes); ++b) {
-                const PageUse use = view_.use[static_cast<size_t>((b - begin) / bpp)];
-                if (!is_far(use)) continue;
-                state[b % kLanes] = kCandidate;
-                any = true;
-            }
-            if (any) add_part({index_.panel(head_, panel), panel * kLanes, false}, state);
+        for (size_t i = 0; i < panels.size(); ++i) {
+            if (w_.hidden[i]) continue;
+            const FarPanel& panel = panels[i];
+            uint8_t state[kLanes];
+            for (int64_t b = 0; b < kLanes; ++b) state[b] = (panel.lanes >> b & 1) != 0 ? kCandidate : kUnused;
+            add_part({index_.panel(head_, panel.panel), panel.panel, false, panel.all_tokens}, state);
         }
         score(first_part);
         rank();
@@ -144,7 +140,7 @@ public:
                 sum_[row] += sum;
                 if (w_.parts[part].super) super_[row] += sum;
             }
-            kernels::panel_value(product_, static_cast<size_t>(rows_), panel.value, d_v, far_out);
+            kernels::panel_value(product_, static_cast<size_t>(rows_), panel.value(), d_v, far_out);
         }
         for (int64_t row = 0; row < rows_; ++row) {
             const float s = sum_[row];
@@ -185,13 +181,14 @@ public:
             }
             // Mass inside super-blocks is not probed: the ratio is then that of the blocks alone.
             if (lane < 0 || (left > 0.0f && has_supers_)) continue;
-            const int64_t block = w_.parts[static_cast<size_t>(lane / kLanes)].first + lane % kLanes;
-            const int64_t key = block * index_.block_keys() - view_.base_page * kv::kPageRows;
             for (int64_t x = 0; x < args_.d_k; ++x)
                 panel_[x] = q_[row * args_.d_k + x] + calibration_.tilt[static_cast<size_t>(head_ * args_.d_k + x)];
-            const double truth = block_log_mass(args_, list, key, index_.block_keys(), panel_);
-            const double error =
-                truth - static_cast<double>(mass_of(static_cast<size_t>(lane / kLanes), row)[lane % kLanes]);
+            const auto part = static_cast<size_t>(lane / kLanes);
+            result->selected.clear();
+            keys_of(part, lane_bit(lane % kLanes), &result->selected);
+            const double truth = log_mass(args_, list, result->selected, panel_);
+            result->selected.clear();
+            const double error = truth - static_cast<double>(mass_of(part, row)[lane % kLanes]);
             const double ratio = std::exp(error);
             ratios += ratio;
             n += 1.0;
@@ -205,19 +202,19 @@ public:
     void collect(FarResult* result) const {
         result->selected.clear();
         result->far_keys = 0;
-        for (size_t i = 0; i < w_.state.size(); ++i) {
-            if (w_.state[i] == kUnused) continue;
-            const FarPart& part = w_.parts[i / kernels::kPanelBlocks];
-            const int64_t block = part.first + static_cast<int64_t>(i % kernels::kPanelBlocks);
-            if (w_.state[i] == kSelected) {
-                result->selected.push_back(
-                    {block * index_.block_keys() - view_.base_page * kv::kPageRows, index_.block_keys()});
-            } else {
-                result->far_keys += static_cast<double>(index_.block_keys() * (part.super ? kSuperBlocks : 1));
+        // Parts of blocks are ascending, and so are the cells of each.
+        for (size_t i = 0; i < w_.parts.size(); ++i) {
+            const FarPart& part = w_.parts[i];
+            const uint8_t* state = w_.state.data() + i * kernels::kPanelBlocks;
+            unsigned selected = 0;
+            int64_t left = 0;
+            for (int64_t b = 0; b < kLanes; ++b) {
+                selected |= state[b] == kSelected ? lane_bit(b) : 0u;
+                left += state[b] == kCandidate;
             }
+            result->far_keys += static_cast<double>(left * index_.block_keys() * (part.super ? kSuperBlocks : 1));
+            if (selected != 0) keys_of(i, selected, &result->selected);
         }
-        std::sort(result->selected.begin(), result->selected.end(),
-                  [](const KeyRange& a, const KeyRange& b) { return a.key < b.key; });
     }
 
 private:
@@ -229,6 +226,31 @@ private:
     }
     float* reach_of(size_t part, int64_t row) const {
         return w_.reach.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
+    }
+
+    static unsigned lane_bit(int64_t lane) { return 1u << lane; }
+
+    /** Appends the keys of lanes of a part, ascending. What pages that are not in use hold belongs to no lane. */
+    void keys_of(size_t index, unsigned wanted, std::vector<KeyRange>* keys) const {
+        const FarPart& part = w_.parts[index];
+        const uint8_t* state = w_.state.data() + index * kernels::kPanelBlocks;
+        unsigned used = 0;
+        for (int64_t b = 0; b < kLanes; ++b) used |= state[b] != kUnused ? lane_bit(b) : 0u;
+        const int64_t bpp = index_.blocks_per_page();
+        const int64_t pages = index_.pages_per_super();
+        uint64_t cells[kLanes];
+        kernels::cells_of_lanes(part.panel->member(), static_cast<size_t>(pages), static_cast<uint16_t>(wanted), cells);
+        for (int64_t page = 0; page < pages; ++page) {
+            if ((used >> (page * bpp) & ((1u << bpp) - 1)) == 0) continue;
+            const int64_t key = (part.number * pages + page - view_.base_page) * kv::kPageRows;
+            for (uint64_t left = cells[page]; left != 0;) {
+                const int begin = std::countr_zero(left);
+                const int count = std::countr_one(left >> begin);
+                keys->push_back({key + begin, count});
+                if (begin + count == 64) break;
+                left &= ~uint64_t{0} << (begin + count);
+            }
+        }
     }
 
     void load_queries() {
@@ -265,7 +287,20 @@ private:
         for (auto* buffer : {&w_.mass, &w_.weight, &w_.reach}) {
             if (buffer->size() < size) buffer->resize(size);
         }
-        for (size_t part = first; part < w_.parts.size(); ++part) score_part(part);
+        for (size_t part = first; part < w_.parts.size(); ++part) {
+            if (part == first) fetch(*w_.parts[part].panel);
+            if (part + 1 < w_.parts.size()) fetch(*w_.parts[part + 1].panel);
+            score_part(part);
+        }
+    }
+
+    /** Panels lie anywhere in memory: without this each begins with a few misses, one after the other. */
+    static void fetch(const Panel& panel) {
+        const auto touch = [](const void* memory, size_t bytes) {
+            for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const std::byte*>(memory) + i);
+        };
+        touch(&panel, sizeof panel);
+        touch(panel.data.get(), static_cast<size_t>(panel.data_bytes));
     }
 
     void score_part(size_t index) {
@@ -275,16 +310,23 @@ private:
         const auto pairs = static_cast<size_t>(pairs_);
         float* mass = mass_of(index, 0);
         float* reach = reach_of(index, 0);
-        kernels::panel_product(q_, rows, panel.mean, panel.mean_scale, static_cast<size_t>(args_.d_k), panel_, mass);
+        float mean_scale[kLanes];
+        float spread_scale[kLanes];
+        float reach_scale[kLanes];
+        for (int64_t b = 0; b < kLanes; ++b) {
+            mean_scale[b] = panel.mean_scale[b];
+            spread_scale[b] = panel.spread_scale[b];
+            reach_scale[b] = panel.reach_scale[b];
+        }
+        kernels::panel_product(q_, rows, panel.mean(), mean_scale, static_cast<size_t>(args_.d_k), panel_, mass);
         if (settings_.reach_share > 0.0) {
-            kernels::panel_product(q_abs_, rows, panel.reach, panel.reach_scale, pairs, panel_, reach);
+            kernels::panel_product(q_abs_, rows, panel.reach(), reach_scale, pairs, panel_, reach);
             for (int64_t i = 0; i < rows_ * kLanes; ++i) reach[i] += mass[i];
         } else {
             std::copy(mass, mass + rows_ * kLanes, reach);
         }
         const float log_keys = std::log(static_cast<float>(index_.block_keys() * (part.super ? kSuperBlocks : 1)));
-        if (settings_.estimate == FarEstimate::kBessel)
-            kernels::panel_log_bessel(q_abs_, rows, panel.spread, panel.spread_scale, pairs, panel_, mass);
+        if (settings_.estimate == FarEstimate::kBessel) add_bessel(panel, spread_scale, mass);
         if (settings_.estimate == FarEstimate::kSecond) add_second_order(panel, log_keys, mass);
         const uint8_t* state = w_.state.data() + index * kernels::kPanelBlocks;
         float unseen[kLanes];
@@ -295,7 +337,23 @@ private:
                 reach[row * kLanes + b] += base_[row] + panel.peak[b] + unseen[b];
             }
         }
-        if (!part.super) hide_unseen(index);
+        if (!part.super && !part.all_tokens) hide_unseen(index);
+    }
+
+    /**
+     * Circles. Few keys do not reach far out on all circles at once, and alike keys count as few: beyond ln n the sum grows with its root only, as the
+     * largest of n independent normal logits does (random energy model).
+     */
+    void add_bessel(const Panel& panel, const float* scale, float* mass) const {
+        float* extra = settings_.alike ? product_ : mass;
+        if (settings_.alike) std::fill(extra, extra + rows_ * kLanes, 0.0f);
+        kernels::panel_log_bessel(q_abs_, static_cast<size_t>(rows_), panel.spread(), scale,
+                                  static_cast<size_t>(pairs_), panel_, extra);
+        if (!settings_.alike) return;
+        const float log_n = std::log(kAlikeKeys);
+        const float root = 2.0f * std::sqrt(log_n);
+        for (int64_t i = 0; i < rows_ * kLanes; ++i)
+            mass[i] += extra[i] > log_n ? root * std::sqrt(extra[i]) - log_n : extra[i];
     }
 
     /** Gaussian cumulant with the variance of a pair split evenly: t = ½Σ_i q_i²σ_i² = ¼Σ_p |q_p|²r_p², linear beyond s² = 2 ln n. */
@@ -306,7 +364,7 @@ private:
                 float t = 0.0f;
                 for (int64_t p = 0; p < pairs_; ++p) {
                     const float z = q_abs_[row * pairs_ + p] * panel.spread_scale[b] *
-                                    static_cast<float>(panel.spread[p * kLanes + b]);
+                                    static_cast<float>(panel.spread()[p * kLanes + b]);
                     t += 0.25f * z * z;
                 }
                 const float s = std::sqrt(2.0f * t);
@@ -320,7 +378,7 @@ private:
         const int64_t bpp = index_.blocks_per_page();
         for (int64_t b = 0; b < kLanes; ++b) {
             if (w_.state[index * kernels::kPanelBlocks + static_cast<size_t>(b)] == kUnused) continue;
-            const int64_t page = (w_.parts[index].first + b) / bpp - view_.base_page;
+            const int64_t page = (w_.parts[index].number * kLanes + b) / bpp - view_.base_page;
             if (view_.use[static_cast<size_t>(page)] != PageUse::kFarSome) continue;
             for (int64_t row = 0; row < rows_; ++row) {
                 if (visibility_of(args_, view_.stream, view_.token0 + row / group_, page) ==
@@ -373,25 +431,27 @@ private:
         }
     }
 
-    /** Scores all super-blocks; keeps those outside the beam as parts and marks their blocks. */
-    void expand_best_supers(int64_t begin, int64_t end) {
-        const int64_t pages_per_super = index_.pages_per_super();
-        const int64_t first_super = begin / kSuperBlocks;
-        for (int64_t panel = first_super / kLanes; panel * kLanes * kSuperBlocks < end; ++panel) {
+    /** Scores all super-blocks; keeps those outside the beam as parts and hides their panels. */
+    void expand_best_supers() {
+        const std::vector<FarPanel>& panels = view_.panels;
+        w_.panel_of.clear();
+        for (size_t i = 0; i < panels.size();) {
+            const int64_t number = panels[i].panel / kLanes;
             uint8_t state[kLanes] = {};
             bool any = false;
-            for (int64_t lane = 0; lane < kLanes; ++lane) {
-                const int64_t super = panel * kLanes + lane;
-                if (super * kSuperBlocks < begin || (super + 1) * kSuperBlocks > end) continue;
-                const auto from =
-                    view_.use.begin() + static_cast<std::ptrdiff_t>(super * pages_per_super - view_.base_page);
-                const bool whole = std::all_of(from, from + static_cast<std::ptrdiff_t>(pages_per_super),
-                                               [](PageUse use) { return use == PageUse::kFar; });
-                if (!whole || !index_.super_fresh(super)) continue;
-                state[lane] = kCandidate;
+            w_.panel_of.resize(w_.panel_of.size() + kernels::kPanelBlocks);
+            int32_t* panel_of = w_.panel_of.data() + w_.panel_of.size() - kernels::kPanelBlocks;
+            for (; i < panels.size() && panels[i].panel / kLanes == number; ++i) {
+                if (!panels[i].whole || !index_.super_fresh(panels[i].panel)) continue;
+                state[panels[i].panel % kLanes] = kCandidate;
+                panel_of[panels[i].panel % kLanes] = static_cast<int32_t>(i);
                 any = true;
             }
-            if (any) add_part({index_.super_panel(head_, panel), panel * kLanes, true}, state);
+            if (any) {
+                add_part({index_.super_panel(head_, number), number, true, true}, state);
+            } else {
+                w_.panel_of.resize(w_.panel_of.size() - kernels::kPanelBlocks);
+            }
         }
         score(0);
         rank();
@@ -422,8 +482,7 @@ private:
                 for (int64_t row = 0; row < rows_; ++row)
                     mass_of(part, row)[lane % kernels::kPanelBlocks] = kMinusInfinity;
             } else {
-                const int64_t super = w_.parts[part].first + static_cast<int64_t>(lane % kernels::kPanelBlocks);
-                w_.hidden[static_cast<size_t>(super - first_super)] = 1;
+                w_.hidden[static_cast<size_t>(w_.panel_of[lane])] = 1;
             }
         }
     }

@@ -10,11 +10,12 @@
 
 namespace atlas::attention {
 
-/** A panel in play: its level, and the block (or super-block) of the index that lane 0 holds. */
+/** A panel in play: its level, its number at that level, and of a panel of blocks whether every token of the tile sees all of its lanes. */
 struct FarPart {
     const Panel* panel;
-    int64_t first;
+    int64_t number;
     bool super;
+    bool all_tokens;
 };
 
 /** Workspace of one thread; buffers only grow. */
@@ -24,13 +25,14 @@ struct FarWorkspace {
     std::vector<float> mass, weight, reach;        // [panel][row][16]; weight: e^{mass − the row's largest}
     std::vector<float> column_mass, column_reach;  // [panel][16]
     std::vector<uint8_t> state;                    // [panel][16]: is the lane a far block, a super-block, selected
-    std::vector<uint8_t> hidden;                   // per panel of the index: estimated as a super-block
+    std::vector<uint8_t> hidden;                   // per panel of the view: estimated as a super-block
+    std::vector<int32_t> panel_of;                 // [super-panel][16]: which of the view's panels the lane stands for
     std::vector<int64_t> order;
 };
 
 /** What the planner found for one (tile, KV head). */
 struct FarResult {
-    std::vector<KeyRange> selected;  ///< blocks to be read besides the exact pages, ascending
+    std::vector<KeyRange> selected;  ///< keys to be read besides the exact pages, ascending, each range inside a page
     double far_keys = 0;             ///< keys left to the estimate
     double probes = 0, probe_ratio = 0, probe_log_squared = 0;
     bool grown = false;

@@ -77,7 +77,8 @@ bool FarProbe::run(const FarCall& call, const TileView& view, const FarResult& r
     collect(call, view, result, token);
     const int64_t total = sample(random);
     runs_.clear();
-    for (const KeyRange& range : ranges_) append_runs(args, all, range.key, range.count, &runs_);
+    size_t at = 0;
+    for (const KeyRange& range : ranges_) append_runs(args, all, range.key, range.count, &at, &runs_);
     if (runs_.empty()) return false;
     int64_t read = 0;
     for (const kernels::Run& run : runs_) read += run.count;

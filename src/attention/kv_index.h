@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -39,34 +40,50 @@ struct Calibration {
     int64_t queries = 0;                   ///< tokens in that sum
 };
 
+/** A factor above 0 with 8 bits of precision. Rounded up, so that what it scales still fits; the range is that of float. */
+class CoarseScale {
+public:
+    CoarseScale() = default;
+    explicit CoarseScale(float x) : bits_(static_cast<uint16_t>((std::bit_cast<uint32_t>(x) + 0xFFFFu) >> 16)) {}
+    operator float() const { return std::bit_cast<float>(uint32_t{bits_} << 16); }
+
+private:
+    uint16_t bits_ = 0;
+};
+
 /**
- * Moments of 16 blocks of one KV head, in the first level those of one super-block. Factors are 8 bit with one scale per block: mean[b] = scale·i8 + the
+ * Moments of 16 blocks of one KV head, in the first level those of one super-block: a block is a group of alike keys out of the cells of its group of
+ * pages (FarGroup), not a stretch of cells, and `member` says which. Factors are 8 bit with one scale per block: mean[b] = scale·i8 + the
  * head's offset. Keys are weighted by e^{t·k}, t the head's tilt. Per pair p of dimensions, spread is the root mean square and reach the largest distance of a
  * key from the *stored* mean, so that peak + (q − t)·mean + Σ_p |q − t|_p·reach_p bounds every q·k of the block whatever the rounding of the
  * mean (reach itself is rounded up).
  */
 struct Panel {
-    Panel(int64_t d_k, int64_t d_v);
+    /** Room for `member` of `pages` pages, which super-panels do without. */
+    Panel(int64_t d_k, int64_t d_v, int64_t pages);
 
-    size_t bytes() const { return data.size() + sizeof *this; }
+    size_t bytes() const { return data_bytes + sizeof *this; }
+    int8_t* mean() const { return reinterpret_cast<int8_t*>(data.get()); }                 ///< [d_k][16]
+    uint8_t* spread() const { return reinterpret_cast<uint8_t*>(data.get()) + 16 * d_k; }  ///< [d_k / 2][16]
+    uint8_t* reach() const { return reinterpret_cast<uint8_t*>(data.get()) + 24 * d_k; }   ///< [d_k / 2][16]
+    int8_t* value() const { return reinterpret_cast<int8_t*>(data.get()) + 32 * d_k; }     ///< [16][d_v]
+    /** [page of the panel][32]: lane of cell i of the page in the low half of byte i, of cell i + 32 in the high half. */
+    uint8_t* member() const { return reinterpret_cast<uint8_t*>(data.get()) + 32 * d_k + 16 * d_v; }
 
-    std::vector<std::byte> data;
-    int8_t* mean;                                ///< [d_k][16]
-    uint8_t* spread;                             ///< [d_k / 2][16]
-    uint8_t* reach;                              ///< [d_k / 2][16]
-    int8_t* value;                               ///< [16][d_v]
+    std::unique_ptr<std::byte[]> data;
+    int32_t d_k, d_v, data_bytes;
     float log_mass[kernels::kPanelBlocks] = {};  ///< ln Σ_j e^{t·k_j}, t the head's tilt
     float peak[kernels::kPanelBlocks] = {};      ///< largest t·k_j
-    float mean_scale[kernels::kPanelBlocks] = {};
-    float spread_scale[kernels::kPanelBlocks] = {};
-    float reach_scale[kernels::kPanelBlocks] = {};
-    float value_scale[kernels::kPanelBlocks] = {};
+    CoarseScale mean_scale[kernels::kPanelBlocks];
+    CoarseScale spread_scale[kernels::kPanelBlocks];
+    CoarseScale reach_scale[kernels::kPanelBlocks];
+    CoarseScale value_scale[kernels::kPanelBlocks];
 };
 
 /**
- * Block moments of one K/V cache pair: blocks of block_keys consecutive rows of the cache tensors (all streams together), and
- * super-blocks of kSuperBlocks blocks. Filled page by page when the planner needs a page that changed since (page_version), so the
- * write paths need not know of it. Distinct (page, head) pairs may be updated at the same time; reading needs updates to have ended.
+ * Block moments of one K/V cache pair: blocks of block_keys rows of the cache tensors (all streams together), alike ones out
+ * of a group of pages, and super-blocks of kSuperBlocks blocks. Filled group by group when the planner needs one of which a page changed since
+ * (page_version), so the write paths need not know of it. Distinct (group, head) pairs may be updated at the same time; reading needs updates to have ended.
  */
 class KvIndex {
 public:
@@ -87,6 +104,21 @@ public:
     uint32_t epoch(int64_t page) const { return std::min(k_.page_epoch(page), v_.page_epoch(page)); }
 
     bool page_fresh(int64_t page) const { return seen_[static_cast<size_t>(page)] == version(page); }
+    /** Whether the blocks of these pages are made of them together, as they are now. */
+    bool group_fresh(int64_t page, int64_t count) const {
+        for (int64_t p = page; p < page + count; ++p) {
+            if (grouped_[static_cast<size_t>(p)] != count || !page_fresh(p)) return false;
+        }
+        return true;
+    }
+    /** Whether all groups of a chunk of kv::kChunkPages pages were found fresh, the same groups, and nothing was written there since. */
+    bool chunk_checked(int64_t chunk, uint64_t groups) const {
+        const CheckedChunk& known = checked_[static_cast<size_t>(chunk)];
+        return known.groups == groups && known.version == chunk_version(chunk);
+    }
+    void set_chunk_checked(int64_t chunk, uint64_t groups) {
+        checked_[static_cast<size_t>(chunk)] = {groups, chunk_version(chunk)};
+    }
     bool super_fresh(int64_t super) const { return super_valid_[static_cast<size_t>(super)] != 0; }
 
     /** Of the stream whose key 0 lies in page `base_page`; empty before calibrate(). */
@@ -101,12 +133,18 @@ public:
     /** Makes these pages stale, as after a new calibration. */
     void forget(int64_t first_page, int64_t n_pages);
 
-    /** Makes the panels of a page exist; not thread-safe. Throws std::bad_alloc. */
-    void reserve(int64_t page);
-    /** Moments of one page of one head from its decoded rows, k [64][d_k], v [64][d_v]. */
-    void update(int64_t page, int64_t head, const float* k, const float* v, const Calibration& calibration);
-    /** To be called after `update` of all heads of the page. */
-    void mark_fresh(int64_t page);
+    /** Makes the panel of a group exist, and groups that held some of its pages otherwise stale. Not thread-safe. Throws std::bad_alloc. */
+    void reserve(int64_t page, int64_t count);
+    /**
+     * Blocks of `count` pages of one head from their decoded rows, k [64·count][d_k], v [64·count][d_v], rows in the order of cells. Each block gets
+     * block_keys alike keys if `alike`, else consecutive ones. Throws std::bad_alloc.
+     */
+    void update(int64_t page, int64_t count, int64_t head, const float* k, const float* v,
+                const Calibration& calibration, bool alike);
+    /** To be called after `update` of all heads of the group. */
+    void mark_fresh(int64_t page, int64_t count);
+    /** Rows of an updated group in the order of its blocks, each block's ascending. Throws std::bad_alloc. */
+    void order_of(int64_t page, int64_t count, int64_t head, std::vector<int32_t>* order) const;
     /** Moments of a super-block of one head from its blocks, whose pages must be fresh. */
     void update_super(int64_t super, int64_t head);
     /** Adds the super-block's means to the head's slope, after update_super. Throws std::bad_alloc. */
@@ -123,8 +161,18 @@ public:
     uint64_t bytes() const;
 
 private:
+    /** One block from its rows, keys [block_keys][d_k]. */
+    void update_block(Panel& panel, size_t lane, int64_t head, const float* keys, const float* values,
+                      const Calibration& calibration);
     void store(Panel& panel, size_t lane, const float* mean, const float* spread, const float* reach,
                const float* value);
+
+    struct CheckedChunk {
+        uint64_t groups = 0, version = 0;
+    };
+    uint64_t chunk_version(int64_t chunk) const {
+        return uint64_t{k_.chunk_version(chunk)} << 32 | v_.chunk_version(chunk);
+    }
 
     const kv::PagedTensor& k_;
     const kv::PagedTensor& v_;
@@ -140,6 +188,8 @@ private:
     std::vector<std::unique_ptr<Panel>> panels_;        // [head][panel]
     std::vector<std::unique_ptr<Panel>> super_panels_;  // [head][panel]
     std::vector<uint64_t> seen_;                        // version at the last update, per page
+    std::vector<uint8_t> grouped_;       // pages of the group that the page's blocks are made of, per page
+    std::vector<CheckedChunk> checked_;  // per chunk of pages
     std::vector<uint8_t> super_valid_;
     uint64_t bytes_ = 0;
 };

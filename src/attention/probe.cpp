@@ -34,18 +34,34 @@ double ProbeRandom::next() {
     return (static_cast<double>(mix(state_) >> 11) + 0.5) * 0x1p-53;
 }
 
-const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key) {
-    const auto after = std::upper_bound(list.runs.begin(), list.runs.end(), key,
-                                        [](int64_t k, const kernels::Run& run) { return k < run.key; });
-    if (after == list.runs.begin()) return nullptr;
-    const kernels::Run& run = *(after - 1);
-    return key < run.key + run.count ? &run : nullptr;
+const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key, size_t* at) {
+    const std::span<const kernels::Run> runs = list.runs;
+    // A few steps ahead are cheaper than a search.
+    constexpr int kSteps = 8;
+    size_t i = *at;
+    if (i >= runs.size() || key < runs[i].key) i = 0;
+    for (int step = 0; step < kSteps && i < runs.size() && key >= runs[i].key + runs[i].count; ++step) ++i;
+    if (i < runs.size() && key >= runs[i].key + runs[i].count) {
+        // Runs are pages mostly: where they all hold the same number of keys, the place follows from the key.
+        const int64_t keys = runs.back().key + runs.back().count;
+        const auto guess = static_cast<size_t>(std::min(key, keys - 1) * static_cast<int64_t>(runs.size()) / keys);
+        if (key >= runs[guess].key && key < runs[guess].key + runs[guess].count) {
+            i = guess;
+        } else {
+            i = static_cast<size_t>(
+                std::lower_bound(runs.begin() + static_cast<std::ptrdiff_t>(i), runs.end(), key,
+                                 [](const kernels::Run& run, int64_t k) { return run.key + run.count <= k; }) -
+                runs.begin());
+        }
+    }
+    *at = i;
+    return i < runs.size() && key >= runs[i].key ? &runs[i] : nullptr;
 }
 
 void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
-                 std::vector<kernels::Run>* out) {
+                 size_t* at, std::vector<kernels::Run>* out) {
     while (count > 0) {
-        const kernels::Run* run = find_run(list, key);
+        const kernels::Run* run = find_run(list, key, at);
         if (run == nullptr) return;
         const int64_t inside = key - run->key;
         const int64_t taken = std::min<int64_t>(count, run->count - inside);
@@ -64,8 +80,9 @@ void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& li
 }
 
 void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, float* k, float* v) {
+    size_t at = 0;
     for (int64_t j = 0; j < kernels::kBlockKeys;) {
-        const kernels::Run* run = find_run(list, key + j);
+        const kernels::Run* run = find_run(list, key + j, &at);
         const int64_t inside = key + j - run->key;
         const int64_t count = std::min<int64_t>(kernels::kBlockKeys - j, run->count - inside);
         if (k)
@@ -78,24 +95,34 @@ void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& li
     }
 }
 
-double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
-                      const float* q) {
+void decode_pages(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t pages,
+                  float* k, float* v) {
+    constexpr int64_t kRows = kernels::kBlockKeys;
+    for (int64_t page = 0; page < pages; ++page)
+        decode_page(args, list, key + page * kRows, k + page * kRows * args.d_k, v + page * kRows * args.d_v);
+}
+
+double log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, const std::vector<KeyRange>& keys,
+                const float* q) {
     std::vector<float> row(static_cast<size_t>(args.d_k));
     double sum = 0.0;
     double max = -HUGE_VAL;
-    for (int64_t j = key; j < key + count; ++j) {
-        const kernels::Run* run = find_run(list, j);
-        if (run == nullptr) continue;
-        kernels::decode_rows(args.k_type, args.k_decode, run->k + list.k_offset + (j - run->key) * args.k_stride, 0, 1,
-                             args.d_k, row.data());
-        double dot = 0.0;
-        for (int64_t i = 0; i < args.d_k; ++i)
-            dot += static_cast<double>(q[i]) * static_cast<double>(row[static_cast<size_t>(i)]);
-        if (dot > max) {
-            sum = sum * std::exp(max - dot) + 1.0;
-            max = dot;
-        } else {
-            sum += std::exp(dot - max);
+    size_t at = 0;
+    for (const KeyRange& range : keys) {
+        for (int64_t j = range.key; j < range.key + range.count; ++j) {
+            const kernels::Run* run = find_run(list, j, &at);
+            if (run == nullptr) continue;
+            kernels::decode_rows(args.k_type, args.k_decode, run->k + list.k_offset + (j - run->key) * args.k_stride, 0,
+                                 1, args.d_k, row.data());
+            double dot = 0.0;
+            for (int64_t i = 0; i < args.d_k; ++i)
+                dot += static_cast<double>(q[i]) * static_cast<double>(row[static_cast<size_t>(i)]);
+            if (dot > max) {
+                sum = sum * std::exp(max - dot) + 1.0;
+                max = dot;
+            } else {
+                sum += std::exp(dot - max);
+            }
         }
     }
     return max + std::log(sum);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "attention/visibility.h"
 #include "kernels/attention.h"
 
 namespace atlas::attention {
@@ -17,16 +18,25 @@ private:
     uint64_t state_;
 };
 
-/** ln Σ_j e^{q·k_j} over keys [key, key + count) of a list, in double; q already scaled. */
-double block_log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
-                      const float* q);
+/** ln Σ_j e^{q·k_j} over these keys of a list, in double; q already scaled. */
+double log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, const std::vector<KeyRange>& keys,
+                const float* q);
 
-/** Row of `key` in the runs of a list (ascending by key), or nullptr; `remaining` keys lie evenly from it on. */
-const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key);
+/**
+ * The run of a list (ascending by key) that holds `key`, or nullptr. `at`, 0 to begin with, remembers where that was: near by when keys ascend.
+ */
+const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key, size_t* at);
 
-/** Appends keys [key, key + count) of a list to `out`, split where the list's runs are; adjoining parts become one run. */
+/**
+ * Appends keys [key, key + count) of a list to `out`, split where the list's runs are; adjoining parts become one run. `at` as for
+ * find_run.
+ */
 void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
-                 std::vector<kernels::Run>* out);
+                 size_t* at, std::vector<kernels::Run>* out);
+
+/** decode_page() of `pages` pages, one after the other. */
+void decode_pages(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t pages,
+                  float* k, float* v);
 
 /** Rows of the 64 keys from `key` on as f32: k [64][d_k], v [64][d_v]; either may be null. */
 void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, float* k, float* v);

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/alike.h"
 #include "attention/engine.h"
 #include "attention/probe.h"
 #include "attention/tilt.h"
@@ -43,6 +44,16 @@ void gather_queries(const kernels::AttentionArgs& args, int64_t stream, Calibrat
     }
 }
 
+/** Puts alike keys, and their values, side by side. Throws std::bad_alloc. */
+void group_rows(float* keys, float* values, int64_t n, int64_t d_k, int64_t d_v, int64_t block) {
+    std::vector<int32_t> order;
+    group_alike(keys, n, d_k, block, &order);
+    const std::vector<float> k(keys, keys + n * d_k);
+    const std::vector<float> v(values, values + n * d_v);
+    reorder_rows(k.data(), order, d_k, keys);
+    reorder_rows(v.data(), order, d_v, values);
+}
+
 }  // namespace
 
 void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvIndex& index, int n_threads) {
@@ -50,12 +61,13 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
     const int64_t base = views->base_page;
     std::vector<int64_t> far;
     bool any_fresh = false;
-    for (size_t page = 0; page < views->use.size(); ++page) {
-        const bool wanted =
-            std::any_of(views, views + tiles_, [&](const TileView& view) { return is_far(view.use[page]); });
-        if (!wanted) continue;
-        far.push_back(static_cast<int64_t>(page));
-        any_fresh = any_fresh || index.page_fresh(base + static_cast<int64_t>(page));
+    for (const FarGroup& group : groups_->groups) {
+        if (group.stream != stream) continue;
+        for (int64_t page = group.page; page < group.page + group.count; ++page) {
+            far.push_back(page - base);
+            any_fresh = any_fresh || index.page_fresh(page);
+        }
+        if (any_fresh && index.calibration(base).tilted) return;
     }
     if (far.empty()) return;
     Calibration& c = index.calibration(base);
@@ -91,9 +103,14 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
             for (int64_t i = 0; i < args.d_k; ++i)
                 mean[static_cast<size_t>(i)] =
                     static_cast<float>(c.query_sum[static_cast<size_t>(head * args.d_k + i)] * each);
-            const float* k = keys.data() + head * n * args.d_k;
-            const float* v = values.data() + head * n * args.d_v;
+            float* k = keys.data() + head * n * args.d_k;
+            float* v = values.data() + head * n * args.d_v;
             const int64_t judged = std::min(used, kTiltPages) * kv::kPageRows;
+            if (settings_.alike) {
+                group_rows(k, v, judged, args.d_k, args.d_v, index.block_keys());
+                group_rows(k + judged * args.d_k, v + judged * args.d_v, n - judged, args.d_k, args.d_v,
+                           index.block_keys());
+            }
             const TiltChoice choice =
                 choose_tilt({k, v, judged, c.samples.data() + head * kTiltQueries * args.d_k, kTiltQueries, mean.data(),
                              args.d_k, args.d_v, index.block_keys(), index.pairing(), k + judged * args.d_k,
@@ -110,19 +127,22 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
     c.samples = {};
 }
 
-void Engine::add_slopes(const kernels::AttentionArgs& args, const std::vector<std::pair<int64_t, int64_t>>& pages,
-                        KvIndex& index, int n_threads) {
+void Engine::add_slopes(const kernels::AttentionArgs& args, const std::vector<FarGroup>& groups, KvIndex& index,
+                        int n_threads) {
+    const int64_t whole = largest_group(index);
+    const int64_t rows = whole * kv::kPageRows;
     for (int64_t stream = 0; stream < args.n_stream; ++stream) {
         const TileView* views = views_->data() + stream * tiles_;
         Calibration& c = index.calibration(views->base_page);
         if (!c.tilted) continue;
+        // Blocks out of few pages are wider, and will be made anew when more pages are far.
         std::vector<int64_t> own;
-        for (const auto& [page, reader] : pages) {
-            if (reader == stream) own.push_back(page);
+        for (const FarGroup& group : groups) {
+            if (group.stream == stream && group.count == whole) own.push_back(group.page);
         }
         if (own.empty()) continue;
-        const auto used = std::min(static_cast<int64_t>(own.size()), kSlopePages);
-        int64_t far = 1;
+        const auto used = std::min(static_cast<int64_t>(own.size()), std::max<int64_t>(1, kSlopePages / whole));
+        int64_t far = whole;
         for (int64_t tile = 0; tile < tiles_; ++tile) far = std::max<int64_t>(far, views[tile].far_pages);
         std::atomic<bool> failed{false};
         // One thread per head: a sum's order, and so its rounding, must not depend on the number of threads.
@@ -130,19 +150,25 @@ void Engine::add_slopes(const kernels::AttentionArgs& args, const std::vector<st
         for (int64_t head = 0; head < args.n_head_kv; ++head) {
             if (c.slope_factor[static_cast<size_t>(head)] == 0.0f) continue;
             try {
-                std::vector<float> decoded(static_cast<size_t>(kv::kPageRows * (args.d_k + args.d_v)));
+                std::vector<float> decoded(static_cast<size_t>(2 * rows * (args.d_k + args.d_v)));
+                std::vector<int32_t> order;
                 float* k = decoded.data();
-                float* v = k + kv::kPageRows * args.d_k;
+                float* v = k + rows * args.d_k;
+                float* ordered_k = v + rows * args.d_v;
+                float* ordered_v = ordered_k + rows * args.d_k;
                 ValueSlope& slope = c.slopes[static_cast<size_t>(head)];
                 for (int64_t i = 0; i < used; ++i) {
                     const int64_t page = own[static_cast<size_t>(i * static_cast<int64_t>(own.size()) / used)];
-                    decode_page(args, args.runs[stream * args.n_head_kv + head],
-                                (page - views->base_page) * kv::kPageRows, k, v);
+                    decode_pages(args, args.runs[stream * args.n_head_kv + head],
+                                 (page - views->base_page) * kv::kPageRows, whole, k, v);
+                    index.order_of(page, whole, head, &order);
+                    reorder_rows(k, order, args.d_k, ordered_k);
+                    reorder_rows(v, order, args.d_v, ordered_v);
                     // What has been overwritten since fades as pages are read again.
                     if (slope.blocks() >= far * index.blocks_per_page())
-                        slope.forget(1.0 / static_cast<double>(far + 1));
-                    add_blocks(k, v, kv::kPageRows, index.block_keys(), c.tilt.data() + head * args.d_k, args.d_k,
-                               args.d_v, &slope);
+                        slope.forget(static_cast<double>(whole) / static_cast<double>(far + whole));
+                    add_blocks(ordered_k, ordered_v, rows, index.block_keys(), c.tilt.data() + head * args.d_k,
+                               args.d_k, args.d_v, &slope);
                 }
             } catch (const std::bad_alloc&) {
                 failed = true;
@@ -182,25 +208,16 @@ void Engine::add_super_slopes(const kernels::AttentionArgs& args, const std::vec
 
 void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads) {
     for (int64_t stream = 0; stream < args.n_stream; ++stream) calibrate(args, stream, index, n_threads);
-    // Pages that some tile may estimate and that changed, with the stream through which they are read.
-    std::vector<std::pair<int64_t, int64_t>> pages;
-    for (const TileView& view : *views_) {
-        for (size_t page = 0; page < view.use.size(); ++page) {
-            if (!is_far(view.use[page])) continue;
-            const int64_t absolute = view.base_page + static_cast<int64_t>(page);
-            if (!index.page_fresh(absolute)) pages.emplace_back(absolute, view.stream);
+    std::vector<FarGroup> stale;
+    for (const FarChunk& chunk : groups_->chunks) {
+        if (index.chunk_checked(chunk.number, chunk.hash)) continue;
+        for (size_t i = chunk.first; i < chunk.end; ++i) {
+            const FarGroup& group = groups_->groups[i];
+            if (!index.group_fresh(group.page, group.count)) stale.push_back(group);
         }
     }
-    std::sort(pages.begin(), pages.end());
-    pages.erase(
-        std::unique(pages.begin(), pages.end(), [](const auto& a, const auto& b) { return a.first == b.first; }),
-        pages.end());
-    const auto n_pages = static_cast<int64_t>(pages.size());
-    const auto key_of = [&](const std::pair<int64_t, int64_t>& page) {
-        return (page.first - (*views_)[static_cast<size_t>(page.second * tiles_)].base_page) * kv::kPageRows;
-    };
-    for (const auto& page : pages) index.reserve(page.first);
-    const int64_t n_jobs = n_pages * args.n_head_kv;
+    for (const FarGroup& group : stale) index.reserve(group.page, group.count);
+    const int64_t n_jobs = static_cast<int64_t>(stale.size()) * args.n_head_kv;
     // An exception that left a parallel region would end the host.
     std::atomic<bool> failed{false};
     const auto guarded = [&failed](auto&& work) {
@@ -210,39 +227,34 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
             failed = true;
         }
     };
-    const auto calibration_of = [&](int64_t stream) {
-        return &std::as_const(index).calibration((*views_)[static_cast<size_t>(stream * tiles_)].base_page);
-    };
-    const auto page_floats = static_cast<size_t>(n_jobs > 0 ? kv::kPageRows * (args.d_k + args.d_v) : 0);
-    std::vector<float> decoded(page_floats * static_cast<size_t>(std::max(n_threads, 1)));
-#pragma omp parallel for schedule(static) num_threads(n_threads) if (n_jobs > 1)
+    const auto base_of = [&](int64_t stream) { return (*views_)[static_cast<size_t>(stream * tiles_)].base_page; };
+    const auto group_floats =
+        static_cast<size_t>(n_jobs > 0 ? largest_group(index) * kv::kPageRows * (args.d_k + args.d_v) : 0);
+    std::vector<float> decoded(group_floats * static_cast<size_t>(std::max(n_threads, 1)));
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n_jobs > 1)
     for (int64_t job = 0; job < n_jobs; ++job) {
         guarded([&] {
-            const auto& page = pages[static_cast<size_t>(job / args.n_head_kv)];
+            const FarGroup& group = stale[static_cast<size_t>(job / args.n_head_kv)];
             const int64_t head = job % args.n_head_kv;
-            float* k = decoded.data() + static_cast<size_t>(omp_get_thread_num()) * page_floats;
-            float* v = k + kv::kPageRows * args.d_k;
-            decode_page(args, args.runs[page.second * args.n_head_kv + head], key_of(page), k, v);
-            index.update(page.first, head, k, v, *calibration_of(page.second));
+            const int64_t base = base_of(group.stream);
+            float* k = decoded.data() + static_cast<size_t>(omp_get_thread_num()) * group_floats;
+            float* v = k + group.count * kv::kPageRows * args.d_k;
+            decode_pages(args, args.runs[group.stream * args.n_head_kv + head], (group.page - base) * kv::kPageRows,
+                         group.count, k, v);
+            index.update(group.page, group.count, head, k, v, std::as_const(index).calibration(base), settings_.alike);
         });
     }
     if (failed) throw std::bad_alloc();
-    for (const auto& page : pages) index.mark_fresh(page.first);
-    add_slopes(args, pages, index, n_threads);
+    for (const FarGroup& group : stale) index.mark_fresh(group.page, group.count);
+    for (const FarChunk& chunk : groups_->chunks) index.set_chunk_checked(chunk.number, chunk.hash);
+    add_slopes(args, stale, index, n_threads);
 
     // Super-blocks are only looked at beyond the beam.
     std::vector<int64_t> supers;
-    const int64_t per_super = index.pages_per_super();
     for (const TileView& view : *views_) {
         if (view.far_pages * index.blocks_per_page() <= settings_.beam) continue;
-        const auto n = static_cast<int64_t>(view.use.size());
-        for (int64_t super = (view.base_page + per_super - 1) / per_super;
-             (super + 1) * per_super <= view.base_page + n; ++super) {
-            if (index.super_fresh(super)) continue;
-            const auto from = view.use.begin() + static_cast<std::ptrdiff_t>(super * per_super - view.base_page);
-            if (std::all_of(from, from + static_cast<std::ptrdiff_t>(per_super),
-                            [](PageUse use) { return use == PageUse::kFar; }))
-                supers.push_back(super);
+        for (const FarPanel& panel : view.panels) {
+            if (panel.whole && !index.super_fresh(panel.panel)) supers.push_back(panel.panel);
         }
     }
     std::sort(supers.begin(), supers.end());

@@ -26,6 +26,14 @@ struct KeyRange {
     int64_t count;
 };
 
+/** The lanes of one panel of the index whose pages are far ones. */
+struct FarPanel {
+    int64_t panel;
+    uint16_t lanes;   ///< bit per lane
+    bool all_tokens;  ///< every token of the tile sees all of them
+    bool whole;       ///< all lanes, and every token sees them: the super-block may stand for them
+};
+
 /** The pages of one stream as seen by one tile of tokens; the same for all KV heads. */
 struct TileView {
     int64_t stream = 0;
@@ -37,6 +45,7 @@ struct TileView {
     int64_t far_pages = 0;
     std::vector<PageUse> use;          ///< per page of 64 keys
     std::vector<KeyRange> exact_keys;  ///< what the pages of use kExact hold, ascending, as few ranges as possible
+    std::vector<FarPanel> panels;      ///< of the far pages, ascending (far_groups.h)
 };
 
 /** Visible keys (whole blocks counted) of the token that sees most, over all streams and tokens. args.mask.summary may be null. */

@@ -117,6 +117,7 @@ void parse_sparse(Parser& parser, SparseOptions* out) {
     parser.integer("ATLAS_BUDGET_FLOOR", 0, kMost, &out->floor);
     parser.integer("ATLAS_BUDGET_CAP", 0, kMost, &out->cap);
     parser.real("ATLAS_EPSILON", 0, 1, &out->epsilon);
+    parser.flag("ATLAS_ALIKE", &out->alike);
     parser.flag("ATLAS_VALUE_SLOPE", &out->value_slope);
     parser.real("ATLAS_REACH_SHARE", 0, 1, &out->reach_share);
     parser.integer("ATLAS_FIRST_LAYERS", 0, 1024, &out->first_layers);

@@ -42,6 +42,8 @@ struct SparseOptions {
     int cap = 1024;
     /** ATLAS_EPSILON=0…1: above the floor, selection stops when this share of the far mass is left to the estimate. */
     double epsilon = 0.0;
+    /** ATLAS_ALIKE=0|1: whether a block holds alike keys out of up to 16 blocks' cells, or consecutive ones. */
+    bool alike = true;
     /** ATLAS_VALUE_SLOPE=0|1: whether the estimate's values follow the query (attention/value_slope.h). */
     bool value_slope = true;
     /** ATLAS_REACH_SHARE=0…1: share of the selected blocks chosen by what a single key could reach, the rest by mass. */
@@ -50,7 +52,7 @@ struct SparseOptions {
     int first_layers = 1;
     double first_factor = 2.0;
     /** ATLAS_TILE=1…512: query tokens that share a selection in prefill. */
-    int tile = 32;
+    int tile = 16;
     /** ATLAS_BEAM=64…2^20: blocks scored one by one; of more, only those inside the best super-blocks are. */
     int beam = 256;
     /** ATLAS_PROBES=0…64: far blocks read per KV head to check the estimate, when decoding. */

@@ -92,6 +92,22 @@ TEST(Engine, IdenticalKeysInABlockAreEstimatedExactly) {
     EXPECT_LT(nmse(scene.attend(bare(), index), scene.exact()), 2e-3);
 }
 
+TEST(Engine, ProbesReadTheCellsOfTheBlockThatTheyDrew) {
+    // Small queries: estimates are nearly exact, and so is the ratio of true to estimated mass, unless other cells are read.
+    Scene scene(4096, 1);
+    for (float& x : scene.q) x *= 0.1f;
+    KvIndex index = scene.make_index(32);
+    Settings settings = bare();
+    settings.floor = settings.cap = 128;
+    settings.probes = 64;
+    Engine engine(settings);
+    ASSERT_TRUE(engine.attend(scene.args, scene.n_keys, index, {5, scene.base_pages.data()}, 1).is_ok());
+    EXPECT_EQ(engine.totals().probes, 2 * 64.0);
+    EXPECT_NEAR(engine.totals().probe_ratio / engine.totals().probes, 1.0, 0.02);
+    EXPECT_LT(engine.totals().probe_log_squared / engine.totals().probes, 1e-3);
+    EXPECT_EQ(engine.totals().grown, 0.0);
+}
+
 TEST(Engine, FindsAPlantedKeyByReach) {
     Scene scene(8192, 1, 2, 2);
     std::vector<float> needle(32), value(32);
