@@ -45,6 +45,7 @@ class CoarseScale {
 public:
     CoarseScale() = default;
     explicit CoarseScale(float x) : bits_(static_cast<uint16_t>((std::bit_cast<uint32_t>(x) + 0xFFFFu) >> 16)) {}
+    // NOLINTNEXTLINE(google-explicit-constructor): it is a float that takes less room.
     operator float() const { return std::bit_cast<float>(uint32_t{bits_} << 16); }
 
 private:

@@ -47,7 +47,7 @@ struct SparseOptions {
     /** ATLAS_VALUE_SLOPE=0|1: whether the estimate's values follow the query (attention/value_slope.h). */
     bool value_slope = true;
     /** ATLAS_REACH_SHARE=0…1: share of the selected blocks chosen by what a single key could reach, the rest by mass. */
-    double reach_share = 0.6;
+    double reach_share = 0.75;
     /** ATLAS_FIRST_LAYERS=0…1024: layers 0 … n−1 get ATLAS_FIRST_FACTOR=1…100 times the budget. */
     int first_layers = 1;
     double first_factor = 2.0;

@@ -21,7 +21,7 @@ const std::vector<Setting>& settings() {
         {"atlas-budget-cap", "ATLAS_BUDGET_CAP", "selected keys at most (1024)", nullptr},
         {"atlas-epsilon", "ATLAS_EPSILON", "share of the mass that may be left to the estimate, above the floor (0)",
          nullptr},
-        {"atlas-reach-share", "ATLAS_REACH_SHARE", "share of the blocks chosen by what one key could reach (0.6)",
+        {"atlas-reach-share", "ATLAS_REACH_SHARE", "share of the blocks chosen by what one key could reach (0.75)",
          nullptr},
         {"atlas-first-layers", "ATLAS_FIRST_LAYERS", "how many of the first layers get a larger budget (1)", nullptr},
         {"atlas-first-factor", "ATLAS_FIRST_FACTOR", "how many times the budget they get (2)", nullptr},
