@@ -59,8 +59,9 @@ def write_picture(path, runs, title):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.2))
-    for axis, test in zip(axes, ("decode", "prefill", "whole")):
+    tests = [test for test in ("decode", "prefill", "whole") if any(run.test == test for run in runs)]
+    figure, axes = pyplot.subplots(1, max(len(tests), 1), figsize=(5 * max(len(tests), 1), 4.2), squeeze=False)
+    for axis, test in zip(axes[0], tests):
         for variant in dict.fromkeys(run.variant for run in runs):
             points = sorted((run.size, 1000 / run.median, [1000 / s for s in run.tokens_per_second])
                             for run in runs if run.variant == variant and run.test == test)
@@ -74,8 +75,7 @@ def write_picture(path, runs, title):
                  xlabel="tokens of the prompt" if test == "whole" else "tokens already in the context")
         axis.set_yscale("log")
         axis.grid(True, which="both", alpha=0.3)
-        if axis.lines:
-            axis.legend()
+        axis.legend()
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
