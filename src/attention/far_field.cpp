@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "attention/block_mass.h"
 #include "attention/probe.h"
 
 namespace atlas::attention {
@@ -13,9 +14,6 @@ namespace {
 
 constexpr auto kLanes = static_cast<int64_t>(kernels::kPanelBlocks);
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-// Independent keys that a block of alike ones counts as. Measured, two models: 32, 8, 4, 3, 2 (docs/attention.md).
-constexpr float kAlikeKeys = 4.0f;
 
 enum Lane : uint8_t { kUnused, kCandidate, kSelected };
 
@@ -157,7 +155,7 @@ public:
             calibration_.super_slopes[head].apply(q_, rows_, args_.d_k, args_.d_v, super_, steps_, far_out);
     }
 
-    /** After estimate(): reads a few far blocks drawn by their estimated mass; adds true ÷ estimated mass to the result. */
+    /** After estimate() and before collect(), whose result->selected it uses: reads a few far blocks drawn by their estimated mass; adds true ÷ estimated mass to the result. */
     double probe(const float* far_lse, FarResult* result) const {
         double ratios = 0.0;
         double n = 0.0;
@@ -187,7 +185,6 @@ public:
             result->selected.clear();
             keys_of(part, lane_bit(lane % kLanes), &result->selected);
             const double truth = log_mass(args_, list, result->selected, panel_);
-            result->selected.clear();
             const double error = truth - static_cast<double>(mass_of(part, row)[lane % kLanes]);
             const double ratio = std::exp(error);
             ratios += ratio;
@@ -325,9 +322,12 @@ private:
         } else {
             std::copy(mass, mass + rows_ * kLanes, reach);
         }
-        const float log_keys = std::log(static_cast<float>(index_.block_keys() * (part.super ? kSuperBlocks : 1)));
-        if (settings_.estimate == FarEstimate::kBessel) add_bessel(panel, spread_scale, mass);
-        if (settings_.estimate == FarEstimate::kSecond) add_second_order(panel, log_keys, mass);
+        if (settings_.estimate == FarEstimate::kBessel)
+            add_bessel(panel, q_abs_, rows_, spread_scale, settings_.alike, panel_, product_, mass);
+        if (settings_.estimate == FarEstimate::kSecond) {
+            const int64_t keys = index_.block_keys() * (part.super ? kSuperBlocks : 1);
+            add_second_order(panel, q_abs_, rows_, spread_scale, std::log(static_cast<float>(keys)), mass);
+        }
         const uint8_t* state = w_.state.data() + index * kernels::kPanelBlocks;
         float unseen[kLanes];
         for (int64_t b = 0; b < kLanes; ++b) unseen[b] = state[b] == kUnused ? kMinusInfinity : 0.0f;
@@ -338,39 +338,6 @@ private:
             }
         }
         if (!part.super && !part.all_tokens) hide_unseen(index);
-    }
-
-    /**
-     * Circles. Few keys do not reach far out on all circles at once, and alike keys count as few: beyond ln n the sum grows with its root only, as the
-     * largest of n independent normal logits does (random energy model).
-     */
-    void add_bessel(const Panel& panel, const float* scale, float* mass) const {
-        float* extra = settings_.alike ? product_ : mass;
-        if (settings_.alike) std::fill(extra, extra + rows_ * kLanes, 0.0f);
-        kernels::panel_log_bessel(q_abs_, static_cast<size_t>(rows_), panel.spread(), scale,
-                                  static_cast<size_t>(pairs_), panel_, extra);
-        if (!settings_.alike) return;
-        const float log_n = std::log(kAlikeKeys);
-        const float root = 2.0f * std::sqrt(log_n);
-        for (int64_t i = 0; i < rows_ * kLanes; ++i)
-            mass[i] += extra[i] > log_n ? root * std::sqrt(extra[i]) - log_n : extra[i];
-    }
-
-    /** Gaussian cumulant with the variance of a pair split evenly: t = ½Σ_i q_i²σ_i² = ¼Σ_p |q_p|²r_p², linear beyond s² = 2 ln n. */
-    void add_second_order(const Panel& panel, float log_keys, float* mass) const {
-        const float limit = std::sqrt(2.0f * log_keys);
-        for (int64_t row = 0; row < rows_; ++row) {
-            for (int64_t b = 0; b < kLanes; ++b) {
-                float t = 0.0f;
-                for (int64_t p = 0; p < pairs_; ++p) {
-                    const float z = q_abs_[row * pairs_ + p] * panel.spread_scale[b] *
-                                    static_cast<float>(panel.spread()[p * kLanes + b]);
-                    t += 0.25f * z * z;
-                }
-                const float s = std::sqrt(2.0f * t);
-                mass[row * kLanes + b] += s <= limit ? t : s * limit - log_keys;
-            }
-        }
     }
 
     /** −inf for blocks that a row's token does not see. */

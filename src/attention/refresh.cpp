@@ -114,7 +114,7 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
             const TiltChoice choice =
                 choose_tilt({k, v, judged, c.samples.data() + head * kTiltQueries * args.d_k, kTiltQueries, mean.data(),
                              args.d_k, args.d_v, index.block_keys(), index.pairing(), k + judged * args.d_k,
-                             v + judged * args.d_v, n - judged});
+                             v + judged * args.d_v, n - judged, settings_.alike});
             for (int64_t i = 0; i < args.d_k; ++i) tilts[i] = choice.tilt * mean[static_cast<size_t>(i)];
             c.slope_factor[static_cast<size_t>(head)] = settings_.value_slope ? choice.slope : 0.0f;
         } catch (const std::bad_alloc&) {

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/block_mass.h"
 #include "kernels/block_moments.h"
 #include "kernels/moments.h"
 
@@ -139,15 +140,16 @@ TiltChoice choose_tilt(const TiltSample& s) {
             kernels::row_products(moments.mean.data(), static_cast<size_t>(blocks), static_cast<size_t>(s.d_k),
                                   q.data(), mass.data());
             for (int64_t block = 0; block < blocks; ++block) {
-                float total = mass[static_cast<size_t>(block)] + moments.log_mass[static_cast<size_t>(block)] +
-                              unread[static_cast<size_t>(row * blocks + block)];
+                float circles = 0.0f;
                 for (int64_t p = 0; p < pairs; ++p) {
                     const float x = q[static_cast<size_t>(first_of_pair(s.pairing, p))];
                     const float y = q[static_cast<size_t>(second_of_pair(s.pairing, p, s.d_k))];
-                    total += kernels::log_bessel_i0(std::sqrt(x * x + y * y) *
-                                                    moments.spread[static_cast<size_t>(block * pairs + p)]);
+                    circles += kernels::log_bessel_i0(std::sqrt(x * x + y * y) *
+                                                      moments.spread[static_cast<size_t>(block * pairs + p)]);
                 }
-                mass[static_cast<size_t>(block)] = total;
+                mass[static_cast<size_t>(block)] += moments.log_mass[static_cast<size_t>(block)] +
+                                                    unread[static_cast<size_t>(row * blocks + block)] +
+                                                    (s.alike ? cut_back(circles) : circles);
             }
             softmax(mass);
             mix(mass, moments.value.data(), out);

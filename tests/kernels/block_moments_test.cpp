@@ -8,18 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention.h"
+#include "variant_test.h"
 
 namespace atlas::kernels::test {
 namespace {
 
-class BlockMomentsTest : public testing::TestWithParam<const char*> {
+class BlockMomentsTest : public VariantTest {
 protected:
-    void SetUp() override {
-        if (!select_kernel_variant(GetParam()).is_ok()) GTEST_SKIP() << "not on this processor";
-    }
-    void TearDown() override { (void)select_kernel_variant("auto"); }
-
     std::vector<float> draw(size_t n, float mean = 0.0f) {
         std::normal_distribution<float> normal(mean, 1.0f);
         std::vector<float> values(n);

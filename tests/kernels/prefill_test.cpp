@@ -5,30 +5,19 @@
 #include <cmath>
 #include <cstring>
 
-#include "attention_case.h"
+#include "variant_test.h"
 
 namespace atlas::kernels::test {
 namespace {
 
 constexpr double kTolerance = 1e-5;
 
-class PrefillTest : public testing::TestWithParam<const char*> {
+class PrefillTest : public VariantTest {
 protected:
-    void SetUp() override {
-        if (!select_kernel_variant(GetParam()).is_ok()) GTEST_SKIP() << "not on this processor";
-    }
-    void TearDown() override { (void)select_kernel_variant("auto"); }
-
     void expect_equal(const CaseSpec& spec, int n_threads = 2) {
         Case expected(spec);
         Case actual(spec);
         compare(expected, actual, n_threads, describe(spec));
-    }
-    void compare(Case& expected, Case& actual, int n_threads, const std::string& what) {
-        ASSERT_TRUE(attention_reference(expected.args).is_ok());
-        ASSERT_TRUE(attention(actual.args, n_threads).is_ok());
-        EXPECT_LT(output_error(actual, expected), kTolerance) << what;
-        EXPECT_LT(lse_error(actual, expected), kTolerance) << what;
     }
 };
 

@@ -8,6 +8,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/merge.h"
+#include "variant_test.h"
 
 namespace atlas::kernels {
 namespace {
@@ -87,13 +88,7 @@ TEST(RowCodecTest, BlockBytesAreThoseOfTheFormat) {
     }
 }
 
-class EncodeRowTest : public testing::TestWithParam<const char*> {
-protected:
-    void SetUp() override {
-        if (!select_kernel_variant(GetParam()).is_ok()) GTEST_SKIP() << "not on this processor";
-    }
-    void TearDown() override { (void)select_kernel_variant("auto"); }
-};
+class EncodeRowTest : public test::VariantTest {};
 
 INSTANTIATE_TEST_SUITE_P(Variants, EncodeRowTest, testing::Values("avx2", "avx512", "avx512_bf16", "neon"),
                          [](const auto& info) { return info.param; });

@@ -5,12 +5,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "attention_case.h"
+#include "variant_test.h"
 
 namespace atlas::kernels::test {
 namespace {
 
-constexpr double kTolerance = 1e-5;
 constexpr uint16_t kHidden = 0xFC00;
 
 /** Lists that replace those of a case: other keys for each stream, KV head and tile of tokens. */
@@ -75,13 +74,8 @@ struct BlockMask {
     }
 };
 
-class ScatteredTest : public testing::TestWithParam<const char*> {
+class ScatteredTest : public VariantTest {
 protected:
-    void SetUp() override {
-        if (!select_kernel_variant(GetParam()).is_ok()) GTEST_SKIP() << "not on this processor";
-    }
-    void TearDown() override { (void)select_kernel_variant("auto"); }
-
     void expect_equal(const CaseSpec& spec, int64_t longest = 150, int64_t gap = 4, int n_threads = 2,
                       bool descending = false) {
         Case expected(spec);
@@ -89,12 +83,6 @@ protected:
         const Scattered lists(expected, spec, longest, gap, descending);
         actual.args.runs = lists.heads.data();
         compare(expected, actual, n_threads, describe(spec));
-    }
-    void compare(Case& expected, Case& actual, int n_threads, const std::string& what) {
-        ASSERT_TRUE(attention_reference(expected.args).is_ok());
-        ASSERT_TRUE(attention(actual.args, n_threads).is_ok());
-        EXPECT_LT(output_error(actual, expected), kTolerance) << what;
-        EXPECT_LT(lse_error(actual, expected), kTolerance) << what;
     }
 };
 
