@@ -77,6 +77,29 @@ class Eval(unittest.TestCase):
         self.assertEqual(answers[0], answers[1])
         self.assertNotEqual(answers[0], answers[2])
 
+    def test_more_questions_behind_the_same_documents(self):
+        common = ["-m", ARGS.model, "--text", self.text, "--tasks", "multi-key,single", "--lengths", "512", "--samples", "2"]
+        reports = {}
+        for questions in (1, 3):
+            out = self.folder / f"questions{questions}"
+            run = evaluate(*common, "--modes", "host,exact,sparse:ATLAS_THRESHOLD=128+ATLAS_BUDGET_FLOOR=2048", "--questions", questions, "-o", out)
+            self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+            reports[questions] = [mode["result"]["retrieval"] for mode in json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"]]
+            self.assertEqual("| – documents all right |" in run.stdout, questions == 3)
+            self.assertIn("| – right only in host : only here | – |", run.stdout)
+        for one, three in zip(reports[1], reports[3]):
+            self.assertEqual([trial["document"] for trial in three[0]["trials"]], [0, 0, 0, 1, 1, 1])
+            # The first question and its answer are what they are alone, and the documents were read once.
+            self.assertEqual(three[0]["trials"][::3], one[0]["trials"])
+            self.assertEqual(three[0]["prompt_tokens"], one[0]["prompt_tokens"])
+            self.assertEqual(len({trial["question"] for trial in three[0]["trials"]}), 6)
+            # The values are in this document only: right answers to later questions need it.
+            self.assertGreaterEqual(three[0]["hits"], 5, three[0]["trials"])
+            self.assertEqual(three[1]["trials"], one[1]["trials"], "single holds one fact")
+        host, exact = reports[3][:2]
+        # What the model says behind the value may hang on the last bit of a logit.
+        self.assertEqual([trial["answer"][:6] for trial in host[0]["trials"]], [trial["answer"][:6] for trial in exact[0]["trials"]])
+
     def test_sentences_longer_than_the_document_are_cut(self):
         text = self.folder / "long.txt"
         # No full stop at all, then words without a space, of characters of two bytes.

@@ -104,6 +104,7 @@ int evaluate(const Plan& plan, const std::vector<Mode>& modes, const std::string
     }
     if (!base.empty()) fs::remove(base, error);
     if (!failure.empty()) return fail(failure);
+    compare(&report);
     const std::string text = tables(report);
     std::printf("%s", text.c_str());
     for (const auto& [name, content] :
@@ -157,6 +158,12 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_option("--distractors", plan.distractors, "other facts of the same form in `multi-key`")
         ->check(CLI::Range(0, 1000))
+        ->capture_default_str();
+    app.add_option(
+           "--questions", plan.questions,
+           "questions per document, each asked alone behind it: `multi-key` has one per fact, `multi-query` two, "
+           "the others one")
+        ->check(CLI::Range(1, 1001))
         ->capture_default_str();
     app.add_option("--seed", plan.seed, "of the documents")->capture_default_str();
     app.add_option("--wording", wording,
