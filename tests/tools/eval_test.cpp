@@ -190,7 +190,7 @@ nlohmann::json made_up_report() {
     nlohmann::json third = result;
     for (nlohmann::json& trial : third["retrieval"][0]["trials"]) trial["found"] = 0.5;
     summarize(&third);
-    nlohmann::json report = {{"plan", {{"model", "/a/model<1>.gguf"}, {"tasks", {"single"}}, {"kl_positions", 100}}},
+    nlohmann::json report = {{"plan", {{"model", "/a/model<1>.gguf"}, {"tasks", {"single"}}, {"kl_positions", 100}, {"perplexity_batch", 512}}},
                              {"modes",
                               {{{"name", "host"}, {"result", result}},
                                {{"name", "sparse"}, {"result", other}},

@@ -45,6 +45,11 @@ class Eval(unittest.TestCase):
         self.assertLess(abs(exact["perplexity"]["loss"] - host["perplexity"]["loss"]), 1e-3)
         self.assertLess(exact["perplexity"]["kl"]["mean"], 1e-4)
         self.assertEqual(exact["perplexity"]["kl"]["positions"] >= 64, True)
+        parts = exact["perplexity"]["kl"]["by_position"]
+        self.assertEqual([(part["from"], part["to"]) for part in parts], [(1, 256), (256, 512)])
+        self.assertEqual(sum(part["positions"] for part in parts), exact["perplexity"]["kl"]["positions"])
+        mean = sum(part["positions"] * part["mean"] for part in parts) / exact["perplexity"]["kl"]["positions"]
+        self.assertAlmostEqual(mean, exact["perplexity"]["kl"]["mean"], places=9)
         self.assertIn("| single, 256 |", run.stdout)
         self.assertTrue((out / "report.svg").read_text(encoding="utf-8").startswith("<svg"))
         self.assertEqual(sorted(path.name for path in out.iterdir()), ["report.json", "report.md", "report.svg"])
@@ -64,6 +69,23 @@ class Eval(unittest.TestCase):
         process.stdout.close()
         self.assertEqual([name for name in seen if not name.startswith("report.")], [])
         self.assertIsNone(json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"][0]["result"]["perplexity"]["kl"])
+
+    def test_small_batches_choose_as_writing_does(self):
+        """Read 8 at a time, sparse attention draws probes: another seed of theirs gives other losses, which it does not when 512 are read."""
+        losses = {}
+        for batch in (8, 512):
+            out = self.folder / f"batch{batch}"
+            few = "sparse:ATLAS_THRESHOLD=64+ATLAS_WINDOW=64+ATLAS_SINKS=64+ATLAS_BUDGET_FLOOR=64+ATLAS_BUDGET_CAP=64"
+            run = evaluate("-m", ARGS.model, "--text", self.text, "--modes", f"exact,{few},{few}+ATLAS_SEED=2,{few}+ATLAS_PROBES=0", "--tasks", "none",
+                           "--perplexity", "1024", "--documents", "1", "--batch", batch, "-o", out)
+            self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+            modes = json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"]
+            losses[batch] = [mode["result"]["perplexity"]["loss"] for mode in modes]
+            self.assertIn(f"{batch} tokens at a time", run.stdout)
+        self.assertLess(abs(losses[8][0] - losses[512][0]), 1e-3)
+        self.assertNotEqual(losses[8][0], losses[8][1])
+        self.assertEqual(len(set(losses[512][1:])), 1)
+        self.assertEqual(len(set(losses[8][1:])), 3)
 
     def test_the_same_seed_gives_the_same_documents(self):
         answers = []

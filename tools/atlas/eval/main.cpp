@@ -13,6 +13,7 @@
 #include "eval/measure.h"
 #include "eval/plan.h"
 #include "eval/report.h"
+#include "eval/session.h"
 #include "eval/worker.h"
 #include "locate.h"
 #include "settings.h"
@@ -175,6 +176,11 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_option("--documents", plan.perplexity_documents, "documents for perplexity")
         ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
+    app.add_option(
+           "--batch", plan.perplexity_batch,
+           "tokens read at a time for perplexity; up to 8, each chooses for itself what it reads, as when writing")
+        ->check(CLI::Range(1, Session::kBatch))
         ->capture_default_str();
     app.add_option("--kl-positions", plan.kl_positions,
                    "positions whose distributions are compared (4 bytes times the vocabulary each, on disk)")

@@ -102,9 +102,12 @@ std::string perplexity_table(const Json& report) {
     const std::string base = report["modes"][0]["name"];
     const double base_loss = first["loss"];
     std::string text =
-        format("Perplexity, %d documents of %d tokens, each read in one go; KL divergence from %s at %d positions:\n\n",
-               first["documents"].get<int>(), first["context"].get<int>(), base.c_str(),
-               report["plan"]["kl_positions"].get<int>()) +
+        format(
+            "Perplexity, %d documents of %d tokens, each read in one go, %d tokens at a time; KL divergence from %s at "
+            "%d "
+            "positions:\n\n",
+            first["documents"].get<int>(), first["context"].get<int>(), report["plan"]["perplexity_batch"].get<int>(),
+            base.c_str(), report["plan"]["kl_positions"].get<int>()) +
         head(report, "");
     const auto perplexity = [](const Json& result) -> const Json& { return result["perplexity"]; };
     text += row(report, "perplexity", [&](const Json& result) {
