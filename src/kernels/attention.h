@@ -14,20 +14,27 @@ inline constexpr int kBlockKeys = 64;
 /** Of K and of V. */
 inline constexpr int64_t kMaxHeadSize = 4096;
 
+/** Run::cells of a run that has no gaps. */
+inline constexpr uint64_t kAllCells = ~uint64_t{0};
+
 /**
- * Consecutive keys whose K and V rows lie evenly spaced in memory (AttentionArgs::k_stride, v_stride). A page gives one run; plain
- * memory gives one long run; a sparse selection gives any subset of the keys, each key in at most one run.
+ * Keys whose K and V rows lie evenly spaced in memory (AttentionArgs::k_stride, v_stride). A page gives one run; plain memory gives one
+ * long run; a sparse selection gives any subset of the keys, each key in at most one run.
  */
 struct Run {
     const std::byte* k;  ///< K row of the first key; the KV head's offset (HeadRuns::k_offset) is added
     const std::byte* v;  ///< V row of the first key; HeadRuns::v_offset is added
     int32_t key;         ///< index of the first key: its column in the mask
     int32_t count;       ///< number of keys, > 0
+    /** kAllCells: consecutive keys. Else the keys are key + j for the `count` bits j that are set; k, v and key are those of bit 0. */
+    uint64_t cells = kAllCells;
+
+    bool has_gaps() const { return cells != kAllCells; }
 };
 
 /**
- * The keys that one KV head of one stream (and one tile of tokens) attends to. Runs may have any length, single cells included, and be in any
- * order; in ascending order of keys, what the mask's summary says of a block is looked up once for all of its keys.
+ * The keys that one KV head of one stream (and one tile of tokens) attends to. Runs may have any length and be in any order; in ascending
+ * order of keys, what the mask's summary says of a block is looked up once for all of its keys.
  */
 struct HeadRuns {
     std::span<const Run> runs;

@@ -1,7 +1,8 @@
-// Lists whose runs are single cells and short runs among long ones, as a planner makes them that selects keys by likeness.
+// Lists whose runs are single cells, short runs and runs with gaps among long ones, as a planner makes them that selects keys by likeness.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -17,7 +18,7 @@ struct Scattered {
     std::vector<std::vector<Run>> runs;
     std::vector<HeadRuns> heads;
 
-    /** `longest`: of 1 in 8 runs; the others have 1 to 3 keys. `gap`: mean number of keys between two runs. */
+    /** `longest`: of 1 in 8 runs; of the others a third have gaps, the rest 1 to 3 keys. `gap`: mean number of keys between two runs. */
     Scattered(Case& c, const CaseSpec& spec, int64_t longest, int64_t gap, bool descending = false) {
         std::mt19937 rng(static_cast<uint32_t>(spec.seed + 77));
         const int64_t tile = std::min(spec.tokens_per_tile, spec.n_tokens);
@@ -27,6 +28,18 @@ struct Scattered {
             const HeadRuns& whole = c.args.runs[list];
             const Run& all = whole.runs[0];
             for (int64_t key = static_cast<int64_t>(rng() % 3); key < spec.n_keys;) {
+                if (longest > 1 && rng() % 3 == 0) {
+                    const int64_t width = std::min<int64_t>(1 + static_cast<int64_t>(rng() % 64), spec.n_keys - key);
+                    const uint64_t inside = width == 64 ? kAllCells : (uint64_t{1} << width) - 1;
+                    // From nearly none to nearly all.
+                    const auto draw = [&] { return uint64_t{rng()} << 32 | rng(); };
+                    const uint64_t some = rng() % 2 ? draw() & draw() & draw() : draw() | draw();
+                    const uint64_t cells = (some & inside) != 0 ? some & inside : 1;
+                    runs[list].push_back({all.k + key * c.args.k_stride, all.v + key * c.args.v_stride,
+                                          static_cast<int32_t>(key), std::popcount(cells), cells});
+                    key += width;
+                    continue;
+                }
                 const int64_t wanted = rng() % 8 == 0 ? 1 + rng() % static_cast<uint64_t>(longest) : 1 + rng() % 3;
                 const int64_t count = std::min(wanted, spec.n_keys - key);
                 runs[list].push_back({all.k + key * c.args.k_stride, all.v + key * c.args.v_stride,

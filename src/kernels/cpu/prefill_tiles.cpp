@@ -1,6 +1,7 @@
 #include "kernels/cpu/prefill_tiles.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace atlas::kernels::cpu {
 
@@ -37,8 +38,40 @@ TileWalker::TileWalker(const AttentionArgs& args, const HeadRuns& runs, int64_t 
       mask_rows_(mask_rows),
       mask_tile_(mask_tile),
       left_(end - begin) {
-    while (run_ < runs.runs.size() && begin >= runs.runs[run_].count) begin -= runs.runs[run_++].count;
-    offset_ = static_cast<int32_t>(begin);
+    size_t run = 0;
+    while (run < runs.runs.size() && begin >= runs.runs[run].count) begin -= runs.runs[run++].count;
+    enter(place_, run);
+    if (place_.cells == kAllCells) {
+        place_.offset = static_cast<int32_t>(begin);
+    } else {
+        for (; begin > 0; --begin) place_.cells &= place_.cells - 1;
+    }
+}
+
+void TileWalker::enter(Place& place, size_t run) const {
+    place.run = run;
+    place.offset = 0;
+    if (run < runs_.runs.size()) place.cells = runs_.runs[run].cells;
+}
+
+Segment TileWalker::take(Place& place, int64_t most) const {
+    const Run& run = runs_.runs[place.run];
+    const int32_t first = run.has_gaps() ? std::countr_zero(place.cells) : place.offset;
+    const int32_t neighbours = run.has_gaps() ? std::countr_one(place.cells >> first) : run.count - first;
+    const int32_t key = run.key + first;
+    const int32_t to_block_end = kBlockKeys - key % kBlockKeys;
+    const int32_t count =
+        std::min({static_cast<int32_t>(std::min<int64_t>(most, kBlockKeys)), neighbours, to_block_end});
+    if (run.has_gaps()) {
+        const int32_t end = first + count;
+        place.cells = end == 64 ? 0 : place.cells >> end << end;
+        if (place.cells == 0) enter(place, place.run + 1);
+    } else {
+        place.offset = first + count;
+        if (place.offset == run.count) enter(place, place.run + 1);
+    }
+    return {run.k + runs_.k_offset + first * args_.k_stride, run.v + runs_.v_offset + first * args_.v_stride, key,
+            count};
 }
 
 const uint16_t* TileWalker::mask_at(int64_t t, int64_t i) const {
@@ -158,36 +191,22 @@ void TileWalker::finish(const KeyTile& tile) {
 void TileWalker::upcoming(KeyTile& tile) const {
     tile.n_segments = 0;
     tile.n_keys = 0;
-    int64_t left = std::min<int64_t>(left_, kBlockKeys);
-    int32_t offset = offset_;
-    for (size_t i = run_; left > 0; ++i, offset = 0) {
-        const Run& run = runs_.runs[i];
-        const auto count = static_cast<int32_t>(std::min<int64_t>(run.count - offset, left));
-        tile.segments[tile.n_segments++] = {run.k + runs_.k_offset + offset * args_.k_stride,
-                                            run.v + runs_.v_offset + offset * args_.v_stride, run.key + offset, count};
-        tile.n_keys += count;
-        left -= count;
+    Place place = place_;
+    for (int64_t left = std::min<int64_t>(left_, kBlockKeys); left > 0;) {
+        const Segment segment = take(place, left);
+        tile.segments[tile.n_segments++] = segment;
+        tile.n_keys += segment.count;
+        left -= segment.count;
     }
 }
 
 bool TileWalker::next(KeyTile& tile) {
     tile.n_segments = 0;
     tile.n_keys = 0;
-    while (run_ < runs_.runs.size() && left_ > 0 && tile.n_keys < kBlockKeys) {
-        const Run& run = runs_.runs[run_];
-        const int32_t key = run.key + offset_;
-        const int32_t to_block_end = kBlockKeys - key % kBlockKeys;
-        const int32_t in_range = static_cast<int32_t>(std::min<int64_t>(run.count - offset_, left_));
-        const int32_t count = std::min({in_range, to_block_end, kBlockKeys - tile.n_keys});
-        const Segment segment = {run.k + runs_.k_offset + offset_ * args_.k_stride,
-                                 run.v + runs_.v_offset + offset_ * args_.v_stride, key, count};
+    while (place_.run < runs_.runs.size() && left_ > 0 && tile.n_keys < kBlockKeys) {
+        const Segment segment = take(place_, std::min<int64_t>(left_, kBlockKeys - tile.n_keys));
         append(tile, segment);
-        offset_ += count;
-        left_ -= count;
-        if (offset_ == run.count) {
-            offset_ = 0;
-            ++run_;
-        }
+        left_ -= segment.count;
     }
     if (tile.n_keys == 0) return false;
     finish(tile);

@@ -49,6 +49,15 @@ public:
     bool key_visible(int j) const { return (visible_keys_ >> j & 1) != 0; }
 
 private:
+    /** Where the walk is in the list. */
+    struct Place {
+        size_t run = 0;
+        int32_t offset = 0;          // keys of the run already passed; 0 if it has gaps
+        uint64_t cells = kAllCells;  // of a run with gaps: those not yet passed
+    };
+    void enter(Place& place, size_t run) const;
+    /** The neighbours that come next, `most` at most, inside one block of the mask; moves the place behind them. */
+    Segment take(Place& place, int64_t most) const;
     void look_at(const Segment& segment);
     void append(KeyTile& tile, const Segment& segment);
     void finish(const KeyTile& tile);
@@ -61,8 +70,7 @@ private:
     BlockVisibility* seen_;  // what look_at saw
     const uint16_t** mask_rows_;
     uint16_t* mask_tile_;
-    size_t run_ = 0;
-    int32_t offset_ = 0;    // keys of run_ already consumed
+    Place place_;
     int64_t left_;          // keys still to visit
     int64_t block_ = -1;    // looked at last, in the mask's summary
     bool seen_any_ = true;  // some of the tokens see it

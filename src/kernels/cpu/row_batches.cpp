@@ -1,6 +1,7 @@
 #include "kernels/cpu/row_batches.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace atlas::kernels::cpu {
 
@@ -16,10 +17,15 @@ RowBatches::RowBatches(const Problem& problem, int64_t stream, int64_t kv_head, 
       visibility_(visibility),
       run_(list_.runs.data()),
       offset_(begin),
+      cells_(kAllCells),
       left_(end - begin),
       sight_{args_.mask.data != nullptr, 0, tokens - 1} {
     if (left_ > 0) {
         while (offset_ >= run_->count) offset_ -= run_++->count;
+        cells_ = run_->cells;
+        if (run_->has_gaps()) {
+            for (; offset_ > 0; --offset_) cells_ &= cells_ - 1;
+        }
     }
     const Mask& mask = args_.mask;
     if (!mask.data || !mask.summary) return;
@@ -51,6 +57,51 @@ void RowBatches::look_at(int64_t block) {
     }
 }
 
+void RowBatches::next_run() {
+    ++run_;
+    offset_ = 0;
+    if (left_ > 0) cells_ = run_->cells;
+}
+
+bool RowBatches::note_sight(RowBatch& batch, int64_t key) {
+    const int64_t block = key / kBlockKeys;
+    if (mask_heads_ > 0 && block != block_) look_at(block);
+    if (sight_.last < 0) return false;
+    batch.mixed |= sight_.mixed;
+    batch.first = std::min(batch.first, sight_.first);
+    batch.last = std::max(batch.last, sight_.last);
+    return true;
+}
+
+int64_t RowBatches::take_cells(RowBatch& batch, int64_t n) {
+    const Run& run = *run_;
+    const int64_t key = run.key + std::countr_zero(cells_);
+    const int64_t inside = kBlockKeys - run.key % kBlockKeys;  // cells of the run that lie in the block of its first
+    uint64_t wanted = cells_;
+    if (inside < kBlockKeys) {
+        const uint64_t in_first = (uint64_t{1} << inside) - 1;
+        wanted &= key < run.key + inside ? in_first : ~in_first;
+    }
+    const bool seen = note_sight(batch, key);
+    const int64_t room = std::min(left_, seen ? kBlockKeys - n : kBlockKeys);
+    const std::byte* k = run.k + list_.k_offset;
+    const std::byte* v = run.v + list_.v_offset;
+    uint64_t left = wanted;
+    int64_t taken = 0;
+    for (; left != 0 && taken < room; left &= left - 1, ++taken) {
+        if (!seen) continue;
+        const int j = std::countr_zero(left);
+        batch.k[n] = k + j * args_.k_stride;
+        batch.v[n] = v + j * args_.v_stride;
+        batch.key[n] = run.key + j;
+        ++n;
+    }
+    left_ -= taken;
+    cells_ &= ~wanted | left;
+    if (cells_ == 0) next_run();
+    return n;
+}
+
 bool RowBatches::next(RowBatch& batch) {
     int64_t n = 0;
     int64_t parts = 0;
@@ -58,21 +109,16 @@ bool RowBatches::next(RowBatch& batch) {
     batch.first = tokens_;
     batch.last = -1;
     while (n < kBlockKeys && left_ > 0) {
-        const int64_t singles = take_singles(batch, n);
-        if (singles > 0) {
-            n += singles;
-            parts += singles;
+        const Run& run = *run_;
+        if (run.has_gaps()) {
+            n = take_cells(batch, n);
+            parts = 2;
             continue;
         }
-        const Run& run = *run_;
         const int64_t key = run.key + offset_;
         const int64_t block = key / kBlockKeys;
         const int64_t count = std::min({run.count - offset_, left_, (block + 1) * kBlockKeys - key, kBlockKeys - n});
-        if (mask_heads_ > 0 && block != block_) look_at(block);
-        if (sight_.last >= 0) {
-            batch.mixed |= sight_.mixed;
-            batch.first = std::min(batch.first, sight_.first);
-            batch.last = std::max(batch.last, sight_.last);
+        if (note_sight(batch, key)) {
             ++parts;
             const std::byte* k = run.k + list_.k_offset + offset_ * args_.k_stride;
             const std::byte* v = run.v + list_.v_offset + offset_ * args_.v_stride;
@@ -84,10 +130,7 @@ bool RowBatches::next(RowBatch& batch) {
         }
         left_ -= count;
         offset_ += count;
-        if (offset_ == run.count) {
-            offset_ = 0;
-            ++run_;
-        }
+        if (offset_ == run.count) next_run();
     }
     batch.even = parts == 1;
     batch.count = static_cast<size_t>(n);
@@ -95,34 +138,6 @@ bool RowBatches::next(RowBatch& batch) {
     std::fill(batch.k + n, batch.k + kBlockKeys, batch.k[n - 1]);
     std::fill(batch.v + n, batch.v + kBlockKeys, batch.v[n - 1]);
     return true;
-}
-
-int64_t RowBatches::take_singles(RowBatch& batch, int64_t n) {
-    // Cells of one block follow each other by chance: where one byte tells what is seen of a block, asking it anew costs less than the branch.
-    const BlockVisibility* only_row = mask_heads_ * tokens_ == 1 ? visibility_[0] : nullptr;
-    const bool no_mask = args_.mask.data == nullptr;
-    const bool clear = !sight_.mixed && sight_.last == tokens_ - 1 && mask_heads_ > 0;
-    const int64_t begin = n;
-    const int64_t end = std::min<int64_t>(kBlockKeys, n + left_);
-    const Run* run = run_;
-    for (; n < end && run->count == 1; ++run, ++n) {
-        const auto block = static_cast<uint32_t>(run->key) / static_cast<uint32_t>(kBlockKeys);
-        if (only_row) {
-            if (only_row[block] != BlockVisibility::kAll) break;
-        } else if (!no_mask && !(clear && block == block_)) {
-            break;
-        }
-        batch.k[n] = run->k + list_.k_offset;
-        batch.v[n] = run->v + list_.v_offset;
-        batch.key[n] = run->key;
-    }
-    run_ = run;
-    left_ -= n - begin;
-    if (n > begin) {
-        batch.first = 0;
-        batch.last = tokens_ - 1;
-    }
-    return n - begin;
 }
 
 }  // namespace atlas::kernels::cpu

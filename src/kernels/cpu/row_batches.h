@@ -6,7 +6,7 @@
 
 namespace atlas::kernels::cpu {
 
-/** Up to kBlockKeys keys of a list, wherever their rows lie: neighbours of one run or single cells of many. */
+/** Up to kBlockKeys keys of a list, wherever their rows lie: neighbours of one run or cells of many. */
 struct RowBatch {
     const std::byte* k[kBlockKeys];  ///< K rows, the KV head's offset applied; from `count` on the last one again
     const std::byte* v[kBlockKeys];
@@ -39,8 +39,11 @@ private:
         int64_t first, last;  // tokens; none if last < first
     };
     void look_at(int64_t block);
-    /** Puts runs of one cell that all tokens see as they are behind the `n` keys of the batch; returns how many. */
-    int64_t take_singles(RowBatch& batch, int64_t n);
+    void next_run();
+    /** What the tokens see of the block of `key` into the batch; whether they see anything. */
+    bool note_sight(RowBatch& batch, int64_t key);
+    /** Puts cells of a run with gaps behind the `n` keys of the batch, as many as lie in one block of the mask; returns the new n. */
+    int64_t take_cells(RowBatch& batch, int64_t n);
 
     const AttentionArgs& args_;
     const HeadRuns& list_;
@@ -48,7 +51,8 @@ private:
     const BlockVisibility** visibility_;  // [token][mask head]: rows of the mask's summary
     int64_t mask_heads_ = 0;              // 0: there is no summary
     const Run* run_;
-    int64_t offset_;  // keys of run_ already passed
+    int64_t offset_;  // keys of run_ already passed; 0 if it has gaps
+    uint64_t cells_;  // of a run with gaps: those not yet passed
     int64_t left_;    // keys still to visit
     int64_t block_ = -1;
     Sight sight_;  // of block_; without a summary, of all blocks

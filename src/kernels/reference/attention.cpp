@@ -95,7 +95,9 @@ void attend_row_reference(const AttentionArgs& args, int64_t stream, int64_t tok
     const double slope = alibi_slope(args.max_bias, head, args.n_head);
     Row row(args, stream, token, head);
     for (const Run& run : list.runs) {
-        for (int64_t j = 0; j < run.count && !row.is_nan(); ++j) {
+        const int64_t end = run.has_gaps() ? 64 : run.count;
+        for (int64_t j = 0; j < end && !row.is_nan(); ++j) {
+            if (run.has_gaps() && (run.cells >> j & 1) == 0) continue;
             const double bias = mask_row ? static_cast<double>(f16_to_f32(mask_row[run.key + j])) : 0.0;
             if (bias == kMinusInfinity) continue;
             row.add(run.k + list.k_offset + j * args.k_stride, run.v + list.v_offset + j * args.v_stride, slope * bias);
