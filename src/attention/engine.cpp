@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <new>
+#include <utility>
 
 #include "attention/probe.h"
 #include "kernels/merge.h"
@@ -15,6 +16,8 @@ namespace atlas::attention {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+// Plans kept for later graphs, one per layer where each layer is a graph of its own.
+constexpr size_t kMostPlans = 1024;
 
 }  // namespace
 
@@ -28,41 +31,30 @@ bool Engine::wants_index(const kernels::AttentionArgs& args, int64_t n_keys) con
            most_visible(args, n_keys) > settings_.threshold;
 }
 
-void Engine::make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index,
-                        const LayerInfo& info) {
+void Engine::find_plan(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index,
+                       const LayerInfo& info) {
     tile_ = args.n_tokens <= kDecodeTokens ? 1 : settings_.tile;
     tiles_ = (args.n_tokens + tile_ - 1) / tile_;
-    for (size_t i = 0; i < plans_in_use_; ++i) {
-        const MaskPlan& plan = plans_[i];
-        if (plan.mask == args.mask.data && plan.n_keys == n_keys && plan.n_tokens == args.n_tokens &&
-            static_cast<int64_t>(plan.base_pages.size()) == args.n_stream &&
-            std::equal(plan.base_pages.begin(), plan.base_pages.end(), info.base_pages)) {
-            views_ = &plan.views;
-            groups_ = &plan.groups;
-            return;
-        }
-    }
     if (!in_graph_) plans_in_use_ = 0;
-    if (plans_in_use_ == plans_.size()) plans_.emplace_back();
-    MaskPlan& plan = plans_[plans_in_use_];
-    plan.mask = args.mask.data;
-    plan.n_keys = n_keys;
-    plan.n_tokens = args.n_tokens;
-    plan.base_pages.assign(info.base_pages, info.base_pages + args.n_stream);
-    plan.views.resize(static_cast<size_t>(args.n_stream * tiles_));
-    for (int64_t i = 0; i < args.n_stream * tiles_; ++i) {
-        TileView& view = plan.views[static_cast<size_t>(i)];
-        view.stream = i / tiles_;
-        view.token0 = i % tiles_ * tile_;
-        view.tokens = std::min(tile_, args.n_tokens - view.token0);
-        view.base_page = info.base_pages[view.stream];
-        classify_pages(args, n_keys, settings_, index, &view);
+    size_t at = 0;
+    while (at < plans_in_use_ && !plans_[at].is_for(args, n_keys, info.base_pages)) ++at;
+    if (at == plans_in_use_) {
+        // What this index made for an earlier mask may still hold. A host may compute each layer as a graph of its own.
+        const auto first = plans_.begin() + static_cast<std::ptrdiff_t>(at);
+        auto plan = std::find_if(first, plans_.end(), [&](const MaskPlan& p) { return p.is_of(index); });
+        if (plan == plans_.end() && (at == plans_.size() || plans_.size() < kMostPlans)) {
+            plans_.emplace_back();
+            plan = plans_.end() - 1;
+        } else if (plan == plans_.end()) {
+            plan = first;
+        }
+        std::iter_swap(plans_.begin() + static_cast<std::ptrdiff_t>(at), plan);
+        plans_[at].make(args, n_keys, index, settings_, tile_, info.base_pages);
+        // Only now: an allocation may have failed.
+        if (in_graph_) ++plans_in_use_;
     }
-    group_far_pages(args, index, largest_group(index), &plan.views, &plan.groups);
-    // Only now: an allocation above may have failed.
-    if (in_graph_) ++plans_in_use_;
-    views_ = &plan.views;
-    groups_ = &plan.groups;
+    views_ = &plans_[at].views();
+    groups_ = &plans_[at].groups();
 }
 
 int64_t Engine::budget_of(const TileView& view, int layer) const {
@@ -72,45 +64,86 @@ int64_t Engine::budget_of(const TileView& view, int layer) const {
                                           : budget;
 }
 
-void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads) {
-    const int64_t group = args.n_head / args.n_head_kv;
+Status Engine::run(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads) {
     const int64_t n = args.n_stream * args.n_head_kv * tiles_;
+    const auto threads = static_cast<int64_t>(std::max(n_threads, 1));
     results_.resize(static_cast<size_t>(n));
     runs_.resize(static_cast<size_t>(n));
     lists_.resize(static_cast<size_t>(n));
     read_.resize(static_cast<size_t>(n));
-    workspaces_.resize(static_cast<size_t>(std::max(n_threads, 1)));
-    far_lse_.assign(static_cast<size_t>(args.n_stream * args.n_head * args.n_tokens), kMinusInfinity);
+    workspaces_.resize(static_cast<size_t>(threads));
+    lse_.resize(static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head));
+    far_lse_.assign(lse_.size(), kMinusInfinity);
     far_out_.resize(far_lse_.size() * static_cast<size_t>(args.d_v));
+    // Lists of single tokens that keep all threads busy are read by the thread that planned them, at once: nobody waits in between.
+    const bool at_once = tile_ == 1 && (n % threads == 0 || n >= 4 * threads);
     std::atomic<bool> failed{false};
+    std::vector<Status> errors(static_cast<size_t>(at_once ? n : 0));
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1)
     for (int64_t i = 0; i < n; ++i) {
         // Later tiles see more: first come, first served from the end.
         const int64_t list = n - 1 - i;
-        const int64_t tile = list % tiles_;
-        const int64_t head = list / tiles_ % args.n_head_kv;
-        const int64_t stream = list / tiles_ / args.n_head_kv;
-        const TileView& view = (*views_)[static_cast<size_t>(stream * tiles_ + tile)];
-        FarResult& result = results_[static_cast<size_t>(list)];
-        result.selected.clear();
-        result.far_keys = result.probes = result.probe_ratio = result.probe_log_squared = 0;
-        result.grown = false;
-        const bool estimates = !view.exact && view.far_pages > 0 && settings_.mode != Mode::kWindow;
-        const int64_t row = ((stream * args.n_head_kv + head) * args.n_tokens + view.token0) * group;
-        const auto at = static_cast<size_t>(stream * tiles_ + tile);
-        const double factor = corrects ? memory_.budget_factor(at, layer, head) : 1.0;
-        const auto budget = static_cast<int64_t>(factor * static_cast<double>(budget_of(view, layer)));
         try {
-            if (estimates)
-                plan_far_field(args, index, settings_, view, head, budget,
-                               &workspaces_[static_cast<size_t>(omp_get_thread_num())], far_lse_.data() + row,
-                               far_out_.data() + row * args.d_v, &result);
-            build_list(args, list);
+            plan(args, index, layer, corrects, list);
+            if (at_once) errors[static_cast<size_t>(list)] = read_list(args, list);
         } catch (const std::bad_alloc&) {
             failed = true;
         }
     }
     if (failed) throw std::bad_alloc();
+    for (Status& error : errors) {
+        if (!error.is_ok()) return std::move(error);
+    }
+    if (at_once) return Status::ok();
+    kernels::AttentionArgs near = args;
+    near.runs = lists_.data();
+    near.tokens_per_tile = tile_;
+    near.lse = lse_.data();
+    return kernels::attention(near, n_threads);
+}
+
+void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list) {
+    const int64_t tile = list % tiles_;
+    const int64_t head = list / tiles_ % args.n_head_kv;
+    const int64_t stream = list / tiles_ / args.n_head_kv;
+    const int64_t group = args.n_head / args.n_head_kv;
+    const auto at = static_cast<size_t>(stream * tiles_ + tile);
+    const TileView& view = (*views_)[at];
+    FarResult& result = results_[static_cast<size_t>(list)];
+    result.selected.clear();
+    result.far_keys = result.probes = result.probe_ratio = result.probe_log_squared = 0;
+    result.grown = false;
+    if (!view.exact && view.far_pages > 0 && settings_.mode != Mode::kWindow) {
+        const int64_t row = ((stream * args.n_head_kv + head) * args.n_tokens + view.token0) * group;
+        const double factor = corrects ? memory_.budget_factor(at, layer, head) : 1.0;
+        const auto budget = static_cast<int64_t>(factor * static_cast<double>(budget_of(view, layer)));
+        plan_far_field(args, index, settings_, view, head, budget,
+                       &workspaces_[static_cast<size_t>(omp_get_thread_num())], far_lse_.data() + row,
+                       far_out_.data() + row * args.d_v, &result);
+    }
+    build_list(args, list);
+}
+
+Status Engine::read_list(const kernels::AttentionArgs& args, int64_t list) {
+    const int64_t token = list % tiles_;
+    const int64_t head = list / tiles_ % args.n_head_kv;
+    const int64_t stream = list / tiles_ / args.n_head_kv;
+    const int64_t group = args.n_head / args.n_head_kv;
+    kernels::AttentionArgs one = args;
+    one.n_tokens = one.n_head_kv = one.n_stream = one.tokens_per_tile = 1;
+    one.n_head = group;
+    one.q = query_of(args, stream, token, head * group);
+    one.out = output_of(args, stream, token, head * group);
+    one.lse = lse_.data() + (stream * args.n_tokens + token) * args.n_head + head * group;
+    one.runs = &lists_[static_cast<size_t>(list)];
+    if (args.mask.data) {
+        const kernels::Mask& mask = args.mask;
+        const int64_t mask_stream = stream % mask.n_streams;
+        one.mask.data = mask.data + mask_stream * mask.stream_stride + token * mask.token_stride;
+        one.mask.summary = mask.summary + (mask_stream * args.n_tokens + token) * mask.summary_blocks;
+        one.mask.n_streams = 1;
+    }
+    return kernels::attention(one, 1);
 }
 
 void Engine::build_list(const kernels::AttentionArgs& args, int64_t list) {
@@ -118,19 +151,22 @@ void Engine::build_list(const kernels::AttentionArgs& args, int64_t list) {
     const kernels::HeadRuns& all = args.runs[list / tiles_];
     std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
     runs.clear();
-    const std::vector<KeyRange>& selected = results_[static_cast<size_t>(list)].selected;
+    const std::vector<PageCells>& selected = results_[static_cast<size_t>(list)].selected;
+    // Where the pages lie is in as many places of the list: all of them are on their way before the first is waited for.
+    for (const PageCells& page : selected) {
+        const auto likely = static_cast<size_t>(page.key / kernels::kBlockKeys);
+        if (likely < all.runs.size()) __builtin_prefetch(&all.runs[likely]);
+    }
     size_t next = 0;
     size_t at = 0;
-    int64_t read = 0;
-    const auto append = [&](const KeyRange& range) {
-        append_runs(args, all, range.key, range.count, &at, &runs);
-        read += range.count;
-    };
     for (const KeyRange& range : view.exact_keys) {
-        for (; next < selected.size() && selected[next].key < range.key; ++next) append(selected[next]);
-        append(range);
+        for (; next < selected.size() && selected[next].key < range.key; ++next)
+            append_cells(args, all, selected[next], &at, &runs);
+        append_runs(args, all, range.key, range.count, &at, &runs);
     }
-    for (; next < selected.size(); ++next) append(selected[next]);
+    for (; next < selected.size(); ++next) append_cells(args, all, selected[next], &at, &runs);
+    int64_t read = 0;
+    for (const kernels::Run& run : runs) read += run.count;
     read_[static_cast<size_t>(list)] = read;
     lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
 }
@@ -182,7 +218,7 @@ void Engine::record(int layer, const LayerStats& part) {
 Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info,
                       int n_threads) {
     try {
-        make_views(args, n_keys, index, info);
+        find_plan(args, n_keys, index, info);
         const bool plain = std::all_of(views_->begin(), views_->end(),
                                        [](const TileView& view) { return view.exact || view.far_pages == 0; });
         if (plain) {
@@ -199,13 +235,7 @@ Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvInde
                            info.layer, lse_.data(), far_lse_.data(), far_out_.data()};
         };
         if (corrects) memory_.find(far_call(), info.layer < settings_.first_layers ? settings_.first_factor : 1.0);
-        plan(args, index, info.layer, corrects, n_threads);
-        lse_.resize(static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head));
-        kernels::AttentionArgs near = args;
-        near.runs = lists_.data();
-        near.tokens_per_tile = tile_;
-        near.lse = lse_.data();
-        if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
+        if (Status status = run(args, index, info.layer, corrects, n_threads); !status.is_ok()) return status;
         const FarCall call = far_call();
         if (corrects) memory_.correct(call, n_threads);
         merge(args, info.layer, n_threads);

@@ -7,6 +7,7 @@
 #include "attention/far_groups.h"
 #include "attention/far_memory.h"
 #include "attention/kv_index.h"
+#include "attention/mask_plan.h"
 #include "attention/settings.h"
 #include "attention/stats.h"
 #include "attention/visibility.h"
@@ -63,27 +64,21 @@ public:
                   int n_threads);
 
 private:
-    /** What the layers of a graph that have the same mask and pages share. */
-    struct MaskPlan {
-        const void* mask = nullptr;
-        int64_t n_keys = 0, n_tokens = 0;
-        std::vector<int64_t> base_pages;
-        std::vector<TileView> views;  // [stream][tile]
-        FarGroups groups;
-    };
-
-    void make_views(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
+    void find_plan(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
     void calibrate(const kernels::AttentionArgs& args, int64_t stream, KvIndex& index, int n_threads);
     void add_slopes(const kernels::AttentionArgs& args, const std::vector<FarGroup>& groups, KvIndex& index,
                     int n_threads);
     void add_super_slopes(const kernels::AttentionArgs& args, const std::vector<int64_t>& supers, KvIndex& index,
                           int n_threads);
     void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
-    /** Pages whose keys may share a block, at most. */
-    int64_t largest_group(const KvIndex& index) const { return settings_.alike ? index.pages_per_super() : 1; }
     int64_t budget_of(const TileView& view, int layer) const;
-    void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads);
+    /** Plans all lists and reads them: out and lse_ are then those of what is read, far_out_ and far_lse_ those of the rest. */
+    Status run(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads);
+    /** Chooses the keys of one list and estimates the others. Throws std::bad_alloc. */
+    void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list);
     void build_list(const kernels::AttentionArgs& args, int64_t list);
+    /** Reads the keys of one list of one token. */
+    Status read_list(const kernels::AttentionArgs& args, int64_t list);
     void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
     void record(int layer, const LayerStats& part);
 

@@ -1,13 +1,13 @@
 #include "attention/far_field.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "attention/block_mass.h"
 #include "attention/probe.h"
+#include "kernels/select.h"
 
 namespace atlas::attention {
 namespace {
@@ -60,8 +60,13 @@ public:
     void find_parts() {
         const std::vector<FarPanel>& panels = view_.panels;
         w_.hidden.assign(panels.size(), 0);
-        if (view_.far_pages * index_.blocks_per_page() > int64_t{settings_.beam}) expand_best_supers();
-        const size_t first_part = w_.parts.size();
+        const bool supers = view_.far_pages * index_.blocks_per_page() > int64_t{settings_.beam};
+        if (calibration_.slope_factor[static_cast<size_t>(head_)] != 0.0f) {
+            calibration_.slopes[static_cast<size_t>(head_)].fetch();
+            if (supers) calibration_.super_slopes[static_cast<size_t>(head_)].fetch();
+        }
+        if (supers) expand_best_supers();
+        first_block_ = w_.parts.size();
         for (size_t i = 0; i < panels.size(); ++i) {
             if (w_.hidden[i]) continue;
             const FarPanel& panel = panels[i];
@@ -69,43 +74,25 @@ public:
             for (int64_t b = 0; b < kLanes; ++b) state[b] = (panel.lanes >> b & 1) != 0 ? kCandidate : kUnused;
             add_part({index_.panel(head_, panel.panel), panel.panel, false, panel.all_tokens}, state);
         }
-        score(first_part);
+        score(first_block_);
         rank();
     }
 
     /** Marks lanes as selected until `budget` keys are. */
     void select(int64_t budget) {
         const auto wanted = static_cast<size_t>((budget + index_.block_keys() - 1) / index_.block_keys());
-        const auto floor = static_cast<size_t>(settings_.floor / index_.block_keys());
-        w_.order.clear();
-        for (size_t i = 0; i < w_.state.size(); ++i) {
-            if (w_.state[i] != kUnused && !w_.parts[i / kernels::kPanelBlocks].super) {
-                w_.state[i] = kCandidate;
-                w_.order.push_back(static_cast<int64_t>(i));
-            }
+        const size_t first = first_block_ * kernels::kPanelBlocks;
+        size_t candidates = 0;
+        for (size_t i = first; i < w_.state.size(); ++i) {
+            if (w_.state[i] == kUnused) continue;
+            w_.state[i] = kCandidate;
+            ++candidates;
         }
-        const size_t n = std::min(wanted, w_.order.size());
+        const size_t n = std::min(wanted, candidates);
         const auto by_reach = static_cast<size_t>(static_cast<double>(n) * settings_.reach_share);
-        const auto take = [&](const std::vector<float>& rank, size_t begin, size_t count, bool may_stop) {
-            const auto better = [&](int64_t a, int64_t b) {
-                const float x = rank[static_cast<size_t>(a)];
-                const float y = rank[static_cast<size_t>(b)];
-                return x != y ? x > y : a < b;
-            };
-            const auto from = w_.order.begin() + static_cast<std::ptrdiff_t>(begin);
-            if (begin + count < w_.order.size())
-                std::nth_element(from, from + static_cast<std::ptrdiff_t>(count), w_.order.end(), better);
-            if (may_stop) std::sort(from, from + static_cast<std::ptrdiff_t>(count), better);
-            double mass = 0.0;
-            for (size_t i = begin; i < begin + count; ++i) {
-                if (may_stop && i >= floor && mass >= (1.0 - settings_.epsilon) * static_cast<double>(rows_)) return i;
-                w_.state[static_cast<size_t>(w_.order[i])] = kSelected;
-                mass += rank[static_cast<size_t>(w_.order[i])];
-            }
-            return begin + count;
-        };
-        size_t done = take(w_.column_mass, 0, n - by_reach, settings_.epsilon > 0.0);
-        if (by_reach > 0 && done == n - by_reach) take(w_.column_reach, done, by_reach, false);
+        choose(w_.column_mass, n - by_reach, first);
+        if (settings_.epsilon > 0.0 && !keep_until_epsilon(first)) return;
+        choose(w_.column_reach, by_reach, first);
     }
 
     /** Log mass and mean value per row over what is not selected. */
@@ -184,7 +171,7 @@ public:
             const auto part = static_cast<size_t>(lane / kLanes);
             result->selected.clear();
             keys_of(part, lane_bit(lane % kLanes), &result->selected);
-            const double truth = log_mass(args_, list, result->selected, panel_);
+            const double truth = log_mass(args_, list, result->selected, panel_, &w_.probe);
             const double error = truth - static_cast<double>(mass_of(part, row)[lane % kLanes]);
             const double ratio = std::exp(error);
             ratios += ratio;
@@ -228,7 +215,7 @@ private:
     static unsigned lane_bit(int64_t lane) { return 1u << lane; }
 
     /** Appends the keys of lanes of a part, ascending. What pages that are not in use hold belongs to no lane. */
-    void keys_of(size_t index, unsigned wanted, std::vector<KeyRange>* keys) const {
+    void keys_of(size_t index, unsigned wanted, std::vector<PageCells>* keys) const {
         const FarPart& part = w_.parts[index];
         const uint8_t* state = w_.state.data() + index * kernels::kPanelBlocks;
         unsigned used = 0;
@@ -238,15 +225,8 @@ private:
         uint64_t cells[kLanes];
         kernels::cells_of_lanes(part.panel->member(), static_cast<size_t>(pages), static_cast<uint16_t>(wanted), cells);
         for (int64_t page = 0; page < pages; ++page) {
-            if ((used >> (page * bpp) & ((1u << bpp) - 1)) == 0) continue;
-            const int64_t key = (part.number * pages + page - view_.base_page) * kv::kPageRows;
-            for (uint64_t left = cells[page]; left != 0;) {
-                const int begin = std::countr_zero(left);
-                const int count = std::countr_one(left >> begin);
-                keys->push_back({key + begin, count});
-                if (begin + count == 64) break;
-                left &= ~uint64_t{0} << (begin + count);
-            }
+            if (cells[page] == 0 || (used >> (page * bpp) & ((1u << bpp) - 1)) == 0) continue;
+            keys->push_back({(part.number * pages + page - view_.base_page) * kv::kPageRows, cells[page]});
         }
     }
 
@@ -422,36 +402,56 @@ private:
         }
         score(0);
         rank();
-        std::vector<int64_t>& supers = w_.order;
-        supers.clear();
-        for (size_t i = 0; i < w_.state.size(); ++i) {
-            if (w_.state[i] == kCandidate) supers.push_back(static_cast<int64_t>(i));
-        }
-        const size_t n = std::min(supers.size(), static_cast<size_t>(settings_.beam / kSuperBlocks));
-        const auto expand = [&](const std::vector<float>& order, size_t from, size_t to) {
-            std::nth_element(supers.begin() + static_cast<std::ptrdiff_t>(from),
-                             supers.begin() + static_cast<std::ptrdiff_t>(to), supers.end(), [&](int64_t a, int64_t b) {
-                                 const float x = order[static_cast<size_t>(a)];
-                                 const float y = order[static_cast<size_t>(b)];
-                                 return x != y ? x > y : a < b;
-                             });
-        };
+        const auto supers = static_cast<size_t>(std::count(w_.state.begin(), w_.state.end(), kCandidate));
+        const size_t n = std::min(supers, static_cast<size_t>(settings_.beam / kSuperBlocks));
         const auto by_reach = static_cast<size_t>(static_cast<double>(n) * settings_.reach_share);
-        if (n < supers.size()) {
-            expand(w_.column_mass, 0, n - by_reach);
-            if (by_reach > 0) expand(w_.column_reach, n - by_reach, n);
+        choose(w_.column_mass, n - by_reach, 0);
+        choose(w_.column_reach, by_reach, 0);
+        for (size_t lane = 0; lane < w_.state.size(); ++lane) {
+            if (w_.state[lane] == kCandidate) w_.hidden[static_cast<size_t>(w_.panel_of[lane])] = 1;
+            if (w_.state[lane] != kSelected) continue;
+            w_.state[lane] = kUnused;
+            for (int64_t row = 0; row < rows_; ++row)
+                mass_of(lane / kernels::kPanelBlocks, row)[lane % kernels::kPanelBlocks] = kMinusInfinity;
         }
-        for (size_t i = 0; i < supers.size(); ++i) {
-            const auto lane = static_cast<size_t>(supers[i]);
-            const size_t part = lane / kernels::kPanelBlocks;
-            if (i < n) {
-                w_.state[lane] = kUnused;
-                for (int64_t row = 0; row < rows_; ++row)
-                    mass_of(part, row)[lane % kernels::kPanelBlocks] = kMinusInfinity;
-            } else {
-                w_.hidden[static_cast<size_t>(w_.panel_of[lane])] = 1;
-            }
+    }
+
+    /** Selects the `count` candidates of the largest rank among the lanes from `first` on; of equal ones the first. */
+    void choose(const std::vector<float>& rank, size_t count, size_t first) {
+        if (count == 0) return;
+        const size_t n = w_.state.size() - first;
+        uint8_t* state = w_.state.data() + first;
+        w_.order.resize(n);
+        for (size_t i = 0; i < n; ++i) w_.order[i] = state[i] == kCandidate ? kernels::order_key(rank[first + i]) : 0u;
+        const uint32_t last = kernels::nth_largest(w_.order.data(), n, count);
+        size_t above = 0;
+        for (size_t i = 0; i < n; ++i) above += w_.order[i] > last;
+        for (size_t i = 0; i < n; ++i) {
+            const bool equal = w_.order[i] == last && above < count;
+            above += equal;
+            if (equal || w_.order[i] > last) state[i] = kSelected;
         }
+    }
+
+    /**
+     * Of the selected lanes keeps the best ones that hold 1 − ε of the rows' far mass, and as many as the floor asks for. Whether all are kept.
+     */
+    bool keep_until_epsilon(size_t first) {
+        std::vector<int64_t>& best = w_.best;
+        best.clear();
+        for (size_t i = first; i < w_.state.size(); ++i) {
+            if (w_.state[i] == kSelected) best.push_back(static_cast<int64_t>(i));
+        }
+        const auto rank = [&](int64_t lane) { return w_.column_mass[static_cast<size_t>(lane)]; };
+        std::stable_sort(best.begin(), best.end(), [&](int64_t a, int64_t b) { return rank(a) > rank(b); });
+        const auto floor = static_cast<size_t>(settings_.floor / index_.block_keys());
+        const double enough = (1.0 - settings_.epsilon) * static_cast<double>(rows_);
+        double mass = 0.0;
+        size_t kept = 0;
+        for (; kept < best.size() && (kept < floor || mass < enough); ++kept)
+            mass += static_cast<double>(rank(best[kept]));
+        for (size_t i = kept; i < best.size(); ++i) w_.state[static_cast<size_t>(best[i])] = kCandidate;
+        return kept == best.size();
     }
 
     const kernels::AttentionArgs& args_;
@@ -464,17 +464,18 @@ private:
     const int64_t rows_;
     const int64_t pairs_;
     FarWorkspace& w_;
-    float* q_;        // [rows][d_k], scaled, less the tilt
-    float* q_abs_;    // [rows][d_k / 2], length of each pair
-    float* base_;     // [rows] q_ · offset of the head
-    float* max_;      // [rows] largest log mass
-    float* sum_;      // [rows] of the weights in hand
-    float* factor_;   // [rows]
-    float* super_;    // [rows] of the weights of super-blocks
-    float* slope_;    // [rows] share of the values' slope
-    float* steps_;    // [rows][d_k]
-    float* panel_;    // [d_k][16]
-    float* product_;  // [rows][16]
+    float* q_;                // [rows][d_k], scaled, less the tilt
+    float* q_abs_;            // [rows][d_k / 2], length of each pair
+    float* base_;             // [rows] q_ · offset of the head
+    float* max_;              // [rows] largest log mass
+    float* sum_;              // [rows] of the weights in hand
+    float* factor_;           // [rows]
+    float* super_;            // [rows] of the weights of super-blocks
+    float* slope_;            // [rows] share of the values' slope
+    float* steps_;            // [rows][d_k]
+    float* panel_;            // [d_k][16]
+    float* product_;          // [rows][16]
+    size_t first_block_ = 0;  // number of the first part that is of blocks; super-blocks come before
     bool has_supers_ = false;
 };
 

@@ -27,13 +27,15 @@ struct FarWorkspace {
     std::vector<uint8_t> state;                    // [panel][16]: is the lane a far block, a super-block, selected
     std::vector<uint8_t> hidden;                   // per panel of the view: estimated as a super-block
     std::vector<int32_t> panel_of;                 // [super-panel][16]: which of the view's panels the lane stands for
-    std::vector<int64_t> order;
+    std::vector<uint32_t> order;  // [panel][16]: kernels::order_key of a candidate's rank; 0: no candidate
+    std::vector<float> probe;     // of log_mass
+    std::vector<int64_t> best;    // lanes, the best one first
 };
 
 /** What the planner found for one (tile, KV head). */
 struct FarResult {
-    std::vector<KeyRange> selected;  ///< keys to be read besides the exact pages, ascending, each range inside a page
-    double far_keys = 0;             ///< keys left to the estimate
+    std::vector<PageCells> selected;  ///< keys to be read besides the exact pages, ascending
+    double far_keys = 0;              ///< keys left to the estimate
     double probes = 0, probe_ratio = 0, probe_log_squared = 0;
     bool grown = false;
 };

@@ -17,29 +17,24 @@ float* output_of(const kernels::AttentionArgs& args, int64_t stream, int64_t tok
 
 void FarProbe::collect(const FarCall& call, const TileView& view, const FarResult& result, int64_t token) {
     ranges_.clear();
-    const auto append = [&](int64_t key, int64_t end) {
-        if (key >= end) return;
+    const auto append = [&](int64_t key, int64_t count) {
         if (!ranges_.empty() && ranges_.back().key + ranges_.back().count == key) {
-            ranges_.back().count += end - key;
+            ranges_.back().count += count;
         } else {
-            ranges_.push_back({key, end - key});
+            ranges_.push_back({key, count});
         }
     };
     size_t next = 0;
     for (size_t page = 0; page < view.use.size(); ++page) {
         const auto first = static_cast<int64_t>(page) * kernels::kBlockKeys;
-        int64_t key = first;
         while (next < result.selected.size() && result.selected[next].key < first) ++next;
         const bool far = view.use[page] == PageUse::kFar ||
                          (view.use[page] == PageUse::kFarSome &&
                           visibility_of(call.args, view.stream, token, static_cast<int64_t>(page)) ==
                               kernels::BlockVisibility::kAll);
         if (!far) continue;
-        for (; next < result.selected.size() && result.selected[next].key < first + kernels::kBlockKeys; ++next) {
-            append(key, result.selected[next].key);
-            key = result.selected[next].key + result.selected[next].count;
-        }
-        append(key, first + kernels::kBlockKeys);
+        const bool some = next < result.selected.size() && result.selected[next].key == first;
+        for_each_range({first, some ? ~result.selected[next].cells : ~uint64_t{0}}, append);
     }
 }
 

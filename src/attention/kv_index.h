@@ -104,6 +104,13 @@ public:
     /** When tokens were last written to the page. A context shift writes K alone, which makes no token more recent. */
     uint32_t epoch(int64_t page) const { return std::min(k_.page_epoch(page), v_.page_epoch(page)); }
 
+    /** Changes with every write to a page of a chunk of kv::kChunkPages pages. */
+    uint64_t chunk_version(int64_t chunk) const {
+        return uint64_t{k_.chunk_version(chunk)} << 32 | v_.chunk_version(chunk);
+    }
+    /** A number that no index over other tensors of this process has or had. */
+    uint64_t id() const { return k_.id(); }
+
     bool page_fresh(int64_t page) const { return seen_[static_cast<size_t>(page)] == version(page); }
     /** Whether the blocks of these pages are made of them together, as they are now. */
     bool group_fresh(int64_t page, int64_t count) const {
@@ -171,10 +178,6 @@ private:
     struct CheckedChunk {
         uint64_t groups = 0, version = 0;
     };
-    uint64_t chunk_version(int64_t chunk) const {
-        return uint64_t{k_.chunk_version(chunk)} << 32 | v_.chunk_version(chunk);
-    }
-
     const kv::PagedTensor& k_;
     const kv::PagedTensor& v_;
     const int64_t n_heads_;

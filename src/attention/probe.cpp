@@ -1,10 +1,13 @@
 #include "attention/probe.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "kernels/block_moments.h"
+#include "kernels/moments.h"
 #include "kernels/row_codec.h"
 
 namespace atlas::attention {
@@ -36,6 +39,12 @@ double ProbeRandom::next() {
 
 const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key, size_t* at) {
     const std::span<const kernels::Run> runs = list.runs;
+    // A cache in pages has one run per page.
+    if (const auto page = static_cast<size_t>(key / kernels::kBlockKeys);
+        page < runs.size() && key >= runs[page].key && key < runs[page].key + runs[page].count) {
+        *at = page;
+        return &runs[page];
+    }
     // A few steps ahead are cheaper than a search.
     constexpr int kSteps = 8;
     size_t i = *at;
@@ -67,7 +76,7 @@ void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& li
         const int64_t taken = std::min<int64_t>(count, run->count - inside);
         const kernels::Run part{run->k + inside * args.k_stride, run->v + inside * args.v_stride,
                                 static_cast<int32_t>(key), static_cast<int32_t>(taken)};
-        if (!out->empty() && out->back().key + out->back().count == part.key &&
+        if (!out->empty() && !out->back().has_gaps() && out->back().key + out->back().count == part.key &&
             out->back().k + out->back().count * args.k_stride == part.k &&
             out->back().v + out->back().count * args.v_stride == part.v) {
             out->back().count += part.count;
@@ -77,6 +86,18 @@ void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& li
         key += taken;
         count -= taken;
     }
+}
+
+void append_cells(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, const PageCells& page, size_t* at,
+                  std::vector<kernels::Run>* out) {
+    const kernels::Run* run = find_run(list, page.key, at);
+    if (run == nullptr || page.key + kernels::kBlockKeys > run->key + run->count) {
+        for_each_range(page, [&](int64_t key, int64_t count) { append_runs(args, list, key, count, at, out); });
+        return;
+    }
+    const int64_t inside = page.key - run->key;
+    out->push_back({run->k + inside * args.k_stride, run->v + inside * args.v_stride, static_cast<int32_t>(page.key),
+                    std::popcount(page.cells), page.cells});
 }
 
 void decode_page(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, float* k, float* v) {
@@ -102,30 +123,31 @@ void decode_pages(const kernels::AttentionArgs& args, const kernels::HeadRuns& l
         decode_page(args, list, key + page * kRows, k + page * kRows * args.d_k, v + page * kRows * args.d_v);
 }
 
-double log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, const std::vector<KeyRange>& keys,
-                const float* q) {
-    std::vector<float> row(static_cast<size_t>(args.d_k));
-    double sum = 0.0;
-    double max = -HUGE_VAL;
+double log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, std::span<const PageCells> keys,
+                const float* q, std::vector<float>* work) {
+    thread_local std::vector<const std::byte*> rows;
+    rows.clear();
+    const auto bytes = args.k_type == DataType::kOther ? size_t{0} : row_bytes(args.k_type, args.d_k);
     size_t at = 0;
-    for (const KeyRange& range : keys) {
-        for (int64_t j = range.key; j < range.key + range.count; ++j) {
-            const kernels::Run* run = find_run(list, j, &at);
+    for (const PageCells& page : keys) {
+        for (uint64_t left = page.cells; left != 0; left &= left - 1) {
+            const int64_t key = page.key + std::countr_zero(left);
+            const kernels::Run* run = find_run(list, key, &at);
             if (run == nullptr) continue;
-            kernels::decode_rows(args.k_type, args.k_decode, run->k + list.k_offset + (j - run->key) * args.k_stride, 0,
-                                 1, args.d_k, row.data());
-            double dot = 0.0;
-            for (int64_t i = 0; i < args.d_k; ++i)
-                dot += static_cast<double>(q[i]) * static_cast<double>(row[static_cast<size_t>(i)]);
-            if (dot > max) {
-                sum = sum * std::exp(max - dot) + 1.0;
-                max = dot;
-            } else {
-                sum += std::exp(dot - max);
-            }
+            rows.push_back(run->k + list.k_offset + (key - run->key) * args.k_stride);
+            // They lie anywhere in memory: all are on their way before the first is waited for.
+            for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(rows.back() + i);
         }
     }
-    return max + std::log(sum);
+    const size_t n = rows.size();
+    const auto d = static_cast<size_t>(args.d_k);
+    work->resize(n * d + n);
+    float* logits = work->data() + n * d;
+    for (size_t j = 0; j < n; ++j)
+        kernels::decode_rows(args.k_type, args.k_decode, rows[j], 0, 1, args.d_k, work->data() + j * d);
+    kernels::row_products(work->data(), n, d, q, logits);
+    const float max = kernels::max_of(logits, n);
+    return static_cast<double>(max) + std::log(static_cast<double>(kernels::exp_sum(logits, n, max)));
 }
 
 }  // namespace atlas::attention

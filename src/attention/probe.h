@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "attention/visibility.h"
@@ -18,9 +19,9 @@ private:
     uint64_t state_;
 };
 
-/** ln Σ_j e^{q·k_j} over these keys of a list, in double; q already scaled. */
-double log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, const std::vector<KeyRange>& keys,
-                const float* q);
+/** ln Σ_j e^{q·k_j} over these keys of a list; q already scaled. `work` is a buffer that grows. Throws std::bad_alloc. */
+double log_mass(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, std::span<const PageCells> keys,
+                const float* q, std::vector<float>* work);
 
 /**
  * The run of a list (ascending by key) that holds `key`, or nullptr. `at`, 0 to begin with, remembers where that was: near by when keys ascend.
@@ -33,6 +34,10 @@ const kernels::Run* find_run(const kernels::HeadRuns& list, int64_t key, size_t*
  */
 void append_runs(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t count,
                  size_t* at, std::vector<kernels::Run>* out);
+
+/** Appends the cells of a page to `out`: as one run where the page lies in one of the list's. `at` as for find_run. */
+void append_cells(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, const PageCells& page, size_t* at,
+                  std::vector<kernels::Run>* out);
 
 /** decode_page() of `pages` pages, one after the other. */
 void decode_pages(const kernels::AttentionArgs& args, const kernels::HeadRuns& list, int64_t key, int64_t pages,

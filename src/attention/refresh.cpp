@@ -129,7 +129,7 @@ void Engine::calibrate(const kernels::AttentionArgs& args, int64_t stream, KvInd
 
 void Engine::add_slopes(const kernels::AttentionArgs& args, const std::vector<FarGroup>& groups, KvIndex& index,
                         int n_threads) {
-    const int64_t whole = largest_group(index);
+    const int64_t whole = largest_group(settings_, index);
     const int64_t rows = whole * kv::kPageRows;
     for (int64_t stream = 0; stream < args.n_stream; ++stream) {
         const TileView* views = views_->data() + stream * tiles_;
@@ -229,7 +229,7 @@ void Engine::refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_t
     };
     const auto base_of = [&](int64_t stream) { return (*views_)[static_cast<size_t>(stream * tiles_)].base_page; };
     const auto group_floats =
-        static_cast<size_t>(n_jobs > 0 ? largest_group(index) * kv::kPageRows * (args.d_k + args.d_v) : 0);
+        static_cast<size_t>(n_jobs > 0 ? largest_group(settings_, index) * kv::kPageRows * (args.d_k + args.d_v) : 0);
     std::vector<float> decoded(group_floats * static_cast<size_t>(std::max(n_threads, 1)));
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n_jobs > 1)
     for (int64_t job = 0; job < n_jobs; ++job) {

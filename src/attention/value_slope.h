@@ -25,6 +25,11 @@ public:
     /** Blocks added so far. */
     int64_t blocks() const { return blocks_; }
     uint64_t bytes() const { return sum_.size() * sizeof(float); }
+    /** Asks memory for what apply() will read. */
+    void fetch() const {
+        const auto* bytes = reinterpret_cast<const std::byte*>(sum_.data());
+        for (size_t i = 0; i < sum_.size() * sizeof(float); i += 64) __builtin_prefetch(bytes + i, 0, 2);
+    }
     /** out[row][d_v] += factor · q[row]ᵀ Cov for `rows` rows q [d_k]; nothing before the first block. `scratch` holds rows · d_k floats. */
     void apply(const float* q, int64_t rows, int64_t d_k, int64_t d_v, const float* factor, float* scratch,
                float* out) const;

@@ -53,6 +53,7 @@ void take_window(const Settings& settings, const KvIndex& index, TileView* view)
         });
     }
     const auto n = static_cast<int64_t>(seen.size());
+    view->newest_page = n > 0 ? seen.back() : -1;
     // One page more than the window holds: the newest is seldom full.
     for (int64_t i = std::max<int64_t>(0, n - wanted - 1); i < n && settings.window > 0; ++i) {
         view->use[static_cast<size_t>(seen[static_cast<size_t>(i)])] = PageUse::kExact;
@@ -106,6 +107,7 @@ void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Se
         }
     }
     view->exact = view->visible <= settings.threshold;
+    view->newest_page = -1;
     if (view->exact) {
         for (PageUse& use : view->use) use = use == PageUse::kSkip ? PageUse::kSkip : PageUse::kExact;
     } else {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -26,6 +27,24 @@ struct KeyRange {
     int64_t count;
 };
 
+/** Some keys of one page, not none. */
+struct PageCells {
+    int64_t key;     ///< first key of the page
+    uint64_t cells;  ///< bit per key
+};
+
+/** Calls take(key, count) for neighbours among the keys, ascending. */
+template <typename Take>
+void for_each_range(const PageCells& page, Take take) {
+    for (uint64_t left = page.cells; left != 0;) {
+        const int begin = std::countr_zero(left);
+        const int count = std::countr_one(left >> begin);
+        take(page.key + begin, static_cast<int64_t>(count));
+        if (begin + count == 64) break;
+        left &= ~uint64_t{0} << (begin + count);
+    }
+}
+
 /** The lanes of one panel of the index whose pages are far ones. */
 struct FarPanel {
     int64_t panel;
@@ -43,6 +62,7 @@ struct TileView {
     bool exact = false;     ///< everything visible is read
     int64_t visible = 0;    ///< keys that the token that sees most sees, whole blocks counted
     int64_t far_pages = 0;
+    int64_t newest_page = -1;          ///< the visible page that was written last, unless `exact`
     std::vector<PageUse> use;          ///< per page of 64 keys
     std::vector<KeyRange> exact_keys;  ///< what the pages of use kExact hold, ascending, as few ranges as possible
     std::vector<FarPanel> panels;      ///< of the far pages, ascending (far_groups.h)

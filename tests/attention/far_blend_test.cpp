@@ -164,7 +164,7 @@ TEST(Probe, LeavesOutWhatIsReadAnyway) {
     views[0].tokens = 1;
     classify_pages(scene.args, 1024, bare(), index, &views[0]);
     std::vector<FarResult> results(2);
-    results[0].selected = {{128, 32}, {256, 64}};
+    results[0].selected = {{128, 0xFFFFFFFF}, {256, kernels::kAllCells}};
     const FarCall call{scene.args, index, views, results, 1, 0, nullptr, nullptr, nullptr};
     std::vector<float> out(static_cast<size_t>(scene.d));
     float lse = 0.0f;
