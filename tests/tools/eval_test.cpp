@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "eval/haystack.h"
 #include "eval/plan.h"
@@ -73,7 +74,9 @@ TEST(TaskTest, PlantsHoldWhatIsExpectedAndNothingElseOfTheQuestion) {
         for (const std::string& task : task_names()) {
             Random random(1, task);
             const Trial trial = make_trial(task, plan, random);
-            ASSERT_FALSE(trial.expected.empty()) << task;
+            ASSERT_EQ(trial.questions.size(), 1u) << task;
+            const Question& question = trial.questions[0];
+            ASSERT_FALSE(question.expected.empty()) << task;
             ASSERT_FALSE(trial.plants.empty() && trial.words.empty()) << task;
             std::string document;
             for (const std::string& plant : trial.plants) {
@@ -81,10 +84,10 @@ TEST(TaskTest, PlantsHoldWhatIsExpectedAndNothingElseOfTheQuestion) {
                 document += plant;
             }
             for (const std::string& word : trial.words) document += " " + word;
-            for (const std::string& word : trial.expected) {
+            for (const std::string& word : question.expected) {
                 EXPECT_EQ(share_found(document, {word}), 1) << task;
                 // An opening that holds the answer would make the task trivial.
-                EXPECT_EQ(share_found(trial.opening, {word}), 0) << task;
+                EXPECT_EQ(share_found(question.opening, {word}), 0) << task;
             }
         }
     }
@@ -93,13 +96,51 @@ TEST(TaskTest, PlantsHoldWhatIsExpectedAndNothingElseOfTheQuestion) {
     EXPECT_THROW(make_trial("nothing", plan, random), std::invalid_argument);
 }
 
+TEST(TaskTest, MoreQuestionsAskForOtherFactsOfTheSameDocument) {
+    Plan one;
+    for (const Wording wording : {Wording::kPlain, Wording::kRuler}) {
+        one.wording = wording;
+        Plan many = one;
+        many.questions = 100;
+        for (const std::string& task : task_names()) {
+            Random random(3, task);
+            Random same(3, task);
+            const Trial a = make_trial(task, one, random);
+            const Trial b = make_trial(task, many, same);
+            EXPECT_EQ(a.plants, b.plants) << task;
+            EXPECT_EQ(a.words, b.words) << task;
+            EXPECT_EQ(a.answer_tokens, b.answer_tokens) << task;
+            EXPECT_EQ(a.questions[0].text, b.questions[0].text) << task;
+            EXPECT_EQ(a.questions[0].opening, b.questions[0].opening) << task;
+            EXPECT_EQ(a.questions[0].expected, b.questions[0].expected) << task;
+            EXPECT_EQ(random.next(), same.next()) << task << ": the next document would be another";
+            EXPECT_EQ(b.questions.size(), task == "multi-key" ? 9u : task == "multi-query" ? 2u : 1u) << task;
+            std::set<std::string> asked;
+            for (const Question& question : b.questions) {
+                for (const std::string& word : question.expected)
+                    EXPECT_TRUE(asked.insert(word).second) << task << " asks twice for " << word;
+                if (task != "multi-key" || wording != Wording::kPlain) continue;
+                const std::string fact = " " + question.opening + " " + question.expected[0] + ".";
+                EXPECT_EQ(std::count(b.plants.begin(), b.plants.end(), fact), 1) << fact;
+                // "What is the secret code of Karodin?", "The secret code of Karodin is"
+                const std::string name = question.text.substr(std::string("What is the secret code of ").size());
+                EXPECT_EQ(question.opening, "The secret code of " + name.substr(0, name.size() - 1) + " is");
+            }
+        }
+    }
+    Plan three;
+    three.questions = 3;
+    Random random(3, "x");
+    EXPECT_EQ(make_trial("multi-key", three, random).questions.size(), 3u);
+}
+
 TEST(TaskTest, SameSeedSameTrial) {
     const Plan plan;
     Random a(7, "single 128");
     Random b(7, "single 128");
     Random c(8, "single 128");
-    EXPECT_EQ(make_trial("single", plan, a).question, make_trial("single", plan, b).question);
-    EXPECT_NE(make_trial("single", plan, a).expected, make_trial("single", plan, c).expected);
+    EXPECT_EQ(make_trial("single", plan, a).questions[0].text, make_trial("single", plan, b).questions[0].text);
+    EXPECT_NE(make_trial("single", plan, a).questions[0].expected, make_trial("single", plan, c).questions[0].expected);
 }
 
 TEST(HaystackTest, SentencesJoinToTheText) {
@@ -122,7 +163,9 @@ nlohmann::json made_up_report() {
          {{{"task", "single"},
            {"length", 128},
            {"trials",
-            {{{"found", 1.0}, {"depth", 0}}, {{"found", 0.5}, {"depth", 50}}, {{"found", 1.0}, {"depth", 50}}}},
+            {{{"document", 0}, {"found", 1.0}, {"depth", 0}},
+             {{"document", 1}, {"found", 0.5}, {"depth", 50}},
+             {{"document", 1}, {"found", 1.0}, {"depth", 50}}}},
            {"prompt_tokens", 300},
            {"prompt_seconds", 3.0},
            {"answer_tokens", 10},
@@ -139,8 +182,21 @@ nlohmann::json made_up_report() {
     nlohmann::json other = result;
     other["perplexity"]["loss"] = std::log(21.0);
     other["perplexity"]["kl"] = {{"positions", 100}, {"mean", 0.0123}, {"p99", 0.1}, {"same_top_token", 0.975}};
-    return {{"plan", {{"model", "/a/model<1>.gguf"}, {"tasks", {"single"}}, {"kl_positions", 100}}},
-            {"modes", {{{"name", "host"}, {"result", result}}, {{"name", "sparse"}, {"result", other}}}}};
+    // As many right, but not the same ones.
+    nlohmann::json& trials = other["retrieval"][0]["trials"];
+    trials[0]["found"] = 0.0;
+    trials[1]["found"] = 1.0;
+    summarize(&other);
+    nlohmann::json third = result;
+    for (nlohmann::json& trial : third["retrieval"][0]["trials"]) trial["found"] = 0.5;
+    summarize(&third);
+    nlohmann::json report = {{"plan", {{"model", "/a/model<1>.gguf"}, {"tasks", {"single"}}, {"kl_positions", 100}, {"perplexity_batch", 512}}},
+                             {"modes",
+                              {{{"name", "host"}, {"result", result}},
+                               {{"name", "sparse"}, {"result", other}},
+                               {{"name", "window"}, {"result", third}}}}};
+    compare(&report);
+    return report;
 }
 
 TEST(ReportTest, SummaryCountsExactMatchesByDepth) {
@@ -151,15 +207,32 @@ TEST(ReportTest, SummaryCountsExactMatchesByDepth) {
     EXPECT_EQ(row["by_depth"][1]["depth"], 50);
     EXPECT_EQ(row["by_depth"][1]["hits"], 1);
     EXPECT_EQ(row["by_depth"][1]["trials"], 2);
+    EXPECT_EQ(row["documents"], 2);
+    EXPECT_EQ(row["documents_right"], 1);
+    EXPECT_FALSE(row.contains("only_first"));
+}
+
+TEST(ReportTest, TrialsAreComparedInPairs) {
+    const nlohmann::json report = made_up_report();
+    const nlohmann::json& sparse = report["modes"][1]["result"]["retrieval"][0];
+    EXPECT_EQ(sparse["hits"], 2);
+    EXPECT_EQ(sparse["only_first"], 1);
+    EXPECT_EQ(sparse["only_here"], 1);
+    EXPECT_EQ(sparse["documents_right"], 1);
+    const nlohmann::json& window = report["modes"][2]["result"]["retrieval"][0];
+    EXPECT_EQ(window["only_first"], 2);
+    EXPECT_EQ(window["only_here"], 0);
+    EXPECT_EQ(window["documents_right"], 0);
 }
 
 TEST(ReportTest, TablesAndPictureShowTheFigures) {
     const nlohmann::json report = made_up_report();
     const std::string text = tables(report);
-    for (const char* part :
-         {"| single, 128 | 2/3 = 67 % (21–94) |", "| reading 128 | 100 | 100 |", "| writing at 128 | 5.0 | 5.0 |",
-          "| ratio to host | 1.0000 | 1.0500 |", "| KL divergence, mean | – | 0.01230 |",
-          "| same likeliest token | – | 97.50 % |", "| loss at 256–511 | 2.9000 | 2.9000 |"})
+    for (const char* part : {"| single, 128 | 2/3 = 67 % (21–94) |", "| – documents all right | 1/2 | 1/2 | 0/2 |",
+                             "| – right only in host : only here | – | 1 : 1 | 2 : 0 |", "| reading 128 | 100 | 100 |",
+                             "| writing at 128 | 5.0 | 5.0 |", "| ratio to host | 1.0000 | 1.0500 |",
+                             "| KL divergence, mean | – | 0.01230 |", "| same likeliest token | – | 97.50 % |",
+                             "| loss at 256–511 | 2.9000 | 2.9000 |"})
         EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
     const std::string svg = picture(report);
     EXPECT_NE(svg.find("model&lt;1>.gguf"), std::string::npos);

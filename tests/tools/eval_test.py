@@ -45,6 +45,11 @@ class Eval(unittest.TestCase):
         self.assertLess(abs(exact["perplexity"]["loss"] - host["perplexity"]["loss"]), 1e-3)
         self.assertLess(exact["perplexity"]["kl"]["mean"], 1e-4)
         self.assertEqual(exact["perplexity"]["kl"]["positions"] >= 64, True)
+        parts = exact["perplexity"]["kl"]["by_position"]
+        self.assertEqual([(part["from"], part["to"]) for part in parts], [(1, 256), (256, 512)])
+        self.assertEqual(sum(part["positions"] for part in parts), exact["perplexity"]["kl"]["positions"])
+        mean = sum(part["positions"] * part["mean"] for part in parts) / exact["perplexity"]["kl"]["positions"]
+        self.assertAlmostEqual(mean, exact["perplexity"]["kl"]["mean"], places=9)
         self.assertIn("| single, 256 |", run.stdout)
         self.assertTrue((out / "report.svg").read_text(encoding="utf-8").startswith("<svg"))
         self.assertEqual(sorted(path.name for path in out.iterdir()), ["report.json", "report.md", "report.svg"])
@@ -65,6 +70,23 @@ class Eval(unittest.TestCase):
         self.assertEqual([name for name in seen if not name.startswith("report.")], [])
         self.assertIsNone(json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"][0]["result"]["perplexity"]["kl"])
 
+    def test_small_batches_choose_as_writing_does(self):
+        """Read 8 at a time, sparse attention draws probes: another seed of theirs gives other losses, which it does not when 512 are read."""
+        losses = {}
+        for batch in (8, 512):
+            out = self.folder / f"batch{batch}"
+            few = "sparse:ATLAS_THRESHOLD=64+ATLAS_WINDOW=64+ATLAS_SINKS=64+ATLAS_BUDGET_FLOOR=64+ATLAS_BUDGET_CAP=64"
+            run = evaluate("-m", ARGS.model, "--text", self.text, "--modes", f"exact,{few},{few}+ATLAS_SEED=2,{few}+ATLAS_PROBES=0", "--tasks", "none",
+                           "--perplexity", "1024", "--documents", "1", "--batch", batch, "-o", out)
+            self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+            modes = json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"]
+            losses[batch] = [mode["result"]["perplexity"]["loss"] for mode in modes]
+            self.assertIn(f"{batch} tokens at a time", run.stdout)
+        self.assertLess(abs(losses[8][0] - losses[512][0]), 1e-3)
+        self.assertNotEqual(losses[8][0], losses[8][1])
+        self.assertEqual(len(set(losses[512][1:])), 1)
+        self.assertEqual(len(set(losses[8][1:])), 3)
+
     def test_the_same_seed_gives_the_same_documents(self):
         answers = []
         for seed in (5, 5, 6):
@@ -76,6 +98,29 @@ class Eval(unittest.TestCase):
             answers.append([trial["expected"] for trial in rows[0]["trials"]])
         self.assertEqual(answers[0], answers[1])
         self.assertNotEqual(answers[0], answers[2])
+
+    def test_more_questions_behind_the_same_documents(self):
+        common = ["-m", ARGS.model, "--text", self.text, "--tasks", "multi-key,single", "--lengths", "512", "--samples", "2"]
+        reports = {}
+        for questions in (1, 3):
+            out = self.folder / f"questions{questions}"
+            run = evaluate(*common, "--modes", "host,exact,sparse:ATLAS_THRESHOLD=128+ATLAS_BUDGET_FLOOR=2048", "--questions", questions, "-o", out)
+            self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+            reports[questions] = [mode["result"]["retrieval"] for mode in json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"]]
+            self.assertEqual("| – documents all right |" in run.stdout, questions == 3)
+            self.assertIn("| – right only in host : only here | – |", run.stdout)
+        for one, three in zip(reports[1], reports[3]):
+            self.assertEqual([trial["document"] for trial in three[0]["trials"]], [0, 0, 0, 1, 1, 1])
+            # The first question and its answer are what they are alone, and the documents were read once.
+            self.assertEqual(three[0]["trials"][::3], one[0]["trials"])
+            self.assertEqual(three[0]["prompt_tokens"], one[0]["prompt_tokens"])
+            self.assertEqual(len({trial["question"] for trial in three[0]["trials"]}), 6)
+            # The values are in this document only: right answers to later questions need it.
+            self.assertGreaterEqual(three[0]["hits"], 5, three[0]["trials"])
+            self.assertEqual(three[1]["trials"], one[1]["trials"], "single holds one fact")
+        host, exact = reports[3][:2]
+        # What the model says behind the value may hang on the last bit of a logit.
+        self.assertEqual([trial["answer"][:6] for trial in host[0]["trials"]], [trial["answer"][:6] for trial in exact[0]["trials"]])
 
     def test_sentences_longer_than_the_document_are_cut(self):
         text = self.folder / "long.txt"

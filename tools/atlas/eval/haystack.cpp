@@ -7,6 +7,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "eval/score.h"
+
 namespace atlas::eval {
 namespace {
 
@@ -27,6 +29,15 @@ std::string beginning_of(const std::string& sentence, double share) {
     if (space != std::string::npos && space > 0) end = space;
     while (end < sentence.size() && (static_cast<unsigned char>(sentence[end]) & 0xC0) == 0x80) ++end;
     return sentence.substr(0, end);
+}
+
+/** Percent of the text before the plant that answers the question; −1 where it takes several, or the document is a list. */
+int place_of(const Question& question, const Trial& trial, const std::string& text) {
+    for (const std::string& plant : trial.plants) {
+        if (question.expected.size() == 1 && share_found(plant, question.expected) == 1)
+            return static_cast<int>(100 * text.find(plant) / text.size());
+    }
+    return -1;
 }
 
 }  // namespace
@@ -150,7 +161,7 @@ std::string Haystack::with_words(const Trial& trial, int budget, Random& random)
     return text;
 }
 
-Tokens Haystack::prompt(const Trial& trial, int length, int depth, Random& random) const {
+Prompt Haystack::prompt(const Trial& trial, int length, int depth, Random& random) const {
     std::pair<std::string, std::string> frame;
     if (plan_.wording == Wording::kChat) {
         frame = session_.chat_frame();
@@ -161,18 +172,26 @@ Tokens Haystack::prompt(const Trial& trial, int length, int depth, Random& rando
     // A template that writes the BOS token itself must not get two.
     if (!front.empty() && !head.empty() && head.front() == front.front()) front.clear();
     front.insert(front.end(), head.begin(), head.end());
-    Tokens back;
-    if (plan_.wording == Wording::kChat) {
-        back = session_.tokenize("\n\n" + trial.question);
-        const Tokens tail = session_.tokenize(frame.second + trial.opening, true);
-        back.insert(back.end(), tail.begin(), tail.end());
-    } else {
-        back = session_.tokenize("\n\n" + trial.question + " " + trial.opening);
+    Prompt prompt;
+    size_t longest = 0;
+    for (const Question& question : trial.questions) {
+        Tokens back;
+        if (plan_.wording == Wording::kChat) {
+            back = session_.tokenize("\n\n" + question.text);
+            const Tokens tail = session_.tokenize(frame.second + question.opening, true);
+            back.insert(back.end(), tail.begin(), tail.end());
+        } else {
+            back = session_.tokenize("\n\n" + question.text + " " + question.opening);
+        }
+        longest = std::max(longest, back.size());
+        prompt.questions.push_back(std::move(back));
     }
-    const int room = length - trial.answer_tokens - static_cast<int>(front.size() + back.size()) - kSlack;
-    if (room < 1) {
+    const int most = length - trial.answer_tokens - static_cast<int>(front.size() + longest);
+    const int room =
+        length - trial.answer_tokens - static_cast<int>(front.size() + prompt.questions[0].size()) - kSlack;
+    if (most < kSlack + 1) {
         throw std::runtime_error("length " + std::to_string(length) + ": question and answer alone need " +
-                                 std::to_string(length - room) + " tokens");
+                                 std::to_string(length - most + kSlack) + " tokens");
     }
     // Sentences joined may have a few tokens more than counted alone: then with less text, the same random numbers again.
     for (int budget = room;; budget -= std::max(8, budget / 50)) {
@@ -180,12 +199,12 @@ Tokens Haystack::prompt(const Trial& trial, int length, int depth, Random& rando
         const std::string text =
             trial.words.empty() ? with_text(trial, budget, depth, replay) : with_words(trial, budget, replay);
         const Tokens body = session_.tokenize(text);
-        if (static_cast<int>(body.size()) > room + kSlack) continue;
+        if (static_cast<int>(body.size()) > most) continue;
         random = replay;
-        Tokens all = front;
-        all.insert(all.end(), body.begin(), body.end());
-        all.insert(all.end(), back.begin(), back.end());
-        return all;
+        prompt.document = std::move(front);
+        prompt.document.insert(prompt.document.end(), body.begin(), body.end());
+        for (const Question& question : trial.questions) prompt.places.push_back(place_of(question, trial, text));
+        return prompt;
     }
 }
 

@@ -13,6 +13,7 @@
 #include "eval/measure.h"
 #include "eval/plan.h"
 #include "eval/report.h"
+#include "eval/session.h"
 #include "eval/worker.h"
 #include "locate.h"
 #include "settings.h"
@@ -104,6 +105,7 @@ int evaluate(const Plan& plan, const std::vector<Mode>& modes, const std::string
     }
     if (!base.empty()) fs::remove(base, error);
     if (!failure.empty()) return fail(failure);
+    compare(&report);
     const std::string text = tables(report);
     std::printf("%s", text.c_str());
     for (const auto& [name, content] :
@@ -158,6 +160,12 @@ int main(int argc, char** argv) {
     app.add_option("--distractors", plan.distractors, "other facts of the same form in `multi-key`")
         ->check(CLI::Range(0, 1000))
         ->capture_default_str();
+    app.add_option(
+           "--questions", plan.questions,
+           "questions per document, each asked alone behind it: `multi-key` has one per fact, `multi-query` two, "
+           "the others one")
+        ->check(CLI::Range(1, 1001))
+        ->capture_default_str();
     app.add_option("--seed", plan.seed, "of the documents")->capture_default_str();
     app.add_option("--wording", wording,
                    "plain (models/train/FORMS.md), ruler (its sentences) or chat (those in the model's chat template)")
@@ -168,6 +176,11 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_option("--documents", plan.perplexity_documents, "documents for perplexity")
         ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
+    app.add_option(
+           "--batch", plan.perplexity_batch,
+           "tokens read at a time for perplexity; up to 8, each chooses for itself what it reads, as when writing")
+        ->check(CLI::Range(1, Session::kBatch))
         ->capture_default_str();
     app.add_option("--kl-positions", plan.kl_positions,
                    "positions whose distributions are compared (4 bytes times the vocabulary each, on disk)")

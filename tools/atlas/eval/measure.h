@@ -16,8 +16,9 @@ using Progress = std::function<void(const std::string& what, int tokens)>;
 int64_t work_of(const Plan& plan);
 
 /**
- * All tasks at all lengths. Result: [{task, length, trials: [{depth, expected, answer, found}], prompt_tokens, prompt_seconds,
- * answer_tokens, answer_seconds}], `found` being the share of the expected strings.
+ * All tasks at all lengths. Result: [{task, length, trials: [{document, depth, place, question, expected, answer, found}], prompt_tokens,
+ * prompt_seconds, answer_tokens, answer_seconds}]: a trial is one question about document 0, 1, …, `place` the percent of the document
+ * before the fact that answers it (where one does), `found` the share of the expected strings.
  */
 nlohmann::json measure_retrieval(Session& session, const Plan& plan, const std::string& text, const Progress& progress);
 

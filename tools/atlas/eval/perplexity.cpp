@@ -33,17 +33,27 @@ double log_sum_exp(const float* logits, int n) {
 
 int best_of(const float* values, int n) { return static_cast<int>(std::max_element(values, values + n) - values); }
 
-/** Sums of losses by position: [1, 256), [256, 512), [512, 1024), … */
-struct Losses {
+/** Sums by position: [1, 256), [256, 512), [512, 1024), … */
+struct ByPosition {
     std::vector<double> sums;
     std::vector<int64_t> counts;
 
-    void add(int position, double loss) {
+    void add(int position, double value) {
         size_t bucket = 0;
         for (int limit = 256; position >= limit; limit *= 2) ++bucket;
         if (sums.size() <= bucket) sums.resize(bucket + 1), counts.resize(bucket + 1);
-        sums[bucket] += loss;
+        sums[bucket] += value;
         ++counts[bucket];
+    }
+
+    double mean(size_t bucket) const {
+        return sums[bucket] / static_cast<double>(std::max<int64_t>(1, counts[bucket]));
+    }
+
+    /** Of documents of `length` tokens. */
+    static nlohmann::json bounds(size_t bucket, int length) {
+        return {{"from", bucket == 0 ? 1 : int64_t{128} << bucket},
+                {"to", std::min<int64_t>(int64_t{256} << bucket, length)}};
     }
 };
 
@@ -57,7 +67,7 @@ public:
           mine_(static_cast<size_t>(vocabulary)),
           base_(mine_.size()) {}
 
-    void add(const float* logits, double log_sum) {
+    void add(const float* logits, double log_sum, int position) {
         for (size_t i = 0; i < mine_.size(); ++i) mine_[i] = static_cast<float>(logits[i] - log_sum);
         if (write_) {
             if (std::fwrite(mine_.data(), sizeof(float), mine_.size(), file_.get()) != mine_.size())
@@ -71,11 +81,14 @@ public:
             divergence += std::exp(static_cast<double>(base_[i])) * (base_[i] - mine_[i]);
         divergences_.push_back(divergence);
         const int n = static_cast<int>(mine_.size());
-        same_best_ += best_of(mine_.data(), n) == best_of(base_.data(), n) ? 1 : 0;
+        const bool same = best_of(mine_.data(), n) == best_of(base_.data(), n);
+        same_best_ += same ? 1 : 0;
+        by_position_.add(position, divergence);
+        same_by_position_.add(position, same ? 1 : 0);
     }
 
     /** Nothing for the mode that wrote the file. */
-    nlohmann::json result() {
+    nlohmann::json result(int length) {
         if (write_) {
             if (std::fflush(file_.get()) != 0) throw std::runtime_error(path_ + ": " + std::strerror(errno));
             return nullptr;
@@ -90,7 +103,16 @@ public:
         }
         const double variance = std::max(0.0, squares / n - sum / n * (sum / n));
         std::sort(divergences_.begin(), divergences_.end());
+        nlohmann::json by_position = nlohmann::json::array();
+        for (size_t bucket = 0; bucket < by_position_.sums.size(); ++bucket) {
+            nlohmann::json part = ByPosition::bounds(bucket, length);
+            part["positions"] = by_position_.counts[bucket];
+            part["mean"] = by_position_.mean(bucket);
+            part["same_top_token"] = same_by_position_.mean(bucket);
+            by_position.push_back(std::move(part));
+        }
         return {{"positions", divergences_.size()},
+                {"by_position", std::move(by_position)},
                 {"mean", sum / n},
                 {"error", std::sqrt(variance / n)},
                 {"p99", divergences_[static_cast<size_t>(0.99 * (n - 1))]},
@@ -104,6 +126,7 @@ private:
     std::vector<float> mine_, base_;
     std::vector<double> divergences_;
     int64_t same_best_ = 0;
+    ByPosition by_position_, same_by_position_;
 };
 
 }  // namespace
@@ -123,7 +146,7 @@ nlohmann::json measure_perplexity(Session& session, const Plan& plan, const std:
     const int vocabulary = session.vocabulary();
     std::optional<Divergence> divergence;
     if (!base.empty()) divergence.emplace(base, write_base, vocabulary);
-    Losses losses;
+    ByPosition losses;
     const int64_t stride = std::max<int64_t>(1, needed / std::max(1, plan.kl_positions));
     double sum = 0;
     double squares = 0;
@@ -136,8 +159,8 @@ nlohmann::json measure_perplexity(Session& session, const Plan& plan, const std:
         part.insert(part.end(), tokens.begin() + static_cast<ptrdiff_t>(at),
                     tokens.begin() + static_cast<ptrdiff_t>(at) + body);
         session.clear();
-        for (int begin = 0; begin < length; begin += Session::kBatch) {
-            const int n = std::min(Session::kBatch, length - begin);
+        for (int begin = 0; begin < length; begin += plan.perplexity_batch) {
+            const int n = std::min(plan.perplexity_batch, length - begin);
             session.decode(part.data() + begin, n, true);
             for (int i = 0; i < n && begin + i + 1 < length; ++i) {
                 const float* logits = session.logits(i);
@@ -147,18 +170,16 @@ nlohmann::json measure_perplexity(Session& session, const Plan& plan, const std:
                 losses.add(position, loss);
                 sum += loss;
                 squares += loss * loss;
-                if (count++ % stride == 0 && divergence) divergence->add(logits, log_sum);
+                if (count++ % stride == 0 && divergence) divergence->add(logits, log_sum, position);
             }
             progress("perplexity", n);
         }
     }
     nlohmann::json by_position = nlohmann::json::array();
     for (size_t bucket = 0; bucket < losses.sums.size(); ++bucket) {
-        const int64_t from = bucket == 0 ? 1 : int64_t{128} << bucket;
-        by_position.push_back(
-            {{"from", from},
-             {"to", std::min<int64_t>(int64_t{256} << bucket, length)},
-             {"loss", losses.sums[bucket] / static_cast<double>(std::max<int64_t>(1, losses.counts[bucket]))}});
+        nlohmann::json part = ByPosition::bounds(bucket, length);
+        part["loss"] = losses.mean(bucket);
+        by_position.push_back(std::move(part));
     }
     const double mean = sum / static_cast<double>(count);
     const double variance = squares / static_cast<double>(count) - mean * mean;
@@ -169,7 +190,7 @@ nlohmann::json measure_perplexity(Session& session, const Plan& plan, const std:
             {"standard_error", std::sqrt(variance / static_cast<double>(count))},
             {"perplexity", std::exp(mean)},
             {"by_position", std::move(by_position)},
-            {"kl", divergence ? divergence->result() : nullptr}};
+            {"kl", divergence ? divergence->result(length) : nullptr}};
 }
 
 }  // namespace atlas::eval

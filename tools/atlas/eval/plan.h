@@ -27,10 +27,12 @@ struct Plan {
     std::vector<int> depths;         ///< percent of the document before the needle of `single`
     int samples = 10;                ///< documents per task and length, spread over the depths
     int distractors = 8;             ///< other facts of the same form in `multi-key`
+    int questions = 1;               ///< most questions asked behind one document, each alone
     uint64_t seed = 2026;            //
     Wording wording = Wording::kPlain;
     int perplexity_context = 0;        ///< tokens per document; 0: no perplexity
     int perplexity_documents = 4;      //
+    int perplexity_batch = 512;        ///< tokens read at a time
     int kl_positions = 1024;           ///< positions whose whole distributions are compared with the first mode's
     int threads = 0;                   ///< 0: one per core
     std::string cache_type_k = "f16";  //
@@ -46,8 +48,8 @@ std::string parse_mode(const std::string& text, Mode* out);
 const std::vector<std::string>& task_names();
 
 // Every field: the plan travels to the process of each mode, and into the report.
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Plan, model, texts, tasks, lengths, depths, samples, distractors, seed, wording,
-                                   perplexity_context, perplexity_documents, kl_positions, threads, cache_type_k,
-                                   cache_type_v, beyond_training, repeat_text)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Plan, model, texts, tasks, lengths, depths, samples, distractors, questions, seed,
+                                   wording, perplexity_context, perplexity_documents, perplexity_batch, kl_positions,
+                                   threads, cache_type_k, cache_type_v, beyond_training, repeat_text)
 
 }  // namespace atlas::eval

@@ -1,5 +1,6 @@
 #include "eval/report.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
@@ -51,6 +52,20 @@ std::string retrieval_table(const Json& report) {
                           100 * r["accuracy"].get<double>(), 100 * r["low"].get<double>(),
                           100 * r["high"].get<double>());
         });
+        const auto documents = [&](const Json& result) { return result["retrieval"][i]["documents"].get<int>(); };
+        if (documents(report["modes"][0]["result"]) < static_cast<int>(rows[i]["trials"].size())) {
+            text += row(report, "– documents all right", [&](const Json& result) {
+                return format("%d/%d", result["retrieval"][i]["documents_right"].get<int>(), documents(result));
+            });
+        }
+        if (report["modes"].size() > 1) {
+            const std::string base = report["modes"][0]["name"];
+            text += row(report, "– right only in " + base + " : only here", [&](const Json& result) {
+                const Json& r = result["retrieval"][i];
+                if (!r.contains("only_first")) return std::string("–");
+                return format("%d : %d", r["only_first"].get<int>(), r["only_here"].get<int>());
+            });
+        }
     }
     return text + "\n";
 }
@@ -87,9 +102,12 @@ std::string perplexity_table(const Json& report) {
     const std::string base = report["modes"][0]["name"];
     const double base_loss = first["loss"];
     std::string text =
-        format("Perplexity, %d documents of %d tokens, each read in one go; KL divergence from %s at %d positions:\n\n",
-               first["documents"].get<int>(), first["context"].get<int>(), base.c_str(),
-               report["plan"]["kl_positions"].get<int>()) +
+        format(
+            "Perplexity, %d documents of %d tokens, each read in one go, %d tokens at a time; KL divergence from %s at "
+            "%d "
+            "positions:\n\n",
+            first["documents"].get<int>(), first["context"].get<int>(), report["plan"]["perplexity_batch"].get<int>(),
+            base.c_str(), report["plan"]["kl_positions"].get<int>()) +
         head(report, "");
     const auto perplexity = [](const Json& result) -> const Json& { return result["perplexity"]; };
     text += row(report, "perplexity", [&](const Json& result) {
@@ -127,10 +145,12 @@ void summarize(Json* result) {
         int hits = 0;
         double found = 0;
         std::map<int, std::pair<int, int>> depths;  // hits, trials
+        std::map<int, bool> documents;              // all right
         for (const Json& trial : r["trials"]) {
             const bool hit = trial["found"] == 1.0;
             hits += hit;
             found += trial["found"].get<double>();
+            documents.try_emplace(trial["document"], true).first->second &= hit;
             if (!trial.contains("depth")) continue;
             depths[trial["depth"]].first += hit;
             ++depths[trial["depth"]].second;
@@ -146,6 +166,31 @@ void summarize(Json* result) {
         for (const auto& [depth, counts] : depths)
             by_depth.push_back({{"depth", depth}, {"hits", counts.first}, {"trials", counts.second}});
         r["by_depth"] = std::move(by_depth);
+        r["documents"] = documents.size();
+        r["documents_right"] =
+            std::count_if(documents.begin(), documents.end(), [](const auto& d) { return d.second; });
+    }
+}
+
+void compare(Json* report) {
+    Json& modes = (*report)["modes"];
+    for (size_t m = 1; m < modes.size(); ++m) {
+        if (!modes[m]["result"].contains("retrieval")) continue;
+        Json& rows = modes[m]["result"]["retrieval"];
+        for (size_t i = 0; i < rows.size(); ++i) {
+            const Json& trials = rows[i]["trials"];
+            const Json& others = modes[0]["result"]["retrieval"][i]["trials"];
+            int only_first = 0;
+            int only_here = 0;
+            for (size_t t = 0; t < trials.size(); ++t) {
+                const bool here = trials[t]["found"] == 1.0;
+                const bool first = others[t]["found"] == 1.0;
+                only_first += first && !here;
+                only_here += here && !first;
+            }
+            rows[i]["only_first"] = only_first;
+            rows[i]["only_here"] = only_here;
+        }
     }
 }
 

@@ -7,8 +7,12 @@
 
 namespace atlas::eval {
 
-/** Adds to each retrieval row of `result` (of run_mode) its hits, accuracy, 95 % interval, mean share found and accuracy by depth. */
+/** Adds to each retrieval row of `result` (of run_mode) its hits, accuracy, 95 % interval, mean share found, accuracy by depth, documents
+ *  and those of which every question was answered. */
 void summarize(nlohmann::json* result);
+
+/** Adds to the retrieval rows of all modes but the first which trials only the first answered and which only this one (McNemar's counts). */
+void compare(nlohmann::json* report);
 
 /** `report`: {plan, modes: [{name, result}]}. Tables in Markdown, one column per mode. */
 std::string tables(const nlohmann::json& report);

@@ -84,6 +84,12 @@ std::pair<std::string, std::string> Session::chat_frame() const {
 
 void Session::clear() { llama_memory_clear(llama_get_memory(context_.get()), false); }
 
+bool Session::keep(int n_tokens) {
+    llama_memory_t memory = llama_get_memory(context_.get());
+    // A cache that keeps only a sliding window has let go of cells that the shorter text needs again.
+    return llama_memory_seq_rm(memory, 0, n_tokens, -1) && llama_memory_seq_pos_min(memory, 0) == 0;
+}
+
 void Session::decode(const llama_token* tokens, int count, bool all) {
     std::vector<int8_t> wanted(kBatch, all ? 1 : 0);
     for (int done = 0; done < count; done += kBatch) {

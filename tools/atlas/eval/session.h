@@ -33,6 +33,8 @@ public:
 
     /** Forgets everything. */
     void clear();
+    /** Forgets all but the first n_tokens. False where the model's memory cannot (recurrent state): then clear() and read them again. */
+    bool keep(int n_tokens);
     /** Appends tokens; afterwards logits(i) are those of tokens[i] if `all`, else only the last token has them (logits(-1)). */
     void decode(const llama_token* tokens, int count, bool all);
     const float* logits(int i) const { return llama_get_logits_ith(context_.get(), i); }

@@ -62,13 +62,36 @@ std::string fact(const std::string& who, const std::string& value, Wording wordi
     return " One of the special magic numbers for " + who + " is: " + value + ".";
 }
 
-/** Needles: `asked` keys of `keys` with one value each, or one key with several. */
-Trial needles(size_t keys, size_t asked, size_t values_per_key, Wording wording, Random& random) {
+Question needle_question(const Strings& wanted, Strings expected, size_t values_per_key, Wording wording) {
+    Question question;
+    const std::string who = list_of(wanted);
+    const std::string count = std::to_string(values_per_key);
+    if (wording != Wording::kPlain) {
+        const bool many = expected.size() > 1;
+        const std::string what = many ? "special magic numbers" : "special magic number";
+        question.text =
+            "What " + std::string(many ? "are all the " : "is the ") + what + " for " + who + " mentioned in the text?";
+        question.opening = "The " + what + " for " + who + " mentioned in the text " + (many ? "are" : "is:");
+    } else if (values_per_key > 1) {
+        question.text = "What are the " + count + " secret codes of " + who + "?";
+        question.opening = "The " + count + " secret codes of " + who + " are";
+    } else if (wanted.size() > 1) {
+        question.text = "What are the secret codes of " + who + "?";
+        question.opening = "They are:";
+    } else {
+        question.text = "What is the secret code of " + who + "?";
+        question.opening = "The secret code of " + who + " is";
+    }
+    question.expected = std::move(expected);
+    return question;
+}
+
+/** Needles: a question asks for `asked` keys of `keys` with one value each, or for one key with several. */
+Trial needles(size_t keys, size_t asked, size_t values_per_key, const Plan& plan, Random& random) {
+    const Wording wording = plan.wording;
     Trial trial;
     const Strings names = different(keys, random, make_name);
     const Strings values = different(keys * values_per_key, random, make_number);
-    const Strings wanted(names.begin(), names.begin() + static_cast<ptrdiff_t>(asked));
-    trial.expected.assign(values.begin(), values.begin() + static_cast<ptrdiff_t>(asked * values_per_key));
     for (size_t i = 0; i < values.size(); ++i) {
         const std::string& who = names[i / values_per_key];
         const bool one_of = values_per_key > 1 && wording == Wording::kPlain;
@@ -76,25 +99,18 @@ Trial needles(size_t keys, size_t asked, size_t values_per_key, Wording wording,
                                       : fact(who, values[i], wording));
     }
     random.shuffle(&trial.plants);
-    const std::string who = list_of(wanted);
-    const std::string count = std::to_string(values_per_key);
-    if (wording != Wording::kPlain) {
-        const bool many = trial.expected.size() > 1;
-        const std::string what = many ? "special magic numbers" : "special magic number";
-        trial.question =
-            "What " + std::string(many ? "are all the " : "is the ") + what + " for " + who + " mentioned in the text?";
-        trial.opening = "The " + what + " for " + who + " mentioned in the text " + (many ? "are" : "is:");
-    } else if (values_per_key > 1) {
-        trial.question = "What are the " + count + " secret codes of " + who + "?";
-        trial.opening = "The " + count + " secret codes of " + who + " are";
-    } else if (asked > 1) {
-        trial.question = "What are the secret codes of " + who + "?";
-        trial.opening = "They are:";
-    } else {
-        trial.question = "What is the secret code of " + who + "?";
-        trial.opening = "The secret code of " + who + " is";
+    // Names lie in random order in the document, so the first ones are as good as any.
+    const auto part = [](const Strings& all, size_t first, size_t n) {
+        const auto begin = all.begin() + static_cast<ptrdiff_t>(first);
+        return Strings(begin, begin + static_cast<ptrdiff_t>(n));
+    };
+    const size_t questions = std::min(static_cast<size_t>(plan.questions), keys / asked);
+    for (size_t i = 0; i < questions; ++i) {
+        trial.questions.push_back(needle_question(part(names, i * asked, asked),
+                                                  part(values, i * asked * values_per_key, asked * values_per_key),
+                                                  values_per_key, wording));
     }
-    trial.answer_tokens = static_cast<int>(16 * trial.expected.size());
+    trial.answer_tokens = static_cast<int>(16 * asked * values_per_key);
     return trial;
 }
 
@@ -119,16 +135,14 @@ Trial variable_tracking(Wording wording, Random& random) {
         }
     }
     if (wording == Wording::kPlain) {
-        trial.question = "What is the value of VAR " + names[kHops] + "?";
-        trial.opening = "VAR " + names[kHops] + " =";
-        trial.expected = {values[0]};
+        trial.questions = {
+            {"What is the value of VAR " + names[kHops] + "?", "VAR " + names[kHops] + " =", {values[0]}}};
     } else {
-        trial.question = "Find all variables that are assigned the value " + values[0] + " in the text above.";
-        trial.opening =
-            "According to the chain(s) of variable assignment in the text above, the variables that are assigned the "
-            "value " +
-            values[0] + " are:";
-        trial.expected.assign(names.begin(), names.begin() + kChain);
+        trial.questions = {{"Find all variables that are assigned the value " + values[0] + " in the text above.",
+                            "According to the chain(s) of variable assignment in the text above, the variables that "
+                            "are assigned the value " +
+                                values[0] + " are:",
+                            Strings(names.begin(), names.begin() + kChain)}};
     }
     trial.answer_tokens = 64;
     return trial;
@@ -147,16 +161,15 @@ Trial common_word_list(Wording wording, Random& random) {
         for (const std::string& word : list) text += (text.empty() ? "" : ", ") + word;
         const std::string who = make_name(random);
         trial.plants = {" The list of " + who + ": " + text + "."};
-        trial.question = "Which word is most common in the list of " + who + "?";
-        trial.opening = "The most common word is";
-        trial.expected = {words[0]};
+        trial.questions = {
+            {"Which word is most common in the list of " + who + "?", "The most common word is", {words[0]}}};
         return trial;
     }
     // RULER: the document is a list in which three words come ten times as often as the others.
-    trial.expected.assign(words.begin(), words.begin() + 3);
     for (size_t i = 0; i < words.size(); ++i) trial.words.insert(trial.words.end(), i < 3 ? 10 : 1, words[i]);
-    trial.question = "What are the 3 most common words in the above list?";
-    trial.opening = "The top 3 words that appear most often in the list are:";
+    trial.questions = {
+        {"What are the 3 most common words in the above list?",
+         "The top 3 words that appear most often in the list are:", Strings(words.begin(), words.begin() + 3)}};
     trial.answer_tokens = 40;
     return trial;
 }
@@ -169,11 +182,10 @@ Trial frequent_words(Random& random) {
         for (int i = 0; i < 6; ++i) word += static_cast<char>('a' + r.below(26));
         return word;
     });
-    trial.expected.assign(coded.begin(), coded.begin() + 3);
     for (size_t rank = 1; rank <= coded.size(); ++rank)
         trial.words.insert(trial.words.end(), std::max<size_t>(1, 100 / (rank * rank)), coded[rank - 1]);
-    trial.question = "Find the three most frequently appeared coded words in the above coded text.";
-    trial.opening = "The three most frequently appeared words are:";
+    trial.questions = {{"Find the three most frequently appeared coded words in the above coded text.",
+                        "The three most frequently appeared words are:", Strings(coded.begin(), coded.begin() + 3)}};
     trial.answer_tokens = 60;
     return trial;
 }
@@ -181,10 +193,10 @@ Trial frequent_words(Random& random) {
 }  // namespace
 
 Trial make_trial(const std::string& task, const Plan& plan, Random& random) {
-    if (task == "single") return needles(1, 1, 1, plan.wording, random);
-    if (task == "multi-key") return needles(1 + static_cast<size_t>(plan.distractors), 1, 1, plan.wording, random);
-    if (task == "multi-value") return needles(1, 1, 4, plan.wording, random);
-    if (task == "multi-query") return needles(6, 3, 1, plan.wording, random);
+    if (task == "single") return needles(1, 1, 1, plan, random);
+    if (task == "multi-key") return needles(1 + static_cast<size_t>(plan.distractors), 1, 1, plan, random);
+    if (task == "multi-value") return needles(1, 1, 4, plan, random);
+    if (task == "multi-query") return needles(6, 3, 1, plan, random);
     if (task == "variable-tracking") return variable_tracking(plan.wording, random);
     if (task == "common-words") return common_word_list(plan.wording, random);
     if (task == "frequent-words") return frequent_words(random);
