@@ -57,11 +57,11 @@ void Engine::find_plan(const kernels::AttentionArgs& args, int64_t n_keys, const
     groups_ = &plans_[at].groups();
 }
 
-int64_t Engine::budget_of(const TileView& view, int layer) const {
-    auto budget = static_cast<int64_t>(settings_.fraction * static_cast<double>(view.visible));
-    budget = std::clamp<int64_t>(budget, settings_.floor, std::max(settings_.floor, settings_.cap));
-    return layer < settings_.first_layers ? static_cast<int64_t>(settings_.first_factor * static_cast<double>(budget))
-                                          : budget;
+FarBudget Engine::budget_of(const TileView& view, int layer) const {
+    const auto share = static_cast<int64_t>(settings_.fraction * static_cast<double>(view.visible));
+    const int64_t most = std::clamp<int64_t>(share, settings_.floor, std::max(settings_.floor, settings_.cap));
+    const FarBudget budget{settings_.floor, most, settings_.block_share};
+    return layer < settings_.first_layers ? budget.times(settings_.first_factor) : budget;
 }
 
 Status Engine::run(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads) {
@@ -70,22 +70,36 @@ Status Engine::run(const kernels::AttentionArgs& args, const KvIndex& index, int
     results_.resize(static_cast<size_t>(n));
     runs_.resize(static_cast<size_t>(n));
     lists_.resize(static_cast<size_t>(n));
-    read_.resize(static_cast<size_t>(n));
     workspaces_.resize(static_cast<size_t>(threads));
-    lse_.resize(static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head));
-    far_lse_.assign(lse_.size(), kMinusInfinity);
-    far_out_.resize(far_lse_.size() * static_cast<size_t>(args.d_v));
-    // Lists of single tokens that keep all threads busy are read by the thread that planned them, at once: nobody waits in between.
-    const bool at_once = tile_ == 1 && (n % threads == 0 || n >= 4 * threads);
+    const auto rows = static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head);
+    const auto d_v = static_cast<size_t>(args.d_v);
+    lse_.resize(rows);
+    selected_lse_.resize(rows);
+    selected_out_.resize(rows * d_v);
+    far_lse_.assign(rows, kMinusInfinity);
+    far_out_.resize(rows * d_v);
+    list_near(args);
+    // Lists of single tokens that keep all threads busy are worked through by one thread each: nobody waits in between.
+    const bool apart = tile_ == 1 && (n % threads == 0 || n >= 4 * threads);
+    kernels::AttentionArgs part = args;
+    part.tokens_per_tile = tile_;
+    if (!apart) {
+        part.runs = near_lists_.data();
+        part.lse = lse_.data();
+        if (Status status = kernels::attention(part, n_threads); !status.is_ok()) return status;
+    }
     std::atomic<bool> failed{false};
-    std::vector<Status> errors(static_cast<size_t>(at_once ? n : 0));
+    std::vector<Status> errors(static_cast<size_t>(apart ? n : 0));
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1)
     for (int64_t i = 0; i < n; ++i) {
         // Later tiles see more: first come, first served from the end.
         const int64_t list = n - 1 - i;
         try {
-            plan(args, index, layer, corrects, list);
-            if (at_once) errors[static_cast<size_t>(list)] = read_list(args, list);
+            if (apart) {
+                errors[static_cast<size_t>(list)] = run_list(args, index, layer, corrects, list);
+            } else {
+                plan(args, index, layer, corrects, list);
+            }
         } catch (const std::bad_alloc&) {
             failed = true;
         }
@@ -94,12 +108,34 @@ Status Engine::run(const kernels::AttentionArgs& args, const KvIndex& index, int
     for (Status& error : errors) {
         if (!error.is_ok()) return std::move(error);
     }
-    if (at_once) return Status::ok();
-    kernels::AttentionArgs near = args;
-    near.runs = lists_.data();
-    near.tokens_per_tile = tile_;
-    near.lse = lse_.data();
-    return kernels::attention(near, n_threads);
+    if (apart || settings_.mode == Mode::kWindow) return Status::ok();
+    part.runs = lists_.data();
+    part.lse = selected_lse_.data();
+    part.out = selected_out_.data();
+    part.out_head_stride = args.d_v * static_cast<int64_t>(sizeof(float));
+    part.out_token_stride = args.n_head * part.out_head_stride;
+    part.out_stream_stride = args.n_tokens * part.out_token_stride;
+    if (Status status = kernels::attention(part, n_threads); !status.is_ok()) return status;
+    merge_selected(args, n_threads);
+    return Status::ok();
+}
+
+void Engine::list_near(const kernels::AttentionArgs& args) {
+    near_.resize(views_->size());
+    near_lists_.resize(static_cast<size_t>(args.n_stream * args.n_head_kv * tiles_));
+    for (size_t i = 0; i < views_->size(); ++i) {
+        const TileView& view = (*views_)[i];
+        near_[i].clear();
+        size_t at = 0;
+        const int64_t first = view.stream * args.n_head_kv;
+        for (const KeyRange& range : view.exact_keys)
+            append_runs(args, args.runs[first], range.key, range.count, &at, &near_[i]);
+        const int64_t tile = static_cast<int64_t>(i) % tiles_;
+        for (int64_t head = 0; head < args.n_head_kv; ++head) {
+            const kernels::HeadRuns& all = args.runs[first + head];
+            near_lists_[static_cast<size_t>((first + head) * tiles_ + tile)] = {near_[i], all.k_offset, all.v_offset};
+        }
+    }
 }
 
 void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list) {
@@ -113,29 +149,43 @@ void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int 
     result.selected.clear();
     result.far_keys = result.probes = result.probe_ratio = result.probe_log_squared = 0;
     result.grown = false;
+    const kernels::HeadRuns& all = args.runs[list / tiles_];
+    std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
+    runs.clear();
     if (!view.exact && view.far_pages > 0 && settings_.mode != Mode::kWindow) {
         const int64_t row = ((stream * args.n_head_kv + head) * args.n_tokens + view.token0) * group;
-        const double factor = corrects ? memory_.budget_factor(at, layer, head) : 1.0;
-        const auto budget = static_cast<int64_t>(factor * static_cast<double>(budget_of(view, layer)));
-        plan_far_field(args, index, settings_, view, head, budget,
+        const NearPart near{lse_.data() + (stream * args.n_tokens + view.token0) * args.n_head + head * group,
+                            args.n_head};
+        const FarBudget budget = budget_of(view, layer);
+        plan_far_field(args, index, settings_, view, head, near,
+                       corrects ? budget.times(memory_.budget_factor(at, layer, head)) : budget,
                        &workspaces_[static_cast<size_t>(omp_get_thread_num())], far_lse_.data() + row,
                        far_out_.data() + row * args.d_v, &result);
+        // Where the pages lie is in as many places of the list: all of them are on their way before the first is waited for.
+        for (const PageCells& page : result.selected) {
+            const auto likely = static_cast<size_t>(page.key / kernels::kBlockKeys);
+            if (likely < all.runs.size()) __builtin_prefetch(&all.runs[likely]);
+        }
+        size_t from = 0;
+        for (const PageCells& page : result.selected) append_cells(args, all, page, &from, &runs);
     }
-    build_list(args, list);
+    lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
 }
 
-Status Engine::read_list(const kernels::AttentionArgs& args, int64_t list) {
+Status Engine::run_list(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects,
+                        int64_t list) {
     const int64_t token = list % tiles_;
     const int64_t head = list / tiles_ % args.n_head_kv;
     const int64_t stream = list / tiles_ / args.n_head_kv;
     const int64_t group = args.n_head / args.n_head_kv;
+    const int64_t row = (stream * args.n_tokens + token) * args.n_head + head * group;
     kernels::AttentionArgs one = args;
     one.n_tokens = one.n_head_kv = one.n_stream = one.tokens_per_tile = 1;
     one.n_head = group;
     one.q = query_of(args, stream, token, head * group);
     one.out = output_of(args, stream, token, head * group);
-    one.lse = lse_.data() + (stream * args.n_tokens + token) * args.n_head + head * group;
-    one.runs = &lists_[static_cast<size_t>(list)];
+    one.lse = lse_.data() + row;
+    one.runs = &near_lists_[static_cast<size_t>(list)];
     if (args.mask.data) {
         const kernels::Mask& mask = args.mask;
         const int64_t mask_stream = stream % mask.n_streams;
@@ -143,32 +193,33 @@ Status Engine::read_list(const kernels::AttentionArgs& args, int64_t list) {
         one.mask.summary = mask.summary + (mask_stream * args.n_tokens + token) * mask.summary_blocks;
         one.mask.n_streams = 1;
     }
-    return kernels::attention(one, 1);
+    if (Status status = kernels::attention(one, 1); !status.is_ok()) return status;
+    plan(args, index, layer, corrects, list);
+    if (runs_[static_cast<size_t>(list)].empty()) return Status::ok();
+    float* out = one.out;
+    const int64_t stride = one.out_head_stride;
+    one.out = selected_out_.data() + row * args.d_v;
+    one.out_head_stride = args.d_v * static_cast<int64_t>(sizeof(float));
+    one.lse = selected_lse_.data() + row;
+    one.runs = &lists_[static_cast<size_t>(list)];
+    // What is selected, every token of its tile sees.
+    one.mask = {};
+    if (Status status = kernels::attention(one, 1); !status.is_ok()) return status;
+    for (int64_t h = 0; h < group; ++h) {
+        auto* to = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(out) + h * stride);
+        kernels::merge_partial(to, lse_.data() + row + h, one.out + h * args.d_v, one.lse[h], args.d_v);
+    }
+    return Status::ok();
 }
 
-void Engine::build_list(const kernels::AttentionArgs& args, int64_t list) {
-    const TileView& view = (*views_)[static_cast<size_t>(list / tiles_ / args.n_head_kv * tiles_ + list % tiles_)];
-    const kernels::HeadRuns& all = args.runs[list / tiles_];
-    std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
-    runs.clear();
-    const std::vector<PageCells>& selected = results_[static_cast<size_t>(list)].selected;
-    // Where the pages lie is in as many places of the list: all of them are on their way before the first is waited for.
-    for (const PageCells& page : selected) {
-        const auto likely = static_cast<size_t>(page.key / kernels::kBlockKeys);
-        if (likely < all.runs.size()) __builtin_prefetch(&all.runs[likely]);
+void Engine::merge_selected(const kernels::AttentionArgs& args, int n_threads) {
+    const int64_t n = args.n_stream * args.n_tokens * args.n_head;
+#pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 256)
+    for (int64_t i = 0; i < n; ++i) {
+        float* out = output_of(args, i / args.n_head / args.n_tokens, i / args.n_head % args.n_tokens, i % args.n_head);
+        kernels::merge_partial(out, &lse_[static_cast<size_t>(i)], selected_out_.data() + i * args.d_v,
+                               selected_lse_[static_cast<size_t>(i)], args.d_v);
     }
-    size_t next = 0;
-    size_t at = 0;
-    for (const KeyRange& range : view.exact_keys) {
-        for (; next < selected.size() && selected[next].key < range.key; ++next)
-            append_cells(args, all, selected[next], &at, &runs);
-        append_runs(args, all, range.key, range.count, &at, &runs);
-    }
-    for (; next < selected.size(); ++next) append_cells(args, all, selected[next], &at, &runs);
-    int64_t read = 0;
-    for (const kernels::Run& run : runs) read += run.count;
-    read_[static_cast<size_t>(list)] = read;
-    lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
 }
 
 void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads) {
@@ -200,7 +251,8 @@ void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads)
         const FarResult& result = results_[list];
         stats.rows += 1.0;
         stats.visible_keys += static_cast<double>(view.visible);
-        stats.exact_keys += static_cast<double>(read_[list]);
+        for (const KeyRange& range : view.exact_keys) stats.exact_keys += static_cast<double>(range.count);
+        for (const kernels::Run& run : runs_[list]) stats.exact_keys += static_cast<double>(run.count);
         stats.estimated_keys += result.far_keys;
         stats.probes += result.probes;
         stats.probe_ratio += result.probe_ratio;

@@ -71,14 +71,17 @@ private:
     void add_super_slopes(const kernels::AttentionArgs& args, const std::vector<int64_t>& supers, KvIndex& index,
                           int n_threads);
     void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
-    int64_t budget_of(const TileView& view, int layer) const;
-    /** Plans all lists and reads them: out and lse_ are then those of what is read, far_out_ and far_lse_ those of the rest. */
+    FarBudget budget_of(const TileView& view, int layer) const;
+    /** Reads what is read in any case, chooses, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
     Status run(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads);
-    /** Chooses the keys of one list and estimates the others. Throws std::bad_alloc. */
+    /** near_lists_: the exact pages of each tile, the same for all KV heads. Throws std::bad_alloc. */
+    void list_near(const kernels::AttentionArgs& args);
+    /** Chooses the keys of one list and estimates the others, by lse_ of what is read in any case. Throws std::bad_alloc. */
     void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list);
-    void build_list(const kernels::AttentionArgs& args, int64_t list);
-    /** Reads the keys of one list of one token. */
-    Status read_list(const kernels::AttentionArgs& args, int64_t list);
+    /** near, plan and selected keys of one list of one token. Throws std::bad_alloc. */
+    Status run_list(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list);
+    /** Adds what was selected to out and lse_. */
+    void merge_selected(const kernels::AttentionArgs& args, int n_threads);
     void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
     void record(int layer, const LayerStats& part);
 
@@ -96,9 +99,11 @@ private:
     std::vector<float> far_lse_;                   // [stream][KV head][token][group]
     std::vector<float> far_out_;                   // the same, [d_v]
     std::vector<float> lse_;                       // [stream][token][head]
-    std::vector<std::vector<kernels::Run>> runs_;  // per list
-    std::vector<int64_t> read_;                    // keys in them
-    std::vector<kernels::HeadRuns> lists_;
+    std::vector<float> selected_lse_;              // the same, of what was selected
+    std::vector<float> selected_out_;              // the same, [d_v]
+    std::vector<std::vector<kernels::Run>> near_;  // per view
+    std::vector<std::vector<kernels::Run>> runs_;  // selected, per list: [stream][KV head][tile]
+    std::vector<kernels::HeadRuns> near_lists_, lists_;
     std::vector<FarWorkspace> workspaces_;  // per thread
 };
 

@@ -14,18 +14,21 @@ namespace {
 
 constexpr auto kLanes = static_cast<int64_t>(kernels::kPanelBlocks);
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+// Of the super-blocks that are looked into, at least this share is chosen by reach (unless nothing is): the mean of 512 keys says little of one.
+constexpr double kSuperReachShare = 0.75;
 
 enum Lane : uint8_t { kUnused, kCandidate, kSelected };
 
 class FarField {
 public:
     FarField(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings, const TileView& view,
-             int64_t kv_head, FarWorkspace* work)
+             int64_t kv_head, const NearPart& near, FarWorkspace* work)
         : args_(args),
           index_(index),
           calibration_(index.calibration(view.base_page)),
           settings_(settings),
           view_(view),
+          near_(near),
           head_(kv_head),
           group_(args.n_head / args.n_head_kv),
           rows_(view.tokens * group_),
@@ -78,20 +81,26 @@ public:
         rank();
     }
 
-    /** Marks lanes as selected until `budget` keys are. */
-    void select(int64_t budget) {
-        const auto wanted = static_cast<size_t>((budget + index_.block_keys() - 1) / index_.block_keys());
+    /** Marks lanes as selected. */
+    void select(const FarBudget& budget) {
+        const auto blocks = [&](int64_t keys) {
+            return static_cast<size_t>((keys + index_.block_keys() - 1) / index_.block_keys());
+        };
         const size_t first = first_block_ * kernels::kPanelBlocks;
+        const auto share = static_cast<float>(budget.block_share);
         size_t candidates = 0;
+        size_t large = 0;
         for (size_t i = first; i < w_.state.size(); ++i) {
             if (w_.state[i] == kUnused) continue;
             w_.state[i] = kCandidate;
             ++candidates;
+            large += w_.column_mass[i] >= share;
         }
-        const size_t n = std::min(wanted, candidates);
+        // As many as hold enough; which ones they are is also a matter of reach.
+        const size_t n = std::min({std::max(large, blocks(budget.least)), blocks(budget.most), candidates});
         const auto by_reach = static_cast<size_t>(static_cast<double>(n) * settings_.reach_share);
         choose(w_.column_mass, n - by_reach, first);
-        if (settings_.epsilon > 0.0 && !keep_until_epsilon(first)) return;
+        if (settings_.epsilon > 0.0 && !keep_until_epsilon(first, blocks(budget.least))) return;
         choose(w_.column_reach, by_reach, first);
     }
 
@@ -338,8 +347,8 @@ private:
     }
 
     /**
-     * Fills weight, and the ranks of the lanes over all rows: Σ softmax share, and the largest logit that one key could have relative to the
-     * row's far mass.
+     * Fills weight, and the ranks of the lanes over all rows: the mean share of a row's attention, and the largest that one key could hold (its
+     * logarithm). Attention is what is read in any case and all far parts together, so a row that hardly looks so far has little to say.
      */
     void rank() {
         const auto lanes = kernels::kPanelBlocks;
@@ -360,9 +369,18 @@ private:
             }
         }
         for (int64_t row = 0; row < rows_; ++row) {
-            factor_[row] = sum_[row] > 0.0f ? 1.0f / sum_[row] : 0.0f;
-            // log mass of all far parts, +inf without any: nothing reaches further than that
-            sum_[row] = sum_[row] > 0.0f ? max_[row] + std::log(sum_[row]) : -kMinusInfinity;
+            if (!(sum_[row] > 0.0f)) {
+                // No far block: nothing reaches beyond +inf.
+                factor_[row] = 0.0f;
+                sum_[row] = -kMinusInfinity;
+                continue;
+            }
+            const float far = max_[row] + std::log(sum_[row]);
+            const float near = near_.lse[row / group_ * near_.token_stride + row % group_];
+            const float top = std::max(far, near);
+            const float all = top + std::log(std::exp(far - top) + std::exp(near - top));
+            factor_[row] = std::exp(max_[row] - all) / static_cast<float>(rows_);
+            sum_[row] = all;
         }
         for (size_t part = 0; part < w_.parts.size(); ++part) {
             float* column_mass = w_.column_mass.data() + part * lanes;
@@ -404,7 +422,8 @@ private:
         rank();
         const auto supers = static_cast<size_t>(std::count(w_.state.begin(), w_.state.end(), kCandidate));
         const size_t n = std::min(supers, static_cast<size_t>(settings_.beam / kSuperBlocks));
-        const auto by_reach = static_cast<size_t>(static_cast<double>(n) * settings_.reach_share);
+        const double share = settings_.reach_share > 0.0 ? std::max(settings_.reach_share, kSuperReachShare) : 0.0;
+        const auto by_reach = static_cast<size_t>(static_cast<double>(n) * share);
         choose(w_.column_mass, n - by_reach, 0);
         choose(w_.column_reach, by_reach, 0);
         for (size_t lane = 0; lane < w_.state.size(); ++lane) {
@@ -433,23 +452,20 @@ private:
         }
     }
 
-    /**
-     * Of the selected lanes keeps the best ones that hold 1 − ε of the rows' far mass, and as many as the floor asks for. Whether all are kept.
-     */
-    bool keep_until_epsilon(size_t first) {
+    /** Of the selected lanes keeps `least` and then the best ones, until what is not selected holds ε of the rows' attention. Whether all are kept. */
+    bool keep_until_epsilon(size_t first, size_t least) {
         std::vector<int64_t>& best = w_.best;
         best.clear();
-        for (size_t i = first; i < w_.state.size(); ++i) {
-            if (w_.state[i] == kSelected) best.push_back(static_cast<int64_t>(i));
+        double left = 0.0;
+        for (size_t i = 0; i < w_.state.size(); ++i) {
+            if (w_.state[i] != kUnused) left += static_cast<double>(w_.column_mass[i]);
+            if (i >= first && w_.state[i] == kSelected) best.push_back(static_cast<int64_t>(i));
         }
         const auto rank = [&](int64_t lane) { return w_.column_mass[static_cast<size_t>(lane)]; };
         std::stable_sort(best.begin(), best.end(), [&](int64_t a, int64_t b) { return rank(a) > rank(b); });
-        const auto floor = static_cast<size_t>(settings_.floor / index_.block_keys());
-        const double enough = (1.0 - settings_.epsilon) * static_cast<double>(rows_);
-        double mass = 0.0;
         size_t kept = 0;
-        for (; kept < best.size() && (kept < floor || mass < enough); ++kept)
-            mass += static_cast<double>(rank(best[kept]));
+        for (; kept < best.size() && (kept < least || left > settings_.epsilon); ++kept)
+            left -= static_cast<double>(rank(best[kept]));
         for (size_t i = kept; i < best.size(); ++i) w_.state[static_cast<size_t>(best[i])] = kCandidate;
         return kept == best.size();
     }
@@ -459,6 +475,7 @@ private:
     const Calibration& calibration_;
     const Settings& settings_;
     const TileView& view_;
+    const NearPart near_;
     const int64_t head_;
     const int64_t group_;
     const int64_t rows_;
@@ -482,9 +499,9 @@ private:
 }  // namespace
 
 void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings,
-                    const TileView& view, int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse,
-                    float* far_out, FarResult* result) {
-    FarField field(args, index, settings, view, kv_head, work);
+                    const TileView& view, int64_t kv_head, const NearPart& near, const FarBudget& budget,
+                    FarWorkspace* work, float* far_lse, float* far_out, FarResult* result) {
+    FarField field(args, index, settings, view, kv_head, near, work);
     field.find_parts();
     field.select(budget);
     field.estimate(far_lse, far_out);
@@ -493,7 +510,7 @@ void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, co
         // Depends on this query alone, so that a slot's answer does not depend on what other slots asked before.
         if (std::fabs(std::log(ratio)) > settings.probe_limit) {
             result->grown = true;
-            field.select(2 * budget);
+            field.select(budget.times(2.0));
             field.estimate(far_lse, far_out);
         }
     }

@@ -40,14 +40,32 @@ struct FarResult {
     bool grown = false;
 };
 
+/** What may be selected for one (tile, KV head). */
+struct FarBudget {
+    int64_t least = 0;         ///< keys, whatever they hold
+    int64_t most = 0;          ///< keys
+    double block_share = 0.0;  ///< above `least`: of a query's attention that a block has to hold, mean over the rows
+
+    FarBudget times(double factor) const {
+        return {static_cast<int64_t>(factor * static_cast<double>(least)),
+                static_cast<int64_t>(factor * static_cast<double>(most)), block_share / factor};
+    }
+};
+
+/** Log-sum-exp of what each row reads in any case: row (token t, head h of the group) at lse[t·token_stride + h]. */
+struct NearPart {
+    const float* lse;
+    int64_t token_stride;
+};
+
 /**
  * Scores the far blocks of a tile for one KV head, selects those to read, and estimates the rest per query:
  * far_lse[row] and far_out [row][d_v] for row = token·group + head of the group; far_lse is −inf where nothing is estimated.
- * `budget` in keys. Needs the index of every far page (and whole far super-block) to be fresh.
+ * Needs the index of every far page (and whole far super-block) to be fresh.
  * Layout of the work: rows of queries against panels of 16 blocks, docs/attention.md.
  */
 void plan_far_field(const kernels::AttentionArgs& args, const KvIndex& index, const Settings& settings,
-                    const TileView& view, int64_t kv_head, int64_t budget, FarWorkspace* work, float* far_lse,
-                    float* far_out, FarResult* result);
+                    const TileView& view, int64_t kv_head, const NearPart& near, const FarBudget& budget,
+                    FarWorkspace* work, float* far_lse, float* far_out, FarResult* result);
 
 }  // namespace atlas::attention

@@ -113,6 +113,7 @@ void parse_sparse(Parser& parser, SparseOptions* out) {
     parser.integer("ATLAS_THRESHOLD", 0, kMost, &out->threshold);
     parser.integer("ATLAS_SINKS", 0, 1 << 20, &out->sinks);
     parser.integer("ATLAS_WINDOW", 0, kMost, &out->window);
+    parser.real("ATLAS_BLOCK_SHARE", 0, 1, &out->block_share);
     parser.real("ATLAS_BUDGET", 0, 1, &out->fraction);
     parser.integer("ATLAS_BUDGET_FLOOR", 0, kMost, &out->floor);
     parser.integer("ATLAS_BUDGET_CAP", 0, kMost, &out->cap);

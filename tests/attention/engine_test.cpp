@@ -128,6 +128,41 @@ TEST(Engine, FindsAPlantedKeyByReach) {
     EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-3);
 }
 
+/** Keys selected per list, of at least 64 and at most 512, for queries `factor` times as long and sure that they look at `row`. */
+double selected_keys(float factor, int64_t row) {
+    Scene scene(4096, 1, 2, 2);
+    for (float& x : scene.q) x *= factor;
+    if (row >= 0) {
+        std::vector<float> key(32);
+        for (size_t i = 0; i < 32; ++i) key[i] = 3.0f * scene.q[i];
+        EXPECT_TRUE(scene.k.write(static_cast<size_t>(row) * 128, key.data(), 128).is_ok());
+    }
+    KvIndex index = scene.make_index(32);
+    Settings settings = bare();
+    settings.floor = 64;
+    settings.cap = 512;
+    settings.fraction = 1.0;
+    settings.block_share = 0.004;
+    Engine engine(settings);
+    EXPECT_TRUE(engine.attend(scene.args, scene.n_keys, index, {5, scene.base_pages.data()}, 2).is_ok());
+    const double all = engine.totals().exact_keys / engine.totals().rows;
+    settings.floor = settings.cap = 64;
+    Engine least(settings);
+    EXPECT_TRUE(least.attend(scene.args, scene.n_keys, index, {5, scene.base_pages.data()}, 2).is_ok());
+    return all - least.totals().exact_keys / least.totals().rows + 64;
+}
+
+TEST(Engine, ReadsAsManyBlocksAsHoldAShareOfTheAttention) {
+    // 124 far blocks seen evenly hold 0.0076 each: below the share once half of the attention is elsewhere.
+    EXPECT_EQ(selected_keys(0.01f, -1), 512.0);
+    // Some blocks hold nearly everything.
+    const double some = selected_keys(4.0f, -1);
+    EXPECT_GT(some, 64.0);
+    EXPECT_LT(some, 512.0);
+    // The last key, which is read in any case, holds nearly everything.
+    EXPECT_EQ(selected_keys(4.0f, 4095), 64.0);
+}
+
 TEST(Engine, SuperBlocksEstimateTheRest) {
     Scene scene(8192, 1);
     KvIndex index = scene.make_index(32);

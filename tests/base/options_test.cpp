@@ -77,6 +77,7 @@ TEST(OptionsTest, ReadsTheSparsePlanner) {
                        {"ATLAS_FAR", "first"},
                        {"ATLAS_BLOCK", "16"},
                        {"ATLAS_BUDGET", "0.05"},
+                       {"ATLAS_BLOCK_SHARE", "0.01"},
                        {"ATLAS_STATS", "x.json"}},
                       &options)
                     .is_ok());
@@ -84,6 +85,7 @@ TEST(OptionsTest, ReadsTheSparsePlanner) {
     EXPECT_EQ(options.sparse.estimate, FarEstimate::kFirst);
     EXPECT_EQ(options.sparse.block_keys, 16);
     EXPECT_DOUBLE_EQ(options.sparse.fraction, 0.05);
+    EXPECT_DOUBLE_EQ(options.sparse.block_share, 0.01);
     EXPECT_EQ(options.sparse.stats, "x.json");
 }
 
