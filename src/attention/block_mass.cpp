@@ -9,22 +9,33 @@ namespace atlas::attention {
 namespace {
 
 constexpr auto kLanes = static_cast<int64_t>(kernels::kPanelBlocks);
-// ln n for n = 4, the independent keys that a block of alike ones counts as. Measured on two models: 32, 8, 4, 3, 2 (docs/attention.md).
-constexpr float kLogAlikeKeys = 1.38629436f;
+// ln n, the independent keys that a block of alike ones counts as. Measured on two models: 32, 8, 4, 3, 2 (docs/attention.md).
+constexpr float kLogAlikeKeys = 1.38629436f;    // 4
+constexpr float kLogTrustedKeys = 0.69314718f;  // 2
+
+float largest_of(float log_n, float t) { return t > log_n ? 2.0f * std::sqrt(log_n * t) - log_n : t; }
 
 }  // namespace
 
-float cut_back(float bessel_sum) {
-    return bessel_sum > kLogAlikeKeys ? 2.0f * std::sqrt(kLogAlikeKeys * bessel_sum) - kLogAlikeKeys : bessel_sum;
-}
+float cut_back(float bessel_sum) { return largest_of(kLogAlikeKeys, bessel_sum); }
+float shrunk_mass(float bessel_sum) { return largest_of(kLogTrustedKeys, bessel_sum); }
 
 void add_bessel(const Panel& panel, const float* q_abs, int64_t rows, const float* scale, bool alike, float* factors,
-                float* sums, float* mass) {
-    if (alike) std::fill(sums, sums + rows * kLanes, 0.0f);
+                float* trust, float* mass) {
+    const int64_t n = rows * kLanes;
+    if (alike) std::fill(trust, trust + n, 0.0f);
     kernels::panel_log_bessel(q_abs, static_cast<size_t>(rows), panel.spread(), scale,
-                              static_cast<size_t>(panel.d_k / 2), factors, alike ? sums : mass);
-    if (!alike) return;
-    for (int64_t i = 0; i < rows * kLanes; ++i) mass[i] += cut_back(sums[i]);
+                              static_cast<size_t>(panel.d_k / 2), factors, alike ? trust : mass);
+    if (!alike) {
+        std::fill(trust, trust + n, 1.0f);
+        return;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+        const float all = cut_back(trust[i]);
+        mass[i] += all;
+        trust[i] = shrunk_mass(trust[i]) - all;
+    }
+    kernels::exp_sum(trust, static_cast<size_t>(n), 0.0f);
 }
 
 void add_second_order(const Panel& panel, const float* q_abs, int64_t rows, const float* scale, float log_keys,

@@ -121,20 +121,26 @@ Status Engine::run(const kernels::AttentionArgs& args, const KvIndex& index, int
 }
 
 void Engine::list_near(const kernels::AttentionArgs& args) {
-    near_.resize(views_->size());
-    near_lists_.resize(static_cast<size_t>(args.n_stream * args.n_head_kv * tiles_));
-    for (size_t i = 0; i < views_->size(); ++i) {
-        const TileView& view = (*views_)[i];
-        near_[i].clear();
-        size_t at = 0;
-        const int64_t first = view.stream * args.n_head_kv;
-        for (const KeyRange& range : view.exact_keys)
-            append_runs(args, args.runs[first], range.key, range.count, &at, &near_[i]);
-        const int64_t tile = static_cast<int64_t>(i) % tiles_;
-        for (int64_t head = 0; head < args.n_head_kv; ++head) {
-            const kernels::HeadRuns& all = args.runs[first + head];
-            near_lists_[static_cast<size_t>((first + head) * tiles_ + tile)] = {near_[i], all.k_offset, all.v_offset};
+    const int64_t n = args.n_stream * args.n_head_kv * tiles_;
+    near_.resize(static_cast<size_t>(n));
+    near_lists_.resize(static_cast<size_t>(n));
+    for (int64_t list = 0; list < n; ++list) {
+        const int64_t tile = list % tiles_;
+        const int64_t stream = list / tiles_ / args.n_head_kv;
+        const kernels::HeadRuns& all = args.runs[list / tiles_];
+        // In a cell's row all heads lie side by side; caches with a plane per head have runs per head.
+        const int64_t first = stream * args.n_head_kv;
+        if (list / tiles_ != first && all.runs.data() == args.runs[first].runs.data()) {
+            const kernels::HeadRuns& shared = near_lists_[static_cast<size_t>(first * tiles_ + tile)];
+            near_lists_[static_cast<size_t>(list)] = {shared.runs, all.k_offset, all.v_offset};
+            continue;
         }
+        std::vector<kernels::Run>& runs = near_[static_cast<size_t>(list)];
+        runs.clear();
+        size_t at = 0;
+        for (const KeyRange& range : (*views_)[static_cast<size_t>(stream * tiles_ + tile)].exact_keys)
+            append_runs(args, all, range.key, range.count, &at, &runs);
+        near_lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
     }
 }
 

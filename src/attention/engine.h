@@ -74,7 +74,7 @@ private:
     FarBudget budget_of(const TileView& view, int layer) const;
     /** Reads what is read in any case, chooses, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
     Status run(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads);
-    /** near_lists_: the exact pages of each tile, the same for all KV heads. Throws std::bad_alloc. */
+    /** near_lists_: the exact pages of each tile. Throws std::bad_alloc. */
     void list_near(const kernels::AttentionArgs& args);
     /** Chooses the keys of one list and estimates the others, by lse_ of what is read in any case. Throws std::bad_alloc. */
     void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list);
@@ -101,8 +101,8 @@ private:
     std::vector<float> lse_;                       // [stream][token][head]
     std::vector<float> selected_lse_;              // the same, of what was selected
     std::vector<float> selected_out_;              // the same, [d_v]
-    std::vector<std::vector<kernels::Run>> near_;  // per view
-    std::vector<std::vector<kernels::Run>> runs_;  // selected, per list: [stream][KV head][tile]
+    std::vector<std::vector<kernels::Run>> near_;  // per list: [stream][KV head][tile]; heads may share the first one's
+    std::vector<std::vector<kernels::Run>> runs_;  // selected, per list
     std::vector<kernels::HeadRuns> near_lists_, lists_;
     std::vector<FarWorkspace> workspaces_;  // per thread
 };

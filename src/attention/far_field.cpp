@@ -38,7 +38,7 @@ public:
         w_.state.clear();
         const auto round = [](int64_t n) { return (n + 15) / 16 * 16; };
         const int64_t floats =
-            2 * round(rows_ * args.d_k) + round(rows_ * pairs_) + 6 * round(rows_) + args.d_k * kLanes + rows_ * kLanes;
+            2 * round(rows_ * args.d_k) + round(rows_ * pairs_) + 7 * round(rows_) + args.d_k * kLanes + rows_ * kLanes;
         w_.memory.resize(static_cast<size_t>(floats + 16));
         float* at = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(w_.memory.data()) + 63) / 64 * 64);
         const auto take = [&](int64_t n) {
@@ -52,6 +52,7 @@ public:
         max_ = take(rows_);
         sum_ = take(rows_);
         factor_ = take(rows_);
+        trusted_ = take(rows_);
         super_ = take(rows_);
         slope_ = take(rows_);
         steps_ = take(rows_ * args.d_k);
@@ -113,6 +114,7 @@ public:
             return;
         }
         std::fill(sum_, sum_ + rows_, 0.0f);
+        std::fill(trusted_, trusted_ + rows_, 0.0f);
         std::fill(super_, super_ + rows_, 0.0f);
         for (size_t part = 0; part < w_.parts.size(); ++part) {
             const uint8_t* state = w_.state.data() + part * kernels::kPanelBlocks;
@@ -125,19 +127,24 @@ public:
             }
             for (int64_t row = 0; row < rows_; ++row) {
                 const float* weight = weight_of(part, row);
+                const float* trust = trust_of(part, row);
                 float* scaled = product_ + row * kLanes;
                 float sum = 0.0f;
+                float trusted = 0.0f;
                 for (int64_t b = 0; b < kLanes; ++b) {
                     sum += weight[b] * keep[b];
-                    scaled[b] = weight[b] * factor[b];
+                    const float given = weight[b] * trust[b];
+                    trusted += given * keep[b];
+                    scaled[b] = given * factor[b];
                 }
                 sum_[row] += sum;
-                if (w_.parts[part].super) super_[row] += sum;
+                trusted_[row] += trusted;
+                if (w_.parts[part].super) super_[row] += trusted;
             }
             kernels::panel_value(product_, static_cast<size_t>(rows_), panel.value(), d_v, far_out);
         }
         for (int64_t row = 0; row < rows_; ++row) {
-            const float s = sum_[row];
+            const float s = trusted_[row];
             far_lse[row] = s > 0.0f ? max_[row] + std::log(s) : kMinusInfinity;
             const float inverse = s > 0.0f ? 1.0f / s : 0.0f;
             for (int64_t i = 0; i < args_.d_v; ++i) far_out[row * args_.d_v + i] *= inverse;
@@ -217,6 +224,9 @@ private:
     float* weight_of(size_t part, int64_t row) const {
         return w_.weight.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
     }
+    float* trust_of(size_t part, int64_t row) const {
+        return w_.trust.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
+    }
     float* reach_of(size_t part, int64_t row) const {
         return w_.reach.data() + (static_cast<int64_t>(part) * rows_ + row) * kLanes;
     }
@@ -270,7 +280,7 @@ private:
     /** Fills mass and reach of the parts from `first` on. */
     void score(size_t first) {
         const auto size = static_cast<size_t>(static_cast<int64_t>(w_.parts.size()) * rows_ * kLanes);
-        for (auto* buffer : {&w_.mass, &w_.weight, &w_.reach}) {
+        for (auto* buffer : {&w_.mass, &w_.weight, &w_.reach, &w_.trust}) {
             if (buffer->size() < size) buffer->resize(size);
         }
         for (size_t part = first; part < w_.parts.size(); ++part) {
@@ -311,8 +321,12 @@ private:
         } else {
             std::copy(mass, mass + rows_ * kLanes, reach);
         }
-        if (settings_.estimate == FarEstimate::kBessel)
-            add_bessel(panel, q_abs_, rows_, spread_scale, settings_.alike, panel_, product_, mass);
+        float* trust = trust_of(index, 0);
+        if (settings_.estimate == FarEstimate::kBessel) {
+            add_bessel(panel, q_abs_, rows_, spread_scale, settings_.alike, panel_, trust, mass);
+        } else {
+            std::fill(trust, trust + rows_ * kLanes, 1.0f);
+        }
         if (settings_.estimate == FarEstimate::kSecond) {
             const int64_t keys = index_.block_keys() * (part.super ? kSuperBlocks : 1);
             add_second_order(panel, q_abs_, rows_, spread_scale, std::log(static_cast<float>(keys)), mass);
@@ -487,7 +501,8 @@ private:
     float* max_;              // [rows] largest log mass
     float* sum_;              // [rows] of the weights in hand
     float* factor_;           // [rows]
-    float* super_;            // [rows] of the weights of super-blocks
+    float* trusted_;          // [rows] of weight · trust of what is estimated
+    float* super_;            // [rows] of that, of super-blocks
     float* slope_;            // [rows] share of the values' slope
     float* steps_;            // [rows][d_k]
     float* panel_;            // [d_k][16]

@@ -23,6 +23,7 @@ struct FarWorkspace {
     std::vector<FarPart> parts;
     std::vector<float> memory;
     std::vector<float> mass, weight, reach;        // [panel][row][16]; weight: e^{mass − the row's largest}
+    std::vector<float> trust;                      // the same: how much of its mass a mean value is given
     std::vector<float> column_mass, column_reach;  // [panel][16]
     std::vector<uint8_t> state;                    // [panel][16]: is the lane a far block, a super-block, selected
     std::vector<uint8_t> hidden;                   // per panel of the view: estimated as a super-block

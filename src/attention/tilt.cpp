@@ -149,7 +149,7 @@ TiltChoice choose_tilt(const TiltSample& s) {
                 }
                 mass[static_cast<size_t>(block)] += moments.log_mass[static_cast<size_t>(block)] +
                                                     unread[static_cast<size_t>(row * blocks + block)] +
-                                                    (s.alike ? cut_back(circles) : circles);
+                                                    (s.alike ? shrunk_mass(circles) : circles);
             }
             softmax(mass);
             mix(mass, moments.value.data(), out);

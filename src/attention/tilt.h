@@ -20,7 +20,7 @@ struct TiltSample {
     const float* slope_keys;    ///< [slope_n][d_k]
     const float* slope_values;  ///< [slope_n][d_v]
     int64_t slope_n;            ///< a multiple of block_keys; 0: no slope is tried
-    bool alike = false;         ///< whether a block's keys are alike ones (cut_back)
+    bool alike = false;         ///< whether a block's keys are alike ones (shrunk_mass)
 };
 
 /** What choose_tilt found. */
