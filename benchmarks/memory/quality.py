@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 
-# What ATLAS_BUDGET_FLOOR and ATLAS_BUDGET_CAP are by default (docs/options.md): keys that every query selects.
-SELECTED_KEYS = 1024
+# What ATLAS_BUDGET_FLOOR and ATLAS_BUDGET_CAP are by default (docs/options.md): keys that a query selects at least and at most.
+LEAST_KEYS, MOST_KEYS = 512, 3072
 
 EXACT, WITHOUT, WITH, CALIBRATED = "exact", "estimate, no memory", "estimate + memory, from nothing", "estimate + memory, from the side-car"
 
@@ -23,12 +23,11 @@ def modes(head_size, side_car, brief):
     features = head_size + 1
     memory_bytes = 8 * features * (features + head_size + 2) + 4 * features * (head_size + 2)
     keys = memory_bytes // (4 * head_size)
-    selected = SELECTED_KEYS + keys
     none = "ATLAS_SIDE_CAR=none"  # else the launcher takes the file beside the model
     rows = [(EXACT, "exact"),
             ("window + sinks", "window"),
             (WITHOUT, "sparse"),
-            (f"estimate, the memory's bytes as {keys} more selected keys", f"sparse:ATLAS_BUDGET_FLOOR={selected}+ATLAS_BUDGET_CAP={selected}"),
+            (f"estimate, the memory's bytes as {keys} more selected keys", f"sparse:ATLAS_BUDGET_FLOOR={LEAST_KEYS + keys}+ATLAS_BUDGET_CAP={MOST_KEYS + keys}"),
             (WITH, f"memory:{none}")]
     rows += [(CALIBRATED, f"memory:ATLAS_SIDE_CAR={side_car}")] if side_car else []
     rows += [("estimate, plain blend 0.1", f"memory:{none}+ATLAS_MEMORY_MODE=blend")]
