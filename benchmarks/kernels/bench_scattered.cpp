@@ -1,6 +1,7 @@
 // Times exact attention over a selection of the keys, per call and with cold caches: the same number of keys as runs of neighbouring cells and
 // as cells scattered one by one, in the pages of a real arena. Every KV head selects its own, as a sparse planner's heads do.
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -126,7 +127,7 @@ private:
         args.mask.summary = summary_.data();
     }
 
-    /** Groups of kGroupKeys keys, each drawn from `spread` neighbouring cells, as runs in order of the keys. */
+    /** Groups of kGroupKeys keys, each drawn from `spread` neighbouring cells, as the engine lists them: a run per page, with gaps. */
     std::vector<kernels::Run> select(int64_t spread) {
         std::vector<char> chosen(static_cast<size_t>(settings_.context));
         // The newest stretch holds the tokens' own keys, of which most are hidden from some of them.
@@ -142,15 +143,13 @@ private:
             }
         }
         std::vector<kernels::Run> runs;
-        for (int64_t key = 0; key < settings_.context; ++key) {
-            if (!chosen[static_cast<size_t>(key)]) continue;
-            const int64_t page = key / kv::kPageRows, in_page = key % kv::kPageRows;
-            if (!runs.empty() && in_page != 0 && runs.back().key + runs.back().count == key) {
-                ++runs.back().count;
-                continue;
-            }
-            const int64_t offset = in_page * static_cast<int64_t>(row_);
-            runs.push_back({k_.page(page) + offset, v_.page(page) + offset, static_cast<int32_t>(key), 1});
+        for (int64_t key = 0; key < settings_.context; key += kv::kPageRows) {
+            uint64_t cells = 0;
+            for (int64_t j = 0; j < std::min(kv::kPageRows, settings_.context - key); ++j)
+                cells |= uint64_t{chosen[static_cast<size_t>(key + j)] != 0} << j;
+            if (cells == 0) continue;
+            const int64_t page = key / kv::kPageRows;
+            runs.push_back({k_.page(page), v_.page(page), static_cast<int32_t>(key), std::popcount(cells), cells});
         }
         return runs;
     }

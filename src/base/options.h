@@ -22,7 +22,7 @@ enum class FarEstimate { kDrop, kFirst, kSecond, kBessel };
 
 /** What the planner of long-context attention may do. Keys are cells of the KV cache. */
 struct SparseOptions {
-    /** ATLAS_MODE=exact|window|sparse. Exact until sparse keeps perplexity within 1 % at the longest context measured (docs/attention.md). */
+    /** ATLAS_MODE=exact|window|sparse. Exact: what a program computes does not change unless it is asked to (docs/attention.md has what sparse gives). */
     AttentionMode mode = AttentionMode::kExact;
     /** ATLAS_FAR=drop|first|second|bessel: estimate of what is not read. */
     FarEstimate estimate = FarEstimate::kBessel;
