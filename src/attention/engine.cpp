@@ -9,7 +9,7 @@
 #include <new>
 #include <utility>
 
-#include "attention/probe.h"
+#include "attention/select/probe.h"
 #include "kernels/merge.h"
 
 namespace atlas::attention {

@@ -3,14 +3,14 @@
 #include <cstdint>
 #include <vector>
 
-#include "attention/far_field.h"
-#include "attention/far_groups.h"
-#include "attention/far_memory.h"
-#include "attention/kv_index.h"
-#include "attention/mask_plan.h"
+#include "attention/select/far_field.h"
+#include "attention/plan/far_groups.h"
+#include "attention/correct/far_memory.h"
+#include "attention/index/kv_index.h"
+#include "attention/plan/mask_plan.h"
 #include "attention/settings.h"
 #include "attention/stats.h"
-#include "attention/visibility.h"
+#include "attention/plan/visibility.h"
 #include "base/status.h"
 #include "kernels/attention.h"
 

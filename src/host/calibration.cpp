@@ -12,8 +12,8 @@
 #include "base/option_words.h"
 #include "base/options.h"
 #include "host/side_car_writer.h"
-#include "runtime/calibration.h"
-#include "runtime/side_car.h"
+#include "side_car/calibration.h"
+#include "side_car/side_car.h"
 
 namespace atlas::host {
 namespace {

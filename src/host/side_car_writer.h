@@ -3,7 +3,7 @@
 #include <string>
 
 #include "base/status.h"
-#include "runtime/side_car.h"
+#include "side_car/side_car.h"
 
 namespace atlas::host {
 

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <string>
 
-#include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention/attention.h"
 #include "kernels/cpu/ops.h"
 
 namespace atlas::kernels {

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <string>
 
-#include "memory/gemm.h"
-#include "memory/vector_ops.h"
+#include "kernels/gemm.h"
+#include "kernels/vector_ops.h"
 
 namespace atlas::memory {
 

@@ -5,8 +5,8 @@
 #include <random>
 #include <string>
 
-#include "memory/gemm.h"
-#include "memory/vector_ops.h"
+#include "kernels/gemm.h"
+#include "kernels/vector_ops.h"
 
 namespace atlas::memory {
 namespace {

@@ -7,7 +7,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "memory/vector_ops.h"
+#include "kernels/vector_ops.h"
 
 namespace atlas::memory {
 namespace {

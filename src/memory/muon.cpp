@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "memory/gemm.h"
-#include "memory/vector_ops.h"
+#include "kernels/gemm.h"
+#include "kernels/vector_ops.h"
 
 namespace atlas::memory {
 

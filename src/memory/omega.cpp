@@ -9,7 +9,7 @@
 #include <xxhash.h>
 
 #include "base/log.h"
-#include "memory/vector_ops.h"
+#include "kernels/vector_ops.h"
 
 namespace atlas::memory {
 

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "base/options.h"
-#include "runtime/gguf_reader.h"
-#include "runtime/model_file.h"
-#include "runtime/side_car_use.h"
+#include "gguf/reader.h"
+#include "side_car/model_file.h"
+#include "side_car/side_car_use.h"
 
 namespace atlas::runtime {
 namespace {

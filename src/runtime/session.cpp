@@ -6,7 +6,7 @@
 
 #include "attention/stats.h"
 #include "base/log.h"
-#include "runtime/calibration.h"
+#include "side_car/calibration.h"
 #include "runtime/registry.h"
 
 namespace atlas::runtime {

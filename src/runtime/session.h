@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "attention/engine.h"
-#include "attention/kv_index.h"
+#include "attention/index/kv_index.h"
 #include "base/options.h"
 #include "base/status.h"
 #include "kernels/attention.h"
 #include "kv/paged_tensor.h"
 #include "runtime/mask_summaries.h"
-#include "runtime/side_car_use.h"
+#include "side_car/side_car_use.h"
 
 namespace atlas::runtime {
 

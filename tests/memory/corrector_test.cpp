@@ -7,7 +7,7 @@
 #include <functional>
 #include <limits>
 
-#include "numbers.h"
+#include "../numbers.h"
 
 namespace atlas::memory {
 namespace {

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "memory/reference/deep_memory.h"
-#include "numbers.h"
+#include "../numbers.h"
 
 namespace atlas::memory {
 namespace {

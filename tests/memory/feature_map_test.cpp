@@ -4,7 +4,7 @@
 
 #include "memory/feature_cache.h"
 #include "memory/reference/feature_map.h"
-#include "numbers.h"
+#include "../numbers.h"
 
 namespace atlas::memory {
 namespace {

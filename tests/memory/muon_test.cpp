@@ -6,7 +6,7 @@
 
 #include "memory/reference/muon.h"
 #include "memory/reference/svd.h"
-#include "numbers.h"
+#include "../numbers.h"
 
 namespace atlas::memory {
 namespace {

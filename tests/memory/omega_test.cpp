@@ -6,7 +6,7 @@
 
 #include "memory/reference/deep_memory.h"
 #include "memory/reference/omega.h"
-#include "numbers.h"
+#include "../numbers.h"
 
 namespace atlas::memory {
 namespace {

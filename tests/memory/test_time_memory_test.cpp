@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "numbers.h"
+#include "../numbers.h"
 
 namespace atlas::memory {
 namespace {

@@ -9,18 +9,19 @@ import pathlib
 import re
 import sys
 
-CORE = {"attention", "memory", "kv", "weights"}
-# Folder of src/ -> the other folders it may include. attention reaches kv and memory through their narrow interfaces.
+# Folder of src/ -> the folders it may include directly. c_api, host -> runtime -> side_car -> attention -> kv, memory -> kernels -> base.
 MAY_INCLUDE = {
     "base": set(),
+    "gguf": {"base"},
     "kernels": {"base"},
     "memory": {"kernels", "base"},
     "kv": {"kernels", "base"},
-    "weights": {"kernels", "base"},
+    "weights": {"kernels", "gguf", "base"},
     "attention": {"kv", "memory", "kernels", "base"},
-    "runtime": CORE | {"kernels", "base"},
-    "host": CORE | {"runtime", "kernels", "base"},
-    "c_api": CORE | {"runtime", "kernels", "base"},
+    "side_car": {"gguf", "attention", "memory", "kernels", "base"},
+    "runtime": {"side_car", "gguf", "attention", "weights", "memory", "kv", "kernels", "base"},
+    "c_api": {"runtime", "side_car", "gguf", "attention", "weights", "memory", "kv", "kernels", "base"},
+    "host": {"runtime", "side_car", "gguf", "attention", "weights", "memory", "kv", "kernels", "base"},
 }
 SOURCES = {".h", ".hpp", ".cpp", ".cc", ".c", ".cu", ".cuh"}
 LONG_FILE = 500

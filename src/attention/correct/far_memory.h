@@ -1,0 +1,158 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "attention/correct/adaptive_window.h"
+#include "attention/correct/far_pages.h"
+#include "attention/correct/far_probe.h"
+#include "attention/settings.h"
+#include "attention/stats.h"
+#include "memory/corrector.h"
+
+namespace atlas::attention {
+
+/** Where a head's memories start, from a side-car file. */
+struct InitialMemory {
+    bool far = true;                                      ///< false: nothing is estimated, what is not read is left out
+    bool enabled = true;                                  ///< false: this head goes without memory
+    float mass_bias = 0.0f;                               ///< added to the log mass of its far estimates
+    std::shared_ptr<const memory::CorrectorState> state;  ///< null: a new memory starts empty
+};
+using InitialMemories = std::map<std::pair<int, int64_t>, InitialMemory>;  ///< by (layer, KV head)
+
+/** What one probe found, for calibration: a query, and attention over the keys that were read, over the others, and their estimate. */
+struct ProbeSample {
+    int layer = 0;
+    int64_t kv_head = 0;
+    int64_t d_k = 0;
+    int64_t d_v = 0;
+    const float* query = nullptr;     ///< [d_k]
+    const float* near_out = nullptr;  ///< [d_v]
+    const float* far_out = nullptr;   ///< the estimate, [d_v]
+    const float* residual = nullptr;  ///< exact minus estimate, [d_v]
+    float near_lse = 0.0f;            ///< natural log masses
+    float far_lse = 0.0f;             ///< estimated
+    float exact_lse = 0.0f;           ///< of the same keys
+    double tokens = 0.0;              ///< per observation
+};
+
+/** Gets every probe of the process; add() is called from several threads at once. */
+class ProbeSink {
+public:
+    virtual ~ProbeSink() = default;
+    virtual void add(const ProbeSample& sample) = 0;
+};
+/** nullptr: none. To be changed only while nothing is computed. */
+void set_probe_sink(ProbeSink* sink);
+
+/** How memories of heads of this shape are made. */
+memory::CorrectorConfig corrector_config(const MemoryOptions& options, int64_t d_k, int64_t d_v, uint64_t seed);
+
+/**
+ * Memories beside attention, one per (layer, sequence, KV head). Two modes:
+ * - kCorrect learns what the far estimate gets wrong: for probed queries the output over the estimated keys is computed exactly, the memory learns
+ *   its difference from the estimate, and adds gate·M(q) to the estimates of later queries (memory::Corrector). The mass stays the estimate's.
+ * - kBlend learns k → v of every key that has left the exact part, and makes the output (1 − r)·attention + r·M(q), r fixed.
+ * A sequence is told by the pages that it sees (FarPages). When their values are overwritten its memories start anew; after a context shift, or when
+ * pages are cut off, a corrector has to prove itself again, and a blend is learned anew from the cache, a few pages per call. Rows without a far part, and
+ * all rows while the gate is 0, are not touched. Not thread-safe; one per engine.
+ */
+class FarMemory {
+public:
+    explicit FarMemory(const MemoryOptions& options, uint64_t seed) : options_(options), seed_(seed) {}
+
+    const MemoryOptions& options() const { return options_; }
+    /**
+     * From the next call on. Memories are kept if only switches changed (enabled, blend ratio, dynamic blend, warm-up, test-time learning, budget,
+     * probe rate and size); anything else, like the type of features, makes new ones.
+     */
+    void set_options(const MemoryOptions& options);
+    /** Where memories of these heads start; all present ones are dropped. Shared between engines, so that a model's is held once. */
+    void set_initial(std::shared_ptr<const InitialMemories> initial);
+    /** What was learned, of each (layer, KV head) the memory that was used last. */
+    InitialMemories learned();
+    /** Empties all memories. */
+    void reset();
+    /** Over all layers. */
+    MemoryStats stats() const;
+    std::map<int, MemoryStats> layer_stats() const;
+
+    bool enabled() const { return options_.enabled; }
+    bool corrects() const { return options_.enabled && options_.mode == MemoryMode::kCorrect; }
+    bool blends() const { return options_.enabled && options_.mode == MemoryMode::kBlend; }
+    /**
+     * kCorrect, before the call is planned (results, log masses and outputs may be missing): finds the sequences of its tiles. `budget`: what a head of
+     * this layer selects by itself, relative to other layers. Throws std::bad_alloc.
+     */
+    void find(const FarCall& call, double budget);
+    /** After find: what the budget of a KV head is to be multiplied by for one of the call's tiles (counted over streams). */
+    double budget_factor(size_t tile, int layer, int64_t kv_head) const;
+    /** kCorrect, after find and planning: corrects call.far_out and learns from this call's probes, tile after tile. Throws std::bad_alloc. */
+    void correct(const FarCall& call, int n_threads);
+    /** kBlend: learns the pages that left the exact part, then blends call.args.out, which must be merged. Throws std::bad_alloc. */
+    void blend(const FarCall& call, int n_threads);
+    /** Of all memories, kept within MemoryOptions::budget_bytes: the least recently used sequences go first. */
+    size_t bytes() const { return bytes_; }
+
+private:
+    struct Head {
+        std::unique_ptr<memory::Corrector> corrector;  // null: this head goes without
+        size_t bytes = 0;
+        uint64_t probe_keys = 0;
+    };
+    struct Sequence {
+        FarPages pages;
+        std::vector<Head> heads;                 // per KV head
+        std::shared_ptr<AdaptiveWindow> window;  // kCorrect: that of the sequence, shared by its layers
+        uint64_t used = 0;                       // call of the last use
+        uint64_t calls = 0;
+    };
+    /** What a tile of queries works with. */
+    struct Tile {
+        Sequence* sequence = nullptr;
+        std::vector<int64_t> pages;  // kBlend: to be learned, counted from key 0 of the stream
+    };
+    class Clock;
+    using Sequences = std::vector<std::unique_ptr<Sequence>>;
+
+    const InitialMemory* initial_of(int layer, int64_t kv_head) const;
+    bool adapts() const {
+        return options_.adaptive_window && options_.mode == MemoryMode::kCorrect && options_.test_time &&
+               options_.blend_ratio > 0.0;
+    }
+    Sequence* sequence_of(const FarCall& call, size_t tile, double budget);
+    Sequence* make_sequence(const FarCall& call, size_t tile, double budget);
+    void make_head(const FarCall& call, int64_t kv_head, Head* head);
+    bool make_room(size_t bytes);
+    void measure(int layer, Sequence* sequence);
+    void follow(const FarCall& call, FarPages::Change change, Sequence* sequence);
+    void forget(int layer, const Head& head);
+    void drop(int layer, Sequences* from, size_t at);
+    void drop_all();
+
+    void for_each_head(const FarCall& call, int n_threads, void (FarMemory::*run)(const FarCall&, int64_t, int64_t));
+    double spacing_of(uint64_t observations) const;
+    void correct_head(const FarCall& call, int64_t stream, int64_t kv_head);
+    void blend_head(const FarCall& call, int64_t stream, int64_t kv_head);
+    void learn_pages(const FarCall& call, const TileView& view, int64_t kv_head, const std::vector<int64_t>& pages,
+                     memory::Corrector* corrector) const;
+
+    MemoryOptions options_;
+    const uint64_t seed_;
+    std::shared_ptr<const InitialMemories> initial_;
+    std::map<int, Sequences> layers_;
+    std::map<int, MemoryStats> gone_;  // counts of memories that are no more, and times
+    std::vector<Tile> tiles_;          // [stream][tile] of the call
+    // Of the previous call's tiles: layers of one graph see the same tiles, so that the same tile of the layer before tells whose window a new memory gets.
+    std::vector<std::shared_ptr<AdaptiveWindow>> windows_;
+    int windows_layer_ = 0;
+    uint64_t calls_ = 0;
+    size_t bytes_ = 0;
+    bool warned_ = false;
+};
+
+}  // namespace atlas::attention

@@ -1,0 +1,134 @@
+#include "host/ops/set_rows.h"
+
+#include <omp.h>
+
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "host/buffers/owner_buffer.h"
+#include "kernels/row_codec.h"
+
+namespace atlas::host {
+namespace {
+
+// Below this many elements a parallel region costs more than it saves.
+constexpr int64_t kParallelElements = 1 << 15;
+
+const std::byte* element(const ggml_tensor* tensor, int64_t i1, int64_t i2, int64_t i3) {
+    return static_cast<const std::byte*>(tensor->data) + i1 * static_cast<int64_t>(tensor->nb[1]) +
+           i2 * static_cast<int64_t>(tensor->nb[2]) + i3 * static_cast<int64_t>(tensor->nb[3]);
+}
+
+int64_t row_number(const ggml_tensor* rows, int64_t i, int64_t i2, int64_t i3) {
+    const auto* data = static_cast<const std::byte*>(rows->data) + i * static_cast<int64_t>(rows->nb[0]) +
+                       (i2 % rows->ne[1]) * static_cast<int64_t>(rows->nb[1]) +
+                       (i3 % rows->ne[2]) * static_cast<int64_t>(rows->nb[2]);
+    if (rows->type == GGML_TYPE_I64) {
+        int64_t value;
+        std::memcpy(&value, data, sizeof value);
+        return value;
+    }
+    int32_t value;
+    std::memcpy(&value, data, sizeof value);
+    return value;
+}
+
+/** Converts one row of `n` elements; `scratch` holds n floats. */
+void convert(const ggml_tensor* source, const std::byte* from, ggml_type to, std::byte* row, int64_t n,
+             float* scratch) {
+    if (source->type == to) {
+        std::memcpy(row, from, ggml_row_size(to, n));
+        return;
+    }
+    const float* values = reinterpret_cast<const float*>(from);
+    if (source->type != GGML_TYPE_F32) {
+        ggml_get_type_traits(source->type)->to_float(from, scratch, n);
+        values = scratch;
+    }
+    switch (to) {
+        case GGML_TYPE_F32:
+            std::memcpy(row, values, static_cast<size_t>(n) * sizeof(float));
+            break;
+        // ggml's portable encoders of these call a library function per element.
+        case GGML_TYPE_F16:
+            kernels::encode_row(DataType::kF16, values, row, n);
+            break;
+        case GGML_TYPE_BF16:
+            kernels::encode_row(DataType::kBF16, values, row, n);
+            break;
+        case GGML_TYPE_Q8_0:
+            kernels::encode_row(DataType::kQ8_0, values, row, n);
+            break;
+        default:
+            ggml_get_type_traits(to)->from_float_ref(values, row, n);
+    }
+}
+
+}  // namespace
+
+bool supports_set_rows(const ggml_tensor* op) {
+    const ggml_type from = op->src[0]->type;
+    const ggml_type index = op->src[1]->type;
+    if (index != GGML_TYPE_I64 && index != GGML_TYPE_I32) return false;
+    if (from == op->type && from != GGML_TYPE_F32 && from != GGML_TYPE_F16) return false;
+    if (from != GGML_TYPE_F32 && from != GGML_TYPE_F16) return false;
+    return op->type == GGML_TYPE_F32 || op->type == from || ggml_get_type_traits(op->type)->from_float_ref != nullptr;
+}
+
+Status set_rows(const ggml_tensor* op, int n_threads) {
+    const ggml_tensor* source = op->src[0];
+    const ggml_tensor* rows = op->src[1];
+    const Placement place = placement_of(op);
+    const int64_t n = source->ne[0];
+    const size_t row_size = ggml_row_size(op->type, n);
+    const int64_t n_rows = source->ne[1];
+    const int64_t total = n_rows * source->ne[2] * source->ne[3];
+
+    std::mutex mutex;  // guards status
+    Status status;
+    const auto fail = [&](Status error) {
+        const std::lock_guard lock(mutex);
+        if (status.is_ok()) status = std::move(error);
+    };
+    const auto write = [&](int64_t flat, float* scratch) {
+        const int64_t i = flat % n_rows;
+        const int64_t i2 = flat / n_rows % source->ne[2];
+        const int64_t i3 = flat / n_rows / source->ne[2];
+        const int64_t row = row_number(rows, i, i2, i3);
+        if (row < 0 || row >= op->ne[1]) {
+            fail(Status::invalid_argument("row " + std::to_string(row) + " of " + std::to_string(op->ne[1])));
+            return;
+        }
+        std::byte* target = const_cast<std::byte*>(element(op, row, i2, i3));
+        if (place.pages) {
+            const size_t offset = place.offset + static_cast<size_t>(target - static_cast<std::byte*>(op->data));
+            if (Status allocated = place.pages->writable(offset, &target); !allocated.is_ok()) {
+                fail(std::move(allocated));
+                return;
+            }
+        }
+        convert(source, element(source, i, i2, i3), op->type, target, n, scratch);
+    };
+
+    const bool whole_rows_in_pages = !place.pages || place.pages->row_bytes() % row_size == 0;
+    if (!whole_rows_in_pages)
+        return Status::unsupported("rows of " + std::to_string(row_size) + " bytes in pages of other rows");
+    const int threads = total * n < kParallelElements ? 1 : std::min<int>(n_threads, static_cast<int>(total));
+    std::atomic<bool> no_memory{false};  // no exception may leave the region
+    std::vector<float> scratch(source->type == GGML_TYPE_F32 ? 0 : static_cast<size_t>(threads * n));
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t flat = 0; flat < total; ++flat) {
+        try {
+            write(flat, scratch.data() + (scratch.empty() ? 0 : omp_get_thread_num() * n));
+        } catch (const std::bad_alloc&) {
+            no_memory = true;
+        }
+    }
+    if (no_memory && status.is_ok()) throw std::bad_alloc();
+    return status;
+}
+
+}  // namespace atlas::host

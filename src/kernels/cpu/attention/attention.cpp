@@ -1,0 +1,26 @@
+#include "kernels/cpu/attention/attention.h"
+
+#include "kernels/cpu/attention/problem.h"
+
+namespace atlas::kernels::cpu {
+namespace {
+
+// Up to this many rows per KV head the keys are streamed past the queries; beyond, packing them into tiles pays, although with few
+// rows much of the time goes into it (measured crossover: 16 to 24 rows, docs/roofline.md).
+constexpr int64_t kFewRows = 20;
+
+}  // namespace
+
+Scratch& thread_scratch() {
+    static thread_local Scratch scratch;
+    return scratch;
+}
+
+Status attention(const AttentionArgs& args, int n_threads) {
+    const Problem problem(args);
+    const int threads = std::max(1, n_threads);
+    return problem.tokens_per_list * problem.group <= kFewRows ? attend_few(problem, threads)
+                                                               : attend_many(problem, threads);
+}
+
+}  // namespace atlas::kernels::cpu

@@ -1,0 +1,141 @@
+#include "kernels/vector_ops.h"
+
+#include <algorithm>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/elementwise/vector_ops.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include <hwy/contrib/math/math-inl.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace atlas::memory::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+/** Calls body(offset, number of elements ≤ lanes). */
+template <class Body>
+HWY_INLINE void ForVectors(size_t n, Body body) {
+    const size_t lanes = hn::Lanes(D());
+    size_t i = 0;
+    for (; i + lanes <= n; i += lanes) body(i, lanes);
+    if (i < n) body(i, n - i);
+}
+
+HWY_INLINE V LoadSome(const float* from, size_t n) {
+    const D d;
+    return n == hn::Lanes(d) ? hn::LoadU(d, from) : hn::LoadN(d, from, n);
+}
+
+HWY_INLINE void StoreSome(V value, size_t n, float* to) {
+    const D d;
+    if (n == hn::Lanes(d)) {
+        hn::StoreU(value, d, to);
+    } else {
+        hn::StoreN(value, d, to, n);
+    }
+}
+
+void Gelu(const float* z, size_t n, float* value, float* slope) {
+    const D d;
+    const V one = hn::Set(d, 1.0f);
+    // 2√(2/π), and that times 0.044715 and 3 · 0.044715.
+    const V a = hn::Set(d, 1.5957691216f), b = hn::Set(d, 0.0713548163f), b3 = hn::Set(d, 0.2140644489f);
+    ForVectors(n, [&](size_t i, size_t count) HWY_ATTR {
+        const V x = LoadSome(z + i, count);
+        const V x2 = hn::Mul(x, x);
+        const V u = hn::Mul(x, hn::MulAdd(b, x2, a));
+        // e^{−u} overflows to infinity for u < −88, where σ is 0 as it should be; clamped, so that ∞·0 cannot arise.
+        const V e = hn::Exp(d, hn::Neg(hn::Max(u, hn::Set(d, -80.0f))));
+        const V s = hn::Div(one, hn::Add(one, e));
+        StoreSome(hn::Mul(x, s), count, value + i);
+        if (slope) {
+            const V du = hn::MulAdd(b3, x2, a);
+            // 1 − σ = e^{−u}σ, without cancellation for large u.
+            StoreSome(hn::MulAdd(hn::Mul(x, hn::Mul(hn::Mul(e, s), s)), du, s), count, slope + i);
+        }
+    });
+}
+
+void ScaledCopy(float a, const float* x, size_t n, float* y) {
+    const V scale = hn::Set(D(), a);
+    ForVectors(
+        n, [&](size_t i, size_t count) HWY_ATTR { StoreSome(hn::Mul(scale, LoadSome(x + i, count)), count, y + i); });
+}
+
+void ScaledAdd(float a, const float* x, float b, size_t n, float* y) {
+    const V scale = hn::Set(D(), a), keep = hn::Set(D(), b);
+    ForVectors(n, [&](size_t i, size_t count) HWY_ATTR {
+        StoreSome(hn::MulAdd(scale, LoadSome(x + i, count), hn::Mul(keep, LoadSome(y + i, count))), count, y + i);
+    });
+}
+
+void Multiply(const float* x, size_t n, float* y) {
+    ForVectors(n, [&](size_t i, size_t count)
+                      HWY_ATTR { StoreSome(hn::Mul(LoadSome(x + i, count), LoadSome(y + i, count)), count, y + i); });
+}
+
+double SquareSum(const float* x, size_t n) {
+    const D d;
+    double total = 0.0;
+    for (size_t begin = 0; begin < n; begin += 1024) {
+        V sum = hn::Zero(d);
+        ForVectors(std::min<size_t>(1024, n - begin), [&](size_t i, size_t count) HWY_ATTR {
+            const V value = LoadSome(x + begin + i, count);
+            sum = hn::MulAdd(value, value, sum);
+        });
+        total += static_cast<double>(hn::ReduceSum(d, sum));
+    }
+    return total;
+}
+
+bool AllFinite(const float* x, size_t n) {
+    bool good = true;
+    ForVectors(n, [&](size_t i, size_t count)
+                      HWY_ATTR { good = good && hn::AllTrue(D(), hn::IsFinite(LoadSome(x + i, count))); });
+    return good;
+}
+
+void Cosine(const float* x, size_t n, float scale, float* y) {
+    const D d;
+    const V factor = hn::Set(d, scale);
+    ForVectors(n, [&](size_t i, size_t count)
+                      HWY_ATTR { StoreSome(hn::Mul(factor, hn::Cos(d, LoadSome(x + i, count))), count, y + i); });
+}
+
+void Exponential(const float* x, size_t n, float* y) {
+    const D d;
+    ForVectors(n,
+               [&](size_t i, size_t count) HWY_ATTR { StoreSome(hn::Exp(d, LoadSome(x + i, count)), count, y + i); });
+}
+
+}  // namespace atlas::memory::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace atlas::memory {
+HWY_EXPORT(Gelu);
+HWY_EXPORT(ScaledCopy);
+HWY_EXPORT(ScaledAdd);
+HWY_EXPORT(Multiply);
+HWY_EXPORT(SquareSum);
+HWY_EXPORT(AllFinite);
+HWY_EXPORT(Cosine);
+HWY_EXPORT(Exponential);
+
+void gelu(const float* z, size_t n, float* value, float* slope) { HWY_DYNAMIC_DISPATCH(Gelu)(z, n, value, slope); }
+void scaled_copy(float a, const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(ScaledCopy)(a, x, n, y); }
+void scaled_add(float a, const float* x, float b, size_t n, float* y) {
+    HWY_DYNAMIC_DISPATCH(ScaledAdd)(a, x, b, n, y);
+}
+void multiply(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(Multiply)(x, n, y); }
+double square_sum(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(SquareSum)(x, n); }
+bool all_finite(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(AllFinite)(x, n); }
+void cosine(const float* x, size_t n, float scale, float* y) { HWY_DYNAMIC_DISPATCH(Cosine)(x, n, scale, y); }
+void exponential(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(Exponential)(x, n, y); }
+
+}  // namespace atlas::memory
+#endif

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "attention/correct/far_memory.h"
+#include "base/options.h"
+#include "base/status.h"
+#include "gguf/reader.h"
+
+namespace atlas::runtime {
+
+constexpr int64_t kSideCarVersion = 1;
+
+/** Attention of one layer, as it must be in a context that starts from the file. */
+struct SideCarLayer {
+    int layer = 0;
+    int64_t n_head_kv = 0;
+    int64_t d_k = 0;
+    int64_t d_v = 0;
+
+    bool operator==(const SideCarLayer&) const = default;
+};
+
+/** How the memories came to be; for people. */
+struct SideCarOrigin {
+    std::string model_name;    ///< general.name of the model, or its file's name
+    std::string planner;       ///< settings of sparse attention during calibration
+    int64_t context = 0;       ///< tokens per document
+    int64_t documents = 0;     ///< learned from
+    int64_t held_out = 0;      ///< that decided gates
+    int64_t observations = 0;  ///< learned from, all heads together
+};
+
+/** Learned memories of one model; docs/side-car.md describes the file. */
+struct SideCar {
+    bool enabled = true;       ///< false: no head gained anything, nothing is to be used
+    uint64_t fingerprint = 0;  ///< of the model, fingerprint_of()
+    /** What the file decides: kind, features, degree, hidden, omega_window, omega_alpha, muon_iterations, blend_ratio, and the seed below. */
+    MemoryOptions options;
+    uint64_t seed = 1;                 ///< of random features
+    int layer_count = 0;               ///< number of the last layer with attention, plus one
+    std::vector<SideCarLayer> layers;  ///< those with memories, ascending
+    attention::InitialMemories memories;
+    SideCarOrigin origin;
+};
+
+/** One tensor to be written; the contiguous dimension of `shape` first. */
+struct SideCarTensor {
+    std::string name;
+    std::vector<int64_t> shape;
+    std::vector<float> data;
+};
+
+/** What the file consists of. Every number is checked before it is used, so decode(encode(x)) = x and anything else is a status. */
+struct SideCarContent {
+    std::map<std::string, GgufValue> keys;
+    std::vector<SideCarTensor> tensors;
+};
+
+/** Fails when a memory does not have the sizes that options and geometry ask for. */
+Status encode_side_car(const SideCar& side_car, SideCarContent* out);
+
+/** Reads and checks a whole file: version, kind, geometry, sizes, ranges, finite numbers. Does not look at the model. */
+Status read_side_car(const std::string& path, SideCar* out);
+
+/** `options` as the environment gave them, with what the file decides: its ceiling of the gate counts where it is the lower one. */
+MemoryOptions options_with(const SideCar& side_car, MemoryOptions options);
+
+/** Fingerprints are written as 16 hexadecimal digits. */
+std::string fingerprint_text(uint64_t fingerprint);
+
+}  // namespace atlas::runtime
