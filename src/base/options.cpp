@@ -1,189 +1,270 @@
 #include "base/options.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
-#include <string_view>
-
-#include "base/option_words.h"
+#include <numeric>
 
 namespace atlas {
 namespace {
 
-using Getter = std::function<std::optional<std::string>(const char*)>;
+// One type per kind of row: what is allowed, reading and writing.
 
-/** Collects the first error, so that the parsers below can be called one after another. */
-class Parser {
-public:
-    explicit Parser(const Getter& get) : get_(get) {}
-
-    template <typename T, size_t N>
-    void choice(const char* name, const std::array<std::pair<const char*, T>, N>& allowed, T* out) {
-        const auto text = get_(name);
-        if (!text || text->empty()) return;
-        std::string list;
-        for (const auto& [word, value] : allowed) {
-            if (*text == word) {
-                *out = value;
-                return;
-            }
-            list += list.empty() ? word : std::string(", ") + word;
-        }
-        fail(name, *text, "one of " + list);
+struct Flag {
+    std::string allowed() const { return "one of 0, 1"; }
+    bool read(const std::string& text, bool* out) const {
+        *out = text == "1";
+        return *out || text == "0";
     }
+    std::string write(bool value) const { return value ? "1" : "0"; }
+};
 
-    void integer(const char* name, int64_t low, int64_t high, int* out) {
-        const auto text = get_(name);
-        if (!text || text->empty()) return;
+struct Integer {
+    int64_t low, high;
+    std::string allowed() const { return "a whole number from " + std::to_string(low) + " to " + std::to_string(high); }
+    bool read(const std::string& text, int* out) const {
         int64_t value = 0;
-        const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
-        if (error != std::errc{} || end != text->data() + text->size() || value < low || value > high) {
-            fail(name, *text, "a whole number from " + std::to_string(low) + " to " + std::to_string(high));
-            return;
-        }
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error != std::errc{} || end != text.data() + text.size() || value < low || value > high) return false;
         *out = static_cast<int>(value);
+        return true;
     }
+    std::string write(int value) const { return std::to_string(value); }
+};
 
-    void real(const char* name, double low, double high, double* out) {
-        const auto text = get_(name);
-        if (!text || text->empty()) return;
+struct Real {
+    double low, high;
+    std::string allowed() const { return "a number from " + write(low) + " to " + write(high); }
+    bool read(const std::string& text, double* out) const {
         double value = 0;
-        const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
         // Written so that NaN is outside.
-        if (error != std::errc{} || end != text->data() + text->size() || !(value >= low && value <= high)) {
-            char range[64];
-            std::snprintf(range, sizeof range, "a number from %g to %g", low, high);
-            fail(name, *text, range);
-            return;
-        }
+        if (error != std::errc{} || end != text.data() + text.size() || !(value >= low && value <= high)) return false;
         *out = value;
+        return true;
     }
-
-    void text(const char* name, std::string* out) {
-        if (const auto value = get_(name)) *out = *value;
+    std::string write(double value) const {
+        char text[32];
+        const auto [end, error] = std::to_chars(text, text + sizeof text, value);
+        return {text, end};
     }
+};
 
-    void flag(const char* name, bool* out) {
-        choice(name, std::array{std::pair{"0", false}, std::pair{"1", true}}, out);
-    }
-
-    void bytes(const char* name, uint64_t* out) {
-        const auto text = get_(name);
-        if (!text || text->empty()) return;
+struct Bytes {
+    std::string allowed() const { return "a number of bytes, with K, M or G behind it if wanted (for example 512M)"; }
+    bool read(const std::string& text, uint64_t* out) const {
         uint64_t value = 0;
-        const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
-        const std::string_view suffix(end, static_cast<size_t>(text->data() + text->size() - end));
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        const std::string_view suffix(end, static_cast<size_t>(text.data() + text.size() - end));
         int shift = -1;
         if (suffix.empty()) shift = 0;
         if (suffix == "K" || suffix == "k") shift = 10;
         if (suffix == "M" || suffix == "m") shift = 20;
         if (suffix == "G" || suffix == "g") shift = 30;
-        if (error != std::errc{} || shift < 0 || value > (UINT64_MAX >> shift)) {
-            fail(name, *text, "a number of bytes, with K, M or G behind it if wanted (for example 512M)");
-            return;
-        }
+        if (error != std::errc{} || shift < 0 || value > (UINT64_MAX >> shift)) return false;
         *out = value << shift;
+        return true;
     }
+    std::string write(uint64_t value) const {
+        for (const auto& [suffix, shift] : {std::pair{"G", 30}, {"M", 20}, {"K", 10}}) {
+            if (value > 0 && value % (uint64_t{1} << shift) == 0) return std::to_string(value >> shift) + suffix;
+        }
+        return std::to_string(value);
+    }
+};
 
-    /** The text of a variable that is set, else empty. */
-    std::string given(const char* name) const { return get_(name).value_or(std::string()); }
+std::string one_of(const std::vector<std::string>& words) {
+    return std::accumulate(words.begin(), words.end(), std::string(), [](std::string list, const std::string& word) {
+        return std::move(list) + (list.empty() ? "one of " : ", ") + word;
+    });
+}
 
-    Status status() const { return status_; }
+struct OneOf {
+    std::vector<int> numbers;
+    std::string allowed() const {
+        std::vector<std::string> words;
+        for (const int number : numbers) words.push_back(std::to_string(number));
+        return one_of(words);
+    }
+    bool read(const std::string& text, int* out) const {
+        int value = 0;
+        if (!Integer{0, INT32_MAX}.read(text, &value) ||
+            std::find(numbers.begin(), numbers.end(), value) == numbers.end())
+            return false;
+        *out = value;
+        return true;
+    }
+    std::string write(int value) const { return std::to_string(value); }
+};
 
-    void fail(const char* name, const std::string& value, const std::string& allowed) {
-        if (status_.is_ok())
-            status_ = Status::invalid_argument(std::string(name) + "=" + value + ": allowed is " + allowed);
+struct Word {
+    std::vector<std::string> words;
+    std::string allowed() const { return one_of(words); }
+    bool read(const std::string& text, std::string* out) const {
+        if (std::find(words.begin(), words.end(), text) == words.end()) return false;
+        *out = text;
+        return true;
+    }
+    std::string write(const std::string& value) const { return value; }
+};
+
+template <typename Enum>
+struct Choice {
+    std::string allowed() const { return one_of({kOptionWords<Enum>.begin(), kOptionWords<Enum>.end()}); }
+    bool read(const std::string& text, Enum* out) const {
+        for (const auto& [word, value] : option_words<Enum>()) {
+            if (text != word) continue;
+            *out = value;
+            return true;
+        }
+        return false;
+    }
+    std::string write(Enum value) const { return word_of(value); }
+};
+
+struct Text {
+    std::string allowed() const { return "any text"; }
+    bool read(const std::string& text, std::string* out) const {
+        *out = text;
+        return true;
+    }
+    std::string write(const std::string& value) const { return value; }
+};
+
+struct Row {
+    const char* name;
+    bool (*read)(Options&, const std::string& text);
+    void (*copy)(Options& to, const Options& from);
+    std::string (*write)(const Options&);
+    std::string (*allowed)();
+};
+
+// clang-format off
+#define FLAG Flag{}
+#define INTEGER(low, high) Integer{low, high}
+#define REAL(low, high) Real{low, high}
+#define ONE_OF(...) OneOf{{__VA_ARGS__}}
+#define BYTES Bytes{}
+#define CHOICE(Enum, ...) Choice<Enum>{}
+#define WORD(...) Word{{__VA_ARGS__}}
+#define TEXT(what) Text{}
+#define TEXT_OR_1(what) Text{}
+// clang-format on
+#define ATLAS_GROUP_process
+#define ATLAS_GROUP_sparse sparse.
+#define ATLAS_GROUP_memory memory.
+#define ATLAS_OPTION(group, field, name, type, initial, audience, help)                                          \
+    Row{name, [](Options& o, const std::string& text) { return type.read(text, &o.ATLAS_GROUP_##group field); }, \
+        [](Options& to, const Options& from) { to.ATLAS_GROUP_##group field = from.ATLAS_GROUP_##group field; }, \
+        [](const Options& o) { return type.write(o.ATLAS_GROUP_##group field); }, [] { return type.allowed(); }},
+
+const Row kRows[] = {
+#include "base/options.def"
+};
+static_assert(std::size(kRows) <= decltype(Options::given)().size());
+
+constexpr size_t kNone = std::size(kRows);
+
+size_t row_of(std::string_view name) {
+    return static_cast<size_t>(
+        std::find_if(std::begin(kRows), std::end(kRows), [&](const Row& row) { return name == row.name; }) -
+        std::begin(kRows));
+}
+
+/** How many letters have to be changed, added or taken away. */
+size_t distance(std::string_view a, std::string_view b) {
+    std::vector<size_t> costs(b.size() + 1);
+    std::iota(costs.begin(), costs.end(), size_t{0});
+    for (size_t i = 0; i < a.size(); ++i) {
+        size_t diagonal = costs[0]++;
+        for (size_t j = 0; j < b.size(); ++j) {
+            const size_t changed = diagonal + (a[i] != b[j]);
+            diagonal = costs[j + 1];
+            costs[j + 1] = std::min({changed, costs[j] + 1, costs[j + 1] + 1});
+        }
+    }
+    return costs.back();
+}
+
+std::string no_such_option(std::string_view name) {
+    const auto* nearest = std::min_element(std::begin(kRows), std::end(kRows), [&](const Row& a, const Row& b) {
+        return distance(name, a.name) < distance(name, b.name);
+    });
+    std::string text = std::string(name) + " is no option of Atlas";
+    // Two slips of the fingers, not another word.
+    if (distance(name, nearest->name) <= 2) text += "; did you mean " + std::string(nearest->name) + "?";
+    return text;
+}
+
+Status not_allowed(const std::string& name, const std::string& value, const std::string& allowed) {
+    return Status::invalid_argument(name + "=" + value + ": allowed is " + allowed);
+}
+
+/** What was asked for; what follows from it and whether it fits together. */
+class Settling {
+public:
+    explicit Settling(const Options& asked) : asked_(asked), out_(asked) {}
+
+    Status run(Options* out) {
+        follow();
+        if (Status status = check(); !status.is_ok()) return status;
+        *out = out_;
+        return Status::ok();
     }
 
 private:
-    const Getter& get_;
-    Status status_;
+    bool given(const char* name) const { return asked_.given[row_of(name)]; }
+    std::string text(const char* name) const { return kRows[row_of(name)].write(asked_); }
+
+    void follow() {
+        if (out_.debug && !given("ATLAS_LOG_LEVEL")) out_.log_level = LogLevel::kDebug;
+        if (out_.stats == "1" && !given("ATLAS_LOG_LEVEL")) out_.log_level = std::min(out_.log_level, LogLevel::kInfo);
+        if (out_.side_car == "none") out_.side_car.clear();
+        MemoryOptions& memory = out_.memory;
+        if (!out_.side_car.empty() && !given("ATLAS_MEMORY")) memory.enabled = true;
+        if (memory.mode == MemoryMode::kBlend) {
+            if (!given("ATLAS_BLEND_RATIO")) memory.blend_ratio = 0.1;
+            if (!given("ATLAS_MEMORY_KIND")) memory.kind = FarMemoryKind::kDeep;
+            if (!given("ATLAS_MEMORY_CHUNK")) memory.chunk = 64;
+        }
+        // Of floor and cap, one that was not chosen follows the other.
+        SparseOptions& sparse = out_.sparse;
+        if (!given("ATLAS_BUDGET_CAP")) sparse.cap = std::max(sparse.cap, sparse.floor);
+        if (!given("ATLAS_BUDGET_FLOOR")) sparse.floor = std::min(sparse.floor, sparse.cap);
+    }
+
+    Status check() const {
+        const std::string mode = text("ATLAS_MODE");
+        if (out_.sparse.floor > out_.sparse.cap)
+            return not_allowed("ATLAS_BUDGET_FLOOR", text("ATLAS_BUDGET_FLOOR"),
+                               "at most ATLAS_BUDGET_CAP=" + text("ATLAS_BUDGET_CAP"));
+        if (out_.device == DeviceMode::kAccel) {
+            // Only pages know when they were written, and only their memory is counted.
+            if (out_.sparse.mode != AttentionMode::kExact)
+                return not_allowed("ATLAS_MODE", mode, "exact with ATLAS_DEVICE=accel");
+            if (out_.kv_ram_bytes > 0)
+                return not_allowed("ATLAS_KV_RAM", text("ATLAS_KV_RAM"), "0 with ATLAS_DEVICE=accel");
+        }
+        // A plain blend also goes with the window alone: the mission's first form.
+        const bool windowed = out_.sparse.mode == AttentionMode::kWindow && out_.memory.mode == MemoryMode::kBlend;
+        if (out_.memory.enabled && given("ATLAS_MEMORY") && given("ATLAS_MODE") &&
+            out_.sparse.mode != AttentionMode::kSparse && !windowed)
+            return not_allowed("ATLAS_MEMORY", "1", "0 with ATLAS_MODE=" + mode);
+        return Status::ok();
+    }
+
+    const Options& asked_;
+    Options out_;
 };
 
-void parse_sparse(Parser& parser, SparseOptions* out) {
-    constexpr int64_t kMost = int64_t{1} << 30;
-    parser.choice("ATLAS_MODE",
-                  std::array{std::pair{"exact", AttentionMode::kExact}, std::pair{"window", AttentionMode::kWindow},
-                             std::pair{"sparse", AttentionMode::kSparse}},
-                  &out->mode);
-    parser.choice("ATLAS_FAR", kFarEstimateWords, &out->estimate);
-    parser.choice("ATLAS_BLOCK", std::array{std::pair{"16", 16}, std::pair{"32", 32}, std::pair{"64", 64}},
-                  &out->block_keys);
-    parser.integer("ATLAS_THRESHOLD", 0, kMost, &out->threshold);
-    parser.integer("ATLAS_SINKS", 0, 1 << 20, &out->sinks);
-    parser.integer("ATLAS_WINDOW", 0, kMost, &out->window);
-    parser.real("ATLAS_BLOCK_SHARE", 0, 1, &out->block_share);
-    parser.real("ATLAS_BUDGET", 0, 1, &out->fraction);
-    parser.integer("ATLAS_BUDGET_FLOOR", 0, kMost, &out->floor);
-    parser.integer("ATLAS_BUDGET_CAP", 0, kMost, &out->cap);
-    parser.real("ATLAS_EPSILON", 0, 1, &out->epsilon);
-    parser.flag("ATLAS_ALIKE", &out->alike);
-    parser.flag("ATLAS_VALUE_SLOPE", &out->value_slope);
-    parser.real("ATLAS_REACH_SHARE", 0, 1, &out->reach_share);
-    parser.integer("ATLAS_FIRST_LAYERS", 0, 1024, &out->first_layers);
-    parser.real("ATLAS_FIRST_FACTOR", 1, 100, &out->first_factor);
-    parser.integer("ATLAS_TILE", 1, 512, &out->tile);
-    parser.integer("ATLAS_BEAM", 64, 1 << 20, &out->beam);
-    parser.integer("ATLAS_PROBES", 0, 64, &out->probes);
-    parser.real("ATLAS_PROBE_LIMIT", 0, 100, &out->probe_limit);
-    parser.integer("ATLAS_SEED", 0, INT32_MAX, &out->seed);
-    parser.text("ATLAS_STATS", &out->stats);
-}
-
-void parse_memory(Parser& parser, MemoryOptions* out) {
-    constexpr int64_t kMost = int64_t{1} << 30;
-    parser.flag("ATLAS_MEMORY", &out->enabled);
-    parser.choice("ATLAS_MEMORY_MODE",
-                  std::array{std::pair{"correct", MemoryMode::kCorrect}, std::pair{"blend", MemoryMode::kBlend}},
-                  &out->mode);
-    if (out->mode == MemoryMode::kBlend) {
-        out->blend_ratio = 0.1;
-        out->kind = FarMemoryKind::kDeep;
-        out->chunk = 64;
-    }
-    parser.real("ATLAS_BLEND_RATIO", 0, 1, &out->blend_ratio);
-    parser.flag("ATLAS_BLEND_DYNAMIC", &out->dynamic_blend);
-    parser.integer("ATLAS_WARM_UP", 0, kMost, &out->warm_up);
-    parser.flag("ATLAS_TEST_TIME", &out->test_time);
-    parser.bytes("ATLAS_MEMORY_BUDGET", &out->budget_bytes);
-    parser.choice("ATLAS_MEMORY_KIND", kFarMemoryKindWords, &out->kind);
-    parser.choice("ATLAS_FEATURE_TYPE", kMemoryFeatureWords, &out->features);
-    parser.integer("ATLAS_FEATURE_DEGREE", 1, 3, &out->degree);
-    parser.integer("ATLAS_MEMORY_HIDDEN", 1, 1024, &out->hidden);
-    parser.integer("ATLAS_OMEGA_WINDOW", 1, 4096, &out->omega_window);
-    parser.real("ATLAS_OMEGA_ALPHA", 0, 1, &out->omega_alpha);
-    parser.integer("ATLAS_MUON_ITERATIONS", 0, 64, &out->muon_iterations);
-    parser.choice("ATLAS_MEMORY_PRECISION", std::array{std::pair{"f32", false}, std::pair{"bf16", true}}, &out->bf16);
-    parser.real("ATLAS_MEMORY_STEP", 0, 1000, &out->step);
-    parser.integer("ATLAS_MEMORY_CHUNK", 1, 4096, &out->chunk);
-    parser.flag("ATLAS_ADAPTIVE_WINDOW", &out->adaptive_window);
-    parser.integer("ATLAS_MEMORY_PROBE", 1, 1 << 20, &out->probe_every);
-    parser.integer("ATLAS_MEMORY_PROBE_KEYS", 0, kMost, &out->probe_keys);
-}
-
-/** Values that are allowed one by one, but not together. */
-void check_together(Parser& parser, Options* out) {
-    SparseOptions& sparse = out->sparse;
-    if (sparse.floor > sparse.cap) {
-        const std::string floor = parser.given("ATLAS_BUDGET_FLOOR");
-        const std::string cap = parser.given("ATLAS_BUDGET_CAP");
-        if (!floor.empty() && !cap.empty()) parser.fail("ATLAS_BUDGET_FLOOR", floor, "at most ATLAS_BUDGET_CAP=" + cap);
-        // Only one was chosen: the other's default follows it.
-        (cap.empty() ? sparse.cap : sparse.floor) = cap.empty() ? sparse.floor : sparse.cap;
-    }
-    const std::string mode = parser.given("ATLAS_MODE");
-    if (out->device == DeviceMode::kAccel) {
-        // Only pages know when they were written, and only their memory is counted.
-        if (sparse.mode != AttentionMode::kExact) parser.fail("ATLAS_MODE", mode, "exact with ATLAS_DEVICE=accel");
-        if (out->kv_ram_bytes > 0)
-            parser.fail("ATLAS_KV_RAM", parser.given("ATLAS_KV_RAM"), "0 with ATLAS_DEVICE=accel");
-    }
-    // A plain blend also goes with the window alone: the mission's first form.
-    const bool windowed = sparse.mode == AttentionMode::kWindow && out->memory.mode == MemoryMode::kBlend;
-    if (out->memory.enabled && parser.given("ATLAS_MEMORY") == "1" && !mode.empty() &&
-        sparse.mode != AttentionMode::kSparse && !windowed)
-        parser.fail("ATLAS_MEMORY", "1", "0 with ATLAS_MODE=" + mode);
+/** Variables that begin like ours and are read by the launcher, by ./dev and by tests. */
+bool is_elsewhere(std::string_view name) {
+    constexpr std::string_view kNames[] = {"ATLAS_LIBRARY", "ATLAS_SANITIZER_PRELOAD"};
+    return name.starts_with("ATLAS_DEV_") || std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
 }
 
 struct Loaded {
@@ -194,12 +275,7 @@ struct Loaded {
 const Loaded& loaded() {
     static const Loaded instance = [] {
         Loaded result;
-        result.status = parse_options(
-            [](const char* name) -> std::optional<std::string> {
-                const char* value = std::getenv(name);
-                return value ? std::optional<std::string>(value) : std::nullopt;
-            },
-            &result.options);
+        result.status = read_environment(&result.options, nullptr);
         return result;
     }();
     return instance;
@@ -207,41 +283,52 @@ const Loaded& loaded() {
 
 }  // namespace
 
-Status parse_options(const Getter& get, Options* out) {
-    Options parsed;
-    Parser parser(get);
-    parser.choice("ATLAS_DEVICE",
-                  std::array{std::pair{"owner", DeviceMode::kOwner}, std::pair{"accel", DeviceMode::kAccel}},
-                  &parsed.device);
-    bool debug = false;
-    parser.flag("ATLAS_DEBUG", &debug);
-    if (debug) parsed.log_level = 1;
-    parser.choice("ATLAS_LOG_LEVEL",
-                  std::array{std::pair{"trace", 0}, std::pair{"debug", 1}, std::pair{"info", 2}, std::pair{"warn", 3},
-                             std::pair{"error", 4}, std::pair{"off", 6}},
-                  &parsed.log_level);
-    using Name = std::string;
-    parser.choice(
-        "ATLAS_KERNEL",
-        std::array{std::pair<const char*, Name>{"auto", "auto"}, std::pair<const char*, Name>{"reference", "reference"},
-                   std::pair<const char*, Name>{"avx2", "avx2"}, std::pair<const char*, Name>{"avx512", "avx512"},
-                   std::pair<const char*, Name>{"avx512_bf16", "avx512_bf16"},
-                   std::pair<const char*, Name>{"neon", "neon"}},
-        &parsed.kernel);
-    parser.integer("ATLAS_THREADS", 0, 1024, &parsed.threads);
-    parser.bytes("ATLAS_KV_RAM", &parsed.kv_ram_bytes);
-    parser.flag("ATLAS_PAGE_ALL", &parsed.page_all);
-    parse_sparse(parser, &parsed.sparse);
-    parse_memory(parser, &parsed.memory);
-    parser.text("ATLAS_SIDE_CAR", &parsed.side_car);
-    parser.text("ATLAS_MODEL", &parsed.model);
-    if (parsed.side_car == "none") parsed.side_car.clear();
-    const auto memory = get("ATLAS_MEMORY");
-    if (!parsed.side_car.empty() && (!memory || memory->empty())) parsed.memory.enabled = true;
-    check_together(parser, &parsed);
-    const Status status = parser.status();
-    *out = status.is_ok() ? parsed : Options{};
-    return status;
+Status set_option(Options& options, std::string_view name, const std::string& text) {
+    const size_t at = row_of(name);
+    if (at == kNone) return Status::invalid_argument(no_such_option(name));
+    const Row& row = kRows[at];
+    if (text.empty()) {
+        row.copy(options, Options{});
+    } else if (!row.read(options, text)) {
+        return not_allowed(row.name, text, row.allowed());
+    }
+    options.given[at] = !text.empty();
+    return Status::ok();
+}
+
+Status get_option(const Options& options, std::string_view name, std::string* text) {
+    const size_t at = row_of(name);
+    if (at == kNone) return Status::invalid_argument(no_such_option(name));
+    *text = kRows[at].write(options);
+    return Status::ok();
+}
+
+Status settle_options(const Options& asked, Options* out) { return Settling(asked).run(out); }
+
+Status parse_options(const std::function<std::optional<std::string>(const char*)>& get, Options* out) {
+    Options asked;
+    Status status;
+    for (const Row& row : kRows) {
+        const std::optional<std::string> text = get(row.name);
+        if (text && status.is_ok()) status = set_option(asked, row.name, *text);
+    }
+    *out = {};
+    return status.is_ok() ? settle_options(asked, out) : status;
+}
+
+Status read_environment(Options* out, std::vector<std::string>* unknown) {
+    for (char** variable = environ; unknown && variable && *variable; ++variable) {
+        const std::string_view entry(*variable);
+        const std::string_view name = entry.substr(0, entry.find('='));
+        if (name.starts_with("ATLAS_") && row_of(name) == kNone && !is_elsewhere(name))
+            unknown->push_back(no_such_option(name));
+    }
+    return parse_options(
+        [](const char* name) -> std::optional<std::string> {
+            const char* value = std::getenv(name);
+            return value ? std::optional<std::string>(value) : std::nullopt;
+        },
+        out);
 }
 
 const Options& options() { return loaded().options; }

@@ -72,7 +72,7 @@ std::string planner_text(const SparseOptions& options) {
     return "block " + std::to_string(options.block_keys) + ", threshold " + std::to_string(options.threshold) +
            ", sinks " + std::to_string(options.sinks) + ", window " + std::to_string(options.window) + ", blocks of " +
            number(options.block_share) + ", budget " + number(options.fraction) + " (" + std::to_string(options.floor) +
-           " to " + std::to_string(options.cap) + "), far " + word_of(kFarEstimateWords, options.estimate);
+           " to " + std::to_string(options.cap) + "), far " + word_of(options.estimate);
 }
 
 const char* begin() {

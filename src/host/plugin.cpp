@@ -2,6 +2,8 @@
 
 #include <cstdio>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "base/log.h"
 #include "base/options.h"
@@ -14,7 +16,12 @@ extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backen
     using namespace atlas;
     try {
         host::abi::Layout layout{};
-        Status status = options_status();
+        std::vector<std::string> unknown;
+        Options read;
+        Status status = read_environment(&read, &unknown);
+        set_log_level(read.log_level);
+        // A typo would else be silent.
+        for (const std::string& sentence : unknown) log().warn("{}", sentence);
         if (status.is_ok()) status = host::abi::choose_layout(host::abi::probe_host(), &layout);
         if (status.is_ok()) status = kernels::select_kernel_variant(options().kernel.c_str());
         if (!status.is_ok()) {

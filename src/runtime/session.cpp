@@ -43,12 +43,14 @@ Session::~Session() {
 }
 
 void Session::write_statistics() const {
-    const std::string& target = options().sparse.stats;
+    const std::string& target = options().stats;
     attention::Stats& stats = attention::Stats::instance();
     if (target.empty() || stats.empty()) return;
     for (const auto& [layer, memory] : engine_.memory().layer_stats()) stats.add(layer, memory);
     if (target == "1") {
-        log().info("attention: {}", stats.json());
+        std::string line = stats.json();
+        std::erase(line, '\n');
+        log().info("attention: {}", line);
         return;
     }
     std::ofstream file(target);

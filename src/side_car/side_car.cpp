@@ -159,8 +159,8 @@ Status read_keys(const GgufFile& file, SideCar* out) {
     if (fingerprint.size() != 16 || error != std::errc{} || end != fingerprint.data() + fingerprint.size())
         keys.fail("atlas.model.fingerprint = '" + fingerprint.substr(0, 40) + "', not 16 hexadecimal digits");
     MemoryOptions& options = out->options;
-    options.kind = keys.word("atlas.memory_kind", kFarMemoryKindWords);
-    options.features = keys.word("atlas.feature_type", kMemoryFeatureWords);
+    options.kind = keys.word("atlas.memory_kind", option_words<FarMemoryKind>());
+    options.features = keys.word("atlas.feature_type", option_words<MemoryFeatures>());
     options.degree = static_cast<int>(keys.whole("atlas.feature_degree", 1, 3));
     out->seed = static_cast<uint64_t>(keys.whole("atlas.feature_seed", 0, INT32_MAX));
     const bool hidden = options.kind == FarMemoryKind::kDeep || options.kind == FarMemoryKind::kGated;
@@ -346,11 +346,11 @@ Status encode_side_car(const SideCar& side_car, SideCarContent* out) {
         {"atlas.enabled", side_car.enabled},
         {"atlas.model.name", side_car.origin.model_name},
         {"atlas.model.fingerprint", fingerprint_text(side_car.fingerprint)},
-        {"atlas.memory_kind", word_of(kFarMemoryKindWords, options.kind)},
+        {"atlas.memory_kind", word_of(options.kind)},
         {"atlas.memory_dim", hidden ? int64_t{options.hidden} : features},
         {"atlas.window_size", least_squares ? int64_t{0} : int64_t{options.omega_window}},
         {"atlas.muon_iterations", least_squares ? int64_t{0} : int64_t{options.muon_iterations}},
-        {"atlas.feature_type", word_of(kMemoryFeatureWords, options.features)},
+        {"atlas.feature_type", word_of(options.features)},
         {"atlas.feature_degree", int64_t{options.degree}},
         {"atlas.feature_seed", static_cast<int64_t>(side_car.seed)},
         {"atlas.omega_alpha", alpha},

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <map>
 
 namespace atlas {
@@ -14,6 +15,86 @@ Status parse(const std::map<std::string, std::string>& environment, Options* out
             return found == environment.end() ? std::nullopt : std::optional<std::string>(found->second);
         },
         out);
+}
+
+struct TableRow {
+    const char* name;
+    const char* initial;
+};
+
+#define ATLAS_OPTION(group, field, name, type, initial, audience, help) {name, #initial},
+constexpr TableRow kTable[] = {
+#include "base/options.def"
+};
+
+TEST(OptionsTest, EveryDefaultIsWhatItsRowSays) {
+    for (const TableRow& row : kTable) {
+        Options options;
+        std::string before;
+        std::string after;
+        ASSERT_TRUE(get_option(options, row.name, &before).is_ok());
+        ASSERT_TRUE(set_option(options, row.name, row.initial).is_ok()) << row.name << "=" << row.initial;
+        ASSERT_TRUE(get_option(options, row.name, &after).is_ok());
+        EXPECT_EQ(before, row.initial) << row.name;
+        EXPECT_EQ(after, row.initial) << row.name;
+    }
+}
+
+TEST(OptionsTest, SettersAreThoseOfTheEnvironment) {
+    Options options;
+    ASSERT_TRUE(set_option(options, "ATLAS_MODE", "sparse").is_ok());
+    ASSERT_TRUE(set_option(options, "ATLAS_KV_RAM", "1536M").is_ok());
+    ASSERT_TRUE(set_option(options, "ATLAS_BUDGET", "0.05").is_ok());
+    EXPECT_EQ(options.sparse.mode, AttentionMode::kSparse);
+    EXPECT_EQ(options.kv_ram_bytes, uint64_t{1536} << 20);
+    std::string text;
+    ASSERT_TRUE(get_option(options, "ATLAS_BUDGET", &text).is_ok());
+    EXPECT_EQ(text, "0.05");
+    // An error leaves the rest and what was there.
+    EXPECT_EQ(set_option(options, "ATLAS_BUDGET", "2").message(), "ATLAS_BUDGET=2: allowed is a number from 0 to 1");
+    EXPECT_EQ(options.sparse.fraction, 0.05);
+    ASSERT_TRUE(set_option(options, "ATLAS_BUDGET", "").is_ok()) << "taken back";
+    EXPECT_EQ(options.sparse.fraction, SparseOptions{}.fraction);
+    EXPECT_EQ(set_option(options, "ATLAS_BUGDET", "1").message(),
+              "ATLAS_BUGDET is no option of Atlas; did you mean ATLAS_BUDGET?");
+    EXPECT_EQ(get_option(options, "ATLAS_WARP_DRIVE", &text).message(), "ATLAS_WARP_DRIVE is no option of Atlas");
+}
+
+TEST(OptionsTest, WhatFollowsIsNotTakenForAsked) {
+    Options asked;
+    ASSERT_TRUE(set_option(asked, "ATLAS_BUDGET_FLOOR", "5000").is_ok());
+    ASSERT_TRUE(set_option(asked, "ATLAS_MEMORY_MODE", "blend").is_ok());
+    Options settled;
+    ASSERT_TRUE(settle_options(asked, &settled).is_ok());
+    EXPECT_EQ(settled.sparse.cap, 5000);
+    EXPECT_EQ(settled.memory.kind, FarMemoryKind::kDeep);
+    ASSERT_TRUE(set_option(asked, "ATLAS_BUDGET_FLOOR", "100").is_ok());
+    ASSERT_TRUE(set_option(asked, "ATLAS_MEMORY_MODE", "").is_ok());
+    ASSERT_TRUE(settle_options(asked, &settled).is_ok());
+    EXPECT_EQ(settled.sparse.cap, SparseOptions{}.cap);
+    EXPECT_EQ(settled.memory.kind, FarMemoryKind::kLeastSquares);
+}
+
+TEST(OptionsTest, StatisticsInTheLogAreSeen) {
+    Options options;
+    ASSERT_TRUE(parse({{"ATLAS_STATS", "1"}}, &options).is_ok());
+    EXPECT_EQ(options.log_level, LogLevel::kInfo);
+    ASSERT_TRUE(parse({{"ATLAS_STATS", "1"}, {"ATLAS_LOG_LEVEL", "error"}}, &options).is_ok());
+    EXPECT_EQ(options.log_level, LogLevel::kError);
+    ASSERT_TRUE(parse({{"ATLAS_STATS", "file.json"}}, &options).is_ok());
+    EXPECT_EQ(options.log_level, LogLevel::kWarn);
+}
+
+TEST(OptionsTest, VariablesThatAreNoOptionsAreNamed) {
+    setenv("ATLAS_TRESHOLD", "1", 1);
+    setenv("ATLAS_LIBRARY", "l.so", 1);
+    setenv("ATLAS_DEV_ROOT", "sid", 1);
+    Options options;
+    std::vector<std::string> unknown;
+    EXPECT_TRUE(read_environment(&options, &unknown).is_ok());
+    unsetenv("ATLAS_TRESHOLD");
+    EXPECT_EQ(unknown,
+              (std::vector<std::string>{"ATLAS_TRESHOLD is no option of Atlas; did you mean ATLAS_THRESHOLD?"}));
 }
 
 TEST(OptionsTest, EmptyEnvironmentGivesDefaults) {
@@ -33,7 +114,7 @@ TEST(OptionsTest, ReadsEveryKind) {
     EXPECT_EQ(options.device, DeviceMode::kOwner);
     EXPECT_EQ(options.kv_ram_bytes, 512ull << 20);
     EXPECT_EQ(options.threads, 7);
-    EXPECT_EQ(options.log_level, 1);
+    EXPECT_EQ(options.log_level, LogLevel::kDebug);
 }
 
 TEST(OptionsTest, ReadsTheMemory) {
@@ -86,7 +167,7 @@ TEST(OptionsTest, ReadsTheSparsePlanner) {
     EXPECT_EQ(options.sparse.block_keys, 16);
     EXPECT_DOUBLE_EQ(options.sparse.fraction, 0.05);
     EXPECT_DOUBLE_EQ(options.sparse.block_share, 0.01);
-    EXPECT_EQ(options.sparse.stats, "x.json");
+    EXPECT_EQ(options.stats, "x.json");
 }
 
 TEST(OptionsTest, ContradictionsNameBothValues) {

@@ -9,6 +9,9 @@ import pathlib
 import re
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
+import options_doc  # noqa: E402
+
 # Folder of src/ -> the folders it may include directly. c_api, host -> runtime -> side_car -> attention -> kv, memory -> kernels -> base.
 MAY_INCLUDE = {
     "base": set(),
@@ -28,9 +31,8 @@ LONG_FILE = 500
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 HOST_HEADER = re.compile(r"^(ggml|llama|gguf)([-_.].*)?\.h$|^(ggml|llama)-cpp\.h$")
-GETENV = re.compile(r"\b(secure_)?getenv\s*\(")
+GETENV = re.compile(r"\b(secure_)?getenv\s*\(|\benviron\b")
 STDERR = re.compile(r"std::cerr|std::cout|\bf?printf\s*\(\s*(stderr|stdout|\")")
-VARIABLE = re.compile(r'"(ATLAS_[A-Z0-9_]+)"')
 
 
 def without_comments(text):
@@ -87,26 +89,20 @@ def check_folders(root, breaches):
 
 
 def check_options(root, breaches):
-    """docs/options.md, the comments of options.h and the launcher's switches name exactly the variables that options.cpp parses."""
-    parsed = set(VARIABLE.findall((root / "src/base/options.cpp").read_text(encoding="utf-8")))
-    for name in ("src/base/options.h", "docs/options.md"):
-        text = (root / name).read_text(encoding="utf-8") if (root / name).exists() else ""
-        named = set(re.findall(r"\bATLAS_[A-Z0-9_]+\b", text))
-        for variable in sorted(parsed - named):
-            breaches.append(f"{name}: {variable} is parsed in src/base/options.cpp and not described here")
-        if name.endswith(".md"):
-            table = set(re.findall(r"^\|\s*`(ATLAS_[A-Z0-9_]+)`", text, re.MULTILINE))
-            for variable in sorted(table - parsed):
-                breaches.append(f"{name}: {variable} is described here and parsed nowhere")
-    # ATLAS_PAGE_ALL is for tests; every other variable has its switch, named like it.
-    launcher = root / "tools/atlas/settings.cpp"
-    switches = dict(re.findall(r'"(atlas-[a-z0-9-]+)",\s*"(ATLAS_[A-Z0-9_]+)"', launcher.read_text(encoding="utf-8") if launcher.exists() else ""))
-    for variable in sorted(parsed - {"ATLAS_PAGE_ALL"} - set(switches.values())):
-        breaches.append(f"tools/atlas/settings.cpp: {variable} is parsed in src/base/options.cpp and has no switch here")
-    for switch, variable in sorted(switches.items()):
-        if variable not in parsed or switch != variable.lower().replace("_", "-"):
-            breaches.append(f"tools/atlas/settings.cpp: --{switch} sets {variable}: parsed nowhere, or not named like it")
-    return len(parsed)
+    """Each option is one row of options.def, and docs/options.md is what that table says."""
+    table = root / "src/base/options.def"
+    try:
+        rows = options_doc.rows_of(table.read_text(encoding="utf-8"))
+        page = options_doc.page_of(rows)
+    except (OSError, ValueError) as error:
+        breaches.append(f"src/base/options.def: {error}")
+        return 0
+    for column in (lambda row: row["name"], lambda row: f"{row['group']}.{row['field']}"):
+        seen = [column(row) for row in rows]
+        breaches.extend(f"src/base/options.def: {one} has two rows" for one in sorted({one for one in seen if seen.count(one) > 1}))
+    if not (root / "docs/options.md").exists() or (root / "docs/options.md").read_text(encoding="utf-8") != page:
+        breaches.append("docs/options.md: not what src/base/options.def says; run python3 scripts/options_doc.py")
+    return len(rows)
 
 
 def main():

@@ -8,14 +8,18 @@ import tempfile
 import unittest
 
 CHECK = pathlib.Path(__file__).with_name("check_structure.py")
+sys.path.insert(0, str(CHECK.parents[2] / "scripts"))
+import options_doc  # noqa: E402
+
+ROW = 'ATLAS_OPTION(process, device, "ATLAS_DEVICE", CHOICE(DeviceMode, "owner", "accel"), owner, user,\n    "which (of two)")\n'
 CLEAN = {
     "src/base/options.h": "// ATLAS_DEVICE\n",
     "src/base/options.cpp": '#include "base/options.h"\nauto a = std::getenv("ATLAS_DEVICE");\n',
     "src/kernels/a.cpp": '#include <vector>\n#include "base/options.h"\n// std::cerr and getenv("X") in a comment are fine\n',
     "src/attention/a.h": '#include "kv/page.h"\n#include "memory/m.h"\n',
     "src/host/a.cpp": '#include <ggml.h>\n#include "ggml-backend.h"\n#include "runtime/session.h"\n',
-    "docs/options.md": "| `ATLAS_DEVICE` | owner |\n",
-    "tools/atlas/settings.cpp": '{"atlas-device", "ATLAS_DEVICE", ""},\n',
+    "src/base/options.def": "// A table.\n" + ROW,
+    "docs/options.md": options_doc.page_of(options_doc.rows_of(ROW)),
 }
 
 
@@ -43,15 +47,18 @@ class CheckStructure(unittest.TestCase):
             ("src/runtime/b.h", '#include "ggml-backend.h"\n', "only src/host"),
             ("src/kv/b.h", "#include <llama.h>\n", "only src/host"),
             ("src/kv/b.cpp", 'const char* a = getenv("HOME");\n', "environment"),
+            ("src/kv/b.cpp", 'char** a = environ;\n', "environment"),
             ("src/host/b.cpp", 'void f() { std::cerr << 1; }\n', "base/log.h"),
             ("src/host/b.cpp", 'void f() { fprintf(stderr, "x"); }\n', "base/log.h"),
             ("src/kv/b.cpp", '#include "../base/log.h"\n', "relative to src/"),
             ("src/extra/b.cpp", "int a;\n", "do not know"),
             ("tools/atlas/b.cpp", '#include "base/options.h"\n', "public headers only"),
-            ("src/base/options.cpp", 'get("ATLAS_DEVICE"); get("ATLAS_NEW");\n', "ATLAS_NEW is parsed"),
-            ("tools/atlas/settings.cpp", "", "has no switch"),
-            ("tools/atlas/settings.cpp", '{"atlas-dev", "ATLAS_DEVICE", ""},\n', "not named like it"),
-            ("docs/options.md", "| `ATLAS_DEVICE` | |\n| `ATLAS_GONE` | |\n", "ATLAS_GONE is described"),
+            ("src/base/options.def", ROW + ROW.replace("ATLAS_DEVICE", "ATLAS_OTHER"), "process.device has two rows"),
+            ("src/base/options.def", ROW + ROW.replace("device", "other"), "ATLAS_DEVICE has two rows"),
+            ("src/base/options.def", ROW.replace(" owner,", " accel,"), "docs/options.md: not what"),
+            ("src/base/options.def", ROW.replace(" user,", ""), "a row of 6 columns"),
+            ("src/base/options.def", ROW.replace(" user,", " everyone,"), "audience everyone"),
+            ("docs/options.md", "stale", "docs/options.md: not what"),
         ]:
             with self.subTest(name=name, text=text):
                 result = run({name: text})

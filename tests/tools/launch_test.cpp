@@ -82,8 +82,87 @@ TEST(LaunchTest, AfterTwoDashesEverythingIsTheProgramsOwn) {
     EXPECT_EQ(launch.command, (Strings{"tool", "--", "--atlas-kv-ram"}));
 }
 
+TEST(LaunchTest, TwoDashesBeforeTheProgramEndTheSwitchesAndGo) {
+    EXPECT_EQ(plan_launch({"--", "tool", "-m", "x"}, "l").command, (Strings{"tool", "-m", "x"}));
+    const Launch launch = plan_launch({"--atlas-mode", "sparse", "--", "tool", "--", "--atlas-debug"}, "l");
+    EXPECT_EQ(launch.error, "");
+    EXPECT_EQ(launch.command, (Strings{"tool", "--", "--atlas-debug"}));
+    EXPECT_EQ(variable(launch, "ATLAS_MODE"), "sparse");
+    EXPECT_EQ(variable(launch, "ATLAS_DEBUG"), "(unset)");
+    EXPECT_NE(plan_launch({"--"}, "l").error.find("no program given"), std::string::npos);
+    EXPECT_NE(plan_launch({"--verbose", "tool"}, "l").error.find("--verbose: no switch of atlas"), std::string::npos);
+}
+
+class BackendPathTest : public ::testing::Test {
+protected:
+    void SetUp() override {
+        std::filesystem::create_directories(folder_);
+        for (const char* name : {"libggml-atlas.so", "libggml-atlas-old.so", "libggml-other.so"})
+            std::ofstream(folder_ / name) << "x";
+    }
+    void TearDown() override {
+        unsetenv("GGML_BACKEND_PATH");
+        std::filesystem::remove_all(folder_);
+    }
+    Launch with(const std::string& path) {
+        setenv("GGML_BACKEND_PATH", path.c_str(), 1);
+        return plan_launch({"tool"}, library_);
+    }
+
+    const std::filesystem::path folder_ =
+        std::filesystem::temp_directory_path() / ("atlas-backend-path-" + std::to_string(getpid()));
+    const std::string library_ = folder_ / "libggml-atlas.so";
+};
+
+TEST_F(BackendPathTest, ThisCopyIsTakenWithoutAWord) {
+    for (const std::string& path : {library_, (folder_ / "." / "libggml-atlas.so").string(), std::string()}) {
+        const Launch launch = with(path);
+        EXPECT_EQ(launch.error, "");
+        EXPECT_TRUE(launch.notes.empty()) << launch.notes.front();
+        EXPECT_EQ(variable(launch, "GGML_BACKEND_PATH"), library_);
+    }
+}
+
+TEST_F(BackendPathTest, AnotherCopyOrNothingIsReplacedWithANote) {
+    for (const char* name : {"libggml-atlas-old.so", "gone.so"}) {
+        const Launch launch = with(folder_ / name);
+        EXPECT_EQ(launch.error, "");
+        ASSERT_EQ(launch.notes.size(), 1u);
+        EXPECT_NE(launch.notes[0].find(folder_ / name), std::string::npos) << launch.notes[0];
+        EXPECT_NE(launch.notes[0].find("taking " + library_), std::string::npos) << launch.notes[0];
+        EXPECT_EQ(variable(launch, "GGML_BACKEND_PATH"), library_);
+    }
+}
+
+TEST_F(BackendPathTest, SomeoneElsesPluginIsNotReplaced) {
+    const Launch launch = with(folder_ / "libggml-other.so");
+    EXPECT_NE(launch.error.find("libggml-other.so names another plug-in"), std::string::npos) << launch.error;
+    EXPECT_EQ(variable(launch, "GGML_BACKEND_PATH"), "(unset)");
+}
+
+TEST(SettingsTest, EveryOptionHasASwitchAndTheShortHelpIsForUsers) {
+    const Setting* mode = find_setting("atlas-mode");
+    ASSERT_NE(mode, nullptr);
+    EXPECT_STREQ(mode->variable, "ATLAS_MODE");
+    EXPECT_EQ(mode->allowed, "exact, window, sparse");
+    EXPECT_STREQ(mode->initial, "exact");
+    EXPECT_FALSE(mode->expert);
+    EXPECT_FALSE(mode->implies_one);
+    for (const char* flag : {"atlas-memory", "atlas-debug", "atlas-stats"}) {
+        ASSERT_NE(find_setting(flag), nullptr) << flag;
+        EXPECT_TRUE(find_setting(flag)->implies_one) << flag;
+    }
+    ASSERT_NE(find_setting("atlas-test-time"), nullptr);
+    EXPECT_FALSE(find_setting("atlas-test-time")->implies_one) << "on by itself: only 0 makes sense";
+    EXPECT_TRUE(find_setting("atlas-test-time")->expert);
+    EXPECT_EQ(find_setting("atlas-page-all"), nullptr) << "for tests";
+    EXPECT_NE(describe_settings(false).find("--atlas-threshold  (0 to 1073741824; default 4096)"), std::string::npos);
+    EXPECT_EQ(describe_settings(false).find("--atlas-omega-alpha"), std::string::npos);
+    EXPECT_NE(describe_settings(true).find("--atlas-omega-alpha"), std::string::npos);
+}
+
 TEST(LaunchTest, AMissingProgramIsReported) {
-    EXPECT_NE(execute({{"no-such-program-of-llama"}, {}, ""}).find("no such program"), std::string::npos);
+    EXPECT_NE(execute({{"no-such-program-of-llama"}, {}, {}, ""}).find("no such program"), std::string::npos);
 }
 
 }  // namespace

@@ -76,6 +76,28 @@ void add_side_car(Launch* launch) {
     if (!is_set("ATLAS_MODEL")) launch->environment.emplace_back("ATLAS_MODEL", model);
 }
 
+/** Whether the user's GGML_BACKEND_PATH may give way to `library`; else the error. */
+std::string choose_plugin(const std::string& library, std::vector<std::string>* notes) {
+    namespace fs = std::filesystem;
+    const char* given = std::getenv("GGML_BACKEND_PATH");
+    if (!given || !*given) return {};
+    std::error_code error;
+    if (fs::equivalent(given, library, error)) return {};
+    const std::string variable = std::string("GGML_BACKEND_PATH=") + given;
+    if (!fs::exists(given, error)) {
+        notes->push_back(variable + " is not there, taking " + library);
+        return {};
+    }
+    if (fs::path(given).filename().string().starts_with("libggml-atlas")) {
+        notes->push_back(variable + " is another copy of Atlas, taking " + library +
+                         " (ATLAS_LIBRARY chooses the copy)");
+        return {};
+    }
+    return variable +
+           " names another plug-in, and llama.cpp loads only one from there: unset it to run the program on "
+           "Atlas, or start the program without atlas";
+}
+
 }  // namespace
 
 std::string side_car_beside(const std::string& model) {
@@ -97,7 +119,15 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
     bool own_arguments_only = false;
     for (size_t i = 0; i < arguments.size(); ++i) {
         const std::string& argument = arguments[i];
-        own_arguments_only |= argument == "--";
+        if (argument == "--" && !own_arguments_only) {
+            own_arguments_only = true;
+            if (launch.command.empty()) continue;
+        }
+        if (!own_arguments_only && launch.command.empty() && argument.starts_with("-") &&
+            !argument.starts_with("--atlas-")) {
+            launch.error = argument + ": no switch of atlas, and no program was named before it";
+            return launch;
+        }
         if (own_arguments_only || !argument.starts_with("--atlas-")) {
             launch.command.push_back(argument);
             continue;
@@ -106,18 +136,19 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
         const std::string flag = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
         const Setting* setting = find_setting(flag);
         if (!setting) {
-            launch.error = "--" + flag + ": no such switch; there are " + setting_names();
+            launch.error = "--" + flag + ": no such switch; there are " + setting_names() +
+                           " and more for experts (atlas --help-all)";
             return launch;
         }
         std::string value;
         if (equals != std::string::npos) {
             value = argument.substr(equals + 1);
-        } else if (setting->implied) {
-            value = setting->implied;
+        } else if (setting->implies_one) {
+            value = "1";
         } else if (i + 1 < arguments.size()) {
             value = arguments[++i];
         } else {
-            launch.error = "--" + flag + " needs a value: " + setting->help;
+            launch.error = "--" + flag + " needs a value (" + setting->allowed + "): " + setting->help;
             return launch;
         }
         accel |= flag == "atlas-device" && value == "accel";
@@ -127,6 +158,7 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
         launch.error = "no program given; for example: atlas llama-server -m model.gguf";
         return launch;
     }
+    if (launch.error = choose_plugin(library, &launch.notes); !launch.error.empty()) return launch;
     launch.environment.emplace_back("GGML_BACKEND_PATH", library);
     add_side_car(&launch);
     add_needed_flags(&launch.command, accel);

@@ -10,12 +10,17 @@ namespace atlas::tool {
 struct Launch {
     std::vector<std::string> command;                              ///< program and arguments
     std::vector<std::pair<std::string, std::string>> environment;  ///< variables to set
+    std::vector<std::string> notes;                                ///< what the user has to be told before it starts
     std::string error;                                             ///< not empty: why it cannot be started
 };
 
 /**
- * Splits `arguments` (program first) into the program's own and Atlas's switches (--atlas-name VALUE or --atlas-name=VALUE) and adds
- * what the program needs: attention runs on Atlas only as flash attention, and layers have to be given to the device.
+ * Splits `arguments` into the program, its arguments and Atlas's switches (--atlas-name VALUE or --atlas-name=VALUE), which may stand anywhere before a --, and adds
+ * what the program needs: attention runs on Atlas only as flash attention, and layers have to be given to the device. A -- before the program ends
+ * Atlas's switches and goes; one behind it is the program's.
+ *
+ * llama.cpp loads one library from GGML_BACKEND_PATH. One that the user has set to another copy of Atlas, or to nothing that is there, is replaced with a
+ * note; one that names a plug-in of someone else is not, and that is an error.
  */
 Launch plan_launch(const std::vector<std::string>& arguments, const std::string& library);
 

@@ -16,16 +16,6 @@ int fail(const std::string& message) {
     return 1;
 }
 
-std::string usage_of_settings() {
-    std::string text = "Switches (each sets the variable behind it):\n";
-    char line[200];
-    for (const Setting& setting : settings()) {
-        std::snprintf(line, sizeof line, "  --%-18s %-20s %s\n", setting.flag, setting.variable, setting.help);
-        text += line;
-    }
-    return text;
-}
-
 /** atlas-eval and atlas-convert link libllama, this program does not: they lie beside it, and are not there where libllama's headers were missing. */
 int run_beside(const std::string& name, int argc, char** argv) {
     std::error_code error;
@@ -41,6 +31,7 @@ int run_beside(const std::string& name, int argc, char** argv) {
 
 int run_program(int argc, char** argv, const std::string& library) {
     const Launch launch = plan_launch({argv + 1, argv + argc}, library);
+    for (const std::string& note : launch.notes) std::fprintf(stderr, "atlas: %s\n", note.c_str());
     return fail(launch.error.empty() ? execute(launch) : launch.error);
 }
 
@@ -50,7 +41,9 @@ int main(int argc, char** argv) {
     CLI::App app{
         "Runs any llama.cpp program with Atlas's attention and KV cache:\n  atlas llama-server -m model.gguf … "
         "[--atlas-…]"};
-    app.footer(usage_of_settings());
+    const std::string first = argc > 1 ? argv[1] : "";
+    app.set_help_all_flag("--help-all", "This with the switches for experts");
+    app.footer(describe_settings(first == "--help-all"));
     app.get_formatter()->enable_footer_formatting(false);
     app.require_subcommand(1);
     bool json = false;
@@ -60,11 +53,11 @@ int main(int argc, char** argv) {
     CLI::App* info = app.add_subcommand("info", "What the host is, whether the plug-in loads, which kernels it chose");
     info->add_flag("--json", json, "As JSON");
 
-    const std::string first = argc > 1 ? argv[1] : "";
     if (first == "eval" || first == "convert") return run_beside(first, argc, argv);
     std::string searched;
     const std::string library = locate_library(&searched);
-    const bool is_program = !first.empty() && first != "info" && first != "-h" && first != "--help";
+    const bool is_program =
+        !first.empty() && first != "info" && first != "-h" && first != "--help" && first != "--help-all";
     if (is_program) {
         if (library.empty()) return fail("libggml-atlas.so is not there; looked for " + searched);
         return run_program(argc, argv, library);

@@ -1,0 +1,31 @@
+#pragma once
+
+namespace atlas {
+
+// Values in the order of the words in base/options.def.
+
+enum class DeviceMode { kOwner, kAccel };
+
+enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff };
+
+enum class AttentionMode {
+    kExact,   ///< every key, the plain kernels
+    kWindow,  ///< sinks and window only: the control that fails at retrieval
+    kSparse,  ///< sinks, window, selected keys, and an estimate of the rest
+};
+
+/** How the log mass of a block that is not read is estimated; docs/attention.md has the equations. */
+enum class FarEstimate { kDrop, kFirst, kSecond, kBessel };
+
+/** Features of a query before the memory sees it, in the order of memory::FeatureType. */
+enum class MemoryFeatures { kIdentity, kPolynomial, kExponential, kFourier, kRbf };
+
+/** What learns: least squares is the Omega rule's limit for a linear memory and an unlimited window. */
+enum class FarMemoryKind { kLeastSquares, kLinear, kDeep, kGated };
+
+enum class MemoryMode {
+    kCorrect,  ///< learns what the far estimate gets wrong (ATLAS_MODE=sparse)
+    kBlend,  ///< learns k → v of what left the exact part; output (1 − r)·attention + r·M(q) (ATLAS_MODE=sparse or window)
+};
+
+}  // namespace atlas
