@@ -1,22 +1,21 @@
 #include <ggml.h>
 #include <omp.h>
 
+#include <array>
 #include <exception>
 #include <memory>
 #include <new>
-#include <vector>
 
 #include "base/log.h"
 #include "base/options.h"
 #include "host/abi/interfaces.h"
-#include "host/graph/cache_chain.h"
-#include "host/graph/delegate.h"
 #include "host/device.h"
+#include "host/graph/graph_plan.h"
 #include "host/ops/attention.h"
-#include "host/graph/ops.h"
-#include "host/buffers/owner_buffer.h"
-#include "host/ops/set_rows.h"
-#include "host/graph/shadow.h"
+#include "host/ops/delegate.h"
+#include "host/ops/key_shift.h"
+#include "host/ops/paged.h"
+#include "host/ops/shadow.h"
 #include "runtime/collector.h"
 #include "runtime/session.h"
 
@@ -32,11 +31,9 @@ public:
             return run(graph);
         } catch (const std::bad_alloc&) {
             log().error("graph of {} nodes: no memory left", ggml_graph_n_nodes(graph));
-            waiting_.clear();
             return GGML_STATUS_ALLOC_FAILED;
         } catch (const std::exception& error) {
             log().error("graph of {} nodes: {}", ggml_graph_n_nodes(graph), error.what());
-            waiting_.clear();
             return GGML_STATUS_FAILED;
         }
     }
@@ -57,34 +54,27 @@ public:
 private:
     ggml_status run(ggml_cgraph* graph) {
         session_.begin_graph();
-        ggml_status status = GGML_STATUS_SUCCESS;
-        const int n_nodes = ggml_graph_n_nodes(graph);
-        for (int i = 0; i < n_nodes && status == GGML_STATUS_SUCCESS; ++i) {
-            ggml_tensor* node = ggml_graph_node(graph, i);
-            if (is_empty(node)) continue;
-            const OpKind kind = op_kind(node->op);
-            if (kind == OpKind::kView) continue;
-            const bool own = kind == OpKind::kSetRows || kind == OpKind::kFlashAttention;
-            if (!own && !touches_pages(node)) {
-                waiting_.push_back(node);
-                continue;
-            }
-            status = flush();
-            if (status != GGML_STATUS_SUCCESS) break;
-            if (aborted()) return GGML_STATUS_ABORTED;
-            if (const CacheChain chain(graph, i); chain.length() > 0) {
-                status = chain.run(delegate_);
-                i += chain.length() - 1;
-                continue;
-            }
-            status = own ? run_own(node, kind) : delegate_.run_paged(node);
+        plan_.build(graph);
+        for (const Step& step : plan_.steps()) {
+            if (step.kind != StepKind::kDelegated && aborted()) return GGML_STATUS_ABORTED;
+            if (const ggml_status status = run(step); status != GGML_STATUS_SUCCESS) return status;
         }
-        const ggml_status flushed = status == GGML_STATUS_SUCCESS ? flush() : status;
-        waiting_.clear();
-        return flushed;
+        return GGML_STATUS_SUCCESS;
     }
 
-    static bool is_empty(const ggml_tensor* node) { return ggml_is_empty(node); }
+    ggml_status run(const Step& step) {
+        switch (step.kind) {
+            case StepKind::kOwn:
+                return run_own(step);
+            case StepKind::kDelegated:
+                return delegate_.run(plan_.delegated(step));
+            case StepKind::kPaged:
+                return run_paged(step.node, delegate_);
+            case StepKind::kKeyShift:
+                return run_key_shift(plan_.chain(step), delegate_);
+        }
+        return GGML_STATUS_FAILED;
+    }
 
     bool aborted() const { return abort_callback_ && abort_callback_(abort_data_); }
 
@@ -93,42 +83,39 @@ private:
         return host_threads_ > 0 ? host_threads_ : omp_get_max_threads();
     }
 
-    ggml_status flush() {
-        const ggml_status status = delegate_.run(waiting_);
-        waiting_.clear();
-        return status;
-    }
-
-    /** Runs one of Atlas's own operations: K, V and the rows written may lie in pages, every other operand is read by pointer. */
-    Status run_in_place(const ggml_tensor* node, OpKind kind) {
-        return kind == OpKind::kSetRows ? set_rows(node, threads()) : attention_.run(node, threads());
-    }
-
-    Status run_shadowed(ggml_tensor* node, OpKind kind) {
-        const ggml_tensor* const in_pages[] = {kind == OpKind::kSetRows ? node : node->src[1], node->src[2]};
-        ShadowNode shadow(node, in_pages);
-        if (Status status = run_in_place(shadow.node(), kind); !status.is_ok()) return status;
-        return shadow.write_back();
-    }
-
-    ggml_status run_own(ggml_tensor* node, OpKind kind) {
+    ggml_status run_own(const Step& step) {
+        const ggml_tensor* node = step.node;
+        if (step.masks_changed) session_.masks_changed();
         Status status;
         try {
             // Only ATLAS_PAGE_ALL puts anything but caches into pages.
-            status = options().page_all ? run_shadowed(node, kind) : run_in_place(node, kind);
+            status = options().page_all ? run_shadowed(step) : step.op->run(node, context());
         } catch (const std::bad_alloc&) {
-            log().error("{} of '{}': no memory left", ggml_op_name(node->op), node->name);
+            log().error("{} of '{}': no memory left", step.op->name, node->name);
             return GGML_STATUS_ALLOC_FAILED;
         }
         if (status.is_ok()) return GGML_STATUS_SUCCESS;
-        log().error("{} of '{}': {}", ggml_op_name(node->op), node->name, status.to_string());
+        log().error("{} of '{}': {}", step.op->name, node->name, status.to_string());
         return status.code() == StatusCode::kOutOfMemory ? GGML_STATUS_ALLOC_FAILED : GGML_STATUS_FAILED;
     }
+
+    Status run_shadowed(const Step& step) {
+        std::array<const ggml_tensor*, 2> in_pages;
+        for (size_t i = 0; i < in_pages.size(); ++i) {
+            const int operand = step.op->paged[i];
+            in_pages[i] = operand == kResult ? step.node : operand == kNone ? nullptr : step.node->src[operand];
+        }
+        ShadowNode shadow(step.node, in_pages);
+        if (Status status = step.op->run(shadow.node(), context()); !status.is_ok()) return status;
+        return shadow.write_back();
+    }
+
+    OpContext context() { return {attention_, threads()}; }
 
     CpuDelegate delegate_;
     runtime::Session session_;
     FlashAttention attention_{session_};
-    std::vector<ggml_tensor*> waiting_;  // consecutive nodes for the delegate
+    GraphPlan plan_;
     int host_threads_ = 0;
     ggml_abort_callback abort_callback_ = nullptr;
     void* abort_data_ = nullptr;

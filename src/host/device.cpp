@@ -11,8 +11,8 @@
 #include "base/options.h"
 #include "host/abi/interfaces.h"
 #include "host/calibration.h"
-#include "host/graph/ops.h"
 #include "host/buffers/owner_buffer.h"
+#include "host/ops/table.h"
 #include "kernels/attention.h"
 
 namespace atlas::host {

@@ -58,9 +58,13 @@ void Session::write_statistics() const {
     if (!file.flush()) log().error("statistics: cannot write '{}'", target);
 }
 
-void Session::begin_graph() {
+void Session::masks_changed() {
     masks_.begin_graph();
     engine_.begin_graph();
+}
+
+void Session::begin_graph() {
+    masks_changed();
     kv::PagedTensor::advance_epoch();
 }
 

@@ -47,6 +47,8 @@ public:
 
     /** To be called before the first node of a graph: masks may hold new values. */
     void begin_graph();
+    /** To be called between two nodes of a graph when a mask of an earlier one was written since. */
+    void masks_changed();
 
     /**
      * `args` as for kernels::attention, with one list per (stream, KV head) covering keys 0…n_keys−1 and without mask summary. cache: null when

@@ -17,7 +17,7 @@
 #include "base/options.h"
 #include "host/abi/interfaces.h"
 #include "host/device.h"
-#include "host/graph/ops.h"
+#include "host/graph/whose.h"
 
 namespace atlas::host {
 namespace {

@@ -1,17 +1,15 @@
 #include "host/graph/cache_chain.h"
 
 #include <algorithm>
-#include <array>
 
-#include "base/log.h"
-#include "host/graph/ops.h"
+#include "host/abi/marks.h"
 #include "host/buffers/owner_buffer.h"
+#include "host/graph/op_kind.h"
 
 namespace atlas::host {
 namespace {
 
 constexpr int kMaxNodes = 16;
-constexpr size_t kDecodedBytes = size_t{1} << 20;  // two of these and the encoded cells stay in the cores' caches
 
 int outermost_dimension(const ggml_tensor* tensor) {
     int dimension = GGML_MAX_DIMS - 1;
@@ -35,20 +33,6 @@ bool same_place(const ggml_tensor* one, const ggml_tensor* other) {
     const Placement b = placement_of(other);
     return a.pages && a.pages == b.pages && a.offset == b.offset && one->type == other->type &&
            ggml_are_same_shape(one, other) && ggml_is_contiguous(one) && ggml_is_contiguous(other);
-}
-
-/** `count` of `cells` cells of a tensor that lie at `data`. */
-ggml_tensor part_of(const ggml_tensor* whole, int64_t cells, int64_t count, void* data) {
-    ggml_tensor part = *whole;
-    const int dimension = outermost_dimension(whole);
-    part.ne[dimension] = whole->ne[dimension] / cells * count;
-    for (int i = dimension + 1; i < GGML_MAX_DIMS; ++i)
-        part.nb[i] = part.nb[i - 1] * static_cast<size_t>(part.ne[i - 1]);
-    part.data = data;
-    part.buffer = nullptr;
-    part.view_src = nullptr;
-    part.extra = nullptr;
-    return part;
 }
 
 }  // namespace
@@ -89,6 +73,7 @@ bool CacheChain::is_read_elsewhere(ggml_cgraph* graph) const {
 
 /** Adds a node that works on the last one's result, cell by cell. */
 bool CacheChain::append(ggml_tensor* node) {
+    if (!is_wanted(node)) return false;
     const ggml_tensor* last = nodes_.back();
     switch (op_kind(node->op)) {
         case OpKind::kView:
@@ -117,63 +102,6 @@ bool CacheChain::append(ggml_tensor* node) {
     if (!is_plain(node) || !is_cell_by_cell(node, cells_)) return false;
     nodes_.push_back(node);
     return true;
-}
-
-ggml_status CacheChain::run(CpuDelegate& delegate) const {
-    const ggml_tensor* cache = nodes_.front()->src[0];
-    const Placement place = placement_of(cache);
-    int64_t cell_values = 1;  // at most, of any result between
-    for (const ggml_tensor* node : nodes_) cell_values = std::max(cell_values, ggml_nelements(node) / cells_);
-    const int64_t step =
-        std::clamp<int64_t>(static_cast<int64_t>(kDecodedBytes / sizeof(float)) / cell_values, 1, cells_);
-    const size_t cell_bytes = ggml_nbytes(cache) / static_cast<size_t>(cells_);
-
-    std::vector<std::byte> encoded(static_cast<size_t>(step) * cell_bytes);
-    std::array<std::vector<float>, 2> decoded;  // read and written in turns
-    for (auto& values : decoded) values.resize(static_cast<size_t>(step * cell_values));
-    std::vector<ggml_tensor> parts(nodes_.size());
-    std::vector<ggml_tensor> positions;
-    positions.reserve(nodes_.size());
-    std::vector<ggml_tensor*> work;
-    work.reserve(nodes_.size());
-
-    for (int64_t cell = 0; cell < cells_; cell += step) {
-        const int64_t count = std::min(step, cells_ - cell);
-        const size_t offset = place.offset + static_cast<size_t>(cell) * cell_bytes;
-        const size_t bytes = static_cast<size_t>(count) * cell_bytes;
-        if (place.pages->is_unmade(offset, bytes)) continue;  // all that is computed is linear: zeros stay zeros
-        place.pages->read(offset, encoded.data(), bytes);
-        ggml_tensor encoded_part = part_of(cache, cells_, count, encoded.data());
-        ggml_tensor* last = &encoded_part;
-        size_t turn = 0;
-        work.clear();
-        positions.clear();
-        for (size_t i = 0; i < nodes_.size(); ++i) {
-            const ggml_tensor* node = nodes_[i];
-            const OpKind kind = op_kind(node->op);
-            const bool ends = i + 1 == nodes_.size();
-            void* data = kind == OpKind::kView ? last->data
-                         : ends                ? encoded.data()
-                                               : static_cast<void*>(decoded[turn++ % 2].data());
-            parts[i] = part_of(node, cells_, count, data);
-            parts[i].src[kind == OpKind::kMatMul ? 1 : 0] = last;
-            if (kind == OpKind::kCopy && parts[i].src[1]) parts[i].src[1] = &parts[i];
-            if (kind == OpKind::kRope) {
-                ggml_tensor& part = positions.emplace_back(*node->src[1]);
-                part.ne[0] = count;
-                part.data = static_cast<std::byte*>(part.data) + static_cast<size_t>(cell) * part.nb[0];
-                parts[i].src[1] = &part;
-            }
-            if (kind != OpKind::kView) work.push_back(&parts[i]);
-            last = &parts[i];
-        }
-        if (const ggml_status status = delegate.run(work); status != GGML_STATUS_SUCCESS) return status;
-        if (const Status written = place.pages->update(offset, encoded.data(), bytes); !written.is_ok()) {
-            log().error("{} into '{}': {}", ggml_op_name(nodes_.back()->op), nodes_.back()->name, written.to_string());
-            return GGML_STATUS_ALLOC_FAILED;
-        }
-    }
-    return GGML_STATUS_SUCCESS;
 }
 
 }  // namespace atlas::host

@@ -3,12 +3,21 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <iterator>
+#include <string>
 #include <string_view>
+#include <tuple>
 
 #include "host/buffers/owner_buffer.h"
 
 namespace atlas::host {
 namespace {
+
+// Words of op_params: scale, ALiBi's largest bias, softcap (f32), then these (i32).
+constexpr int kPrecision = 3;
+constexpr int kMostVisible = 4;
+constexpr int kPrecisions[] = {GGML_PREC_UNDEFINED, GGML_PREC_F32, GGML_PREC_BF16,
+                               GGML_PREC_F16,       GGML_PREC_Q8,  GGML_PREC_Q4};
 
 DataType native_type(ggml_type type) {
     switch (type) {
@@ -134,25 +143,37 @@ private:
 
 }  // namespace
 
-bool supports_flash_attention(const ggml_tensor* op) {
+Status check_flash_attention(const ggml_tensor* op) {
+    const auto no = [](const std::string& what) { return Status::unsupported(what); };
+    const auto type = [](const ggml_tensor* tensor) { return std::string(ggml_type_name(tensor->type)); };
     const ggml_tensor* q = op->src[0];
     const ggml_tensor* k = op->src[1];
     const ggml_tensor* v = op->src[2];
     const ggml_tensor* mask = op->src[3];
     const ggml_tensor* sinks = op->src[4];
-    if (q->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32 || q->nb[0] != sizeof(float)) return false;
-    if (k->nb[0] != ggml_type_size(k->type) || v->nb[0] != ggml_type_size(v->type)) return false;
-    if (mask && (mask->type != GGML_TYPE_F16 || mask->nb[0] != 2)) return false;
-    if (sinks && sinks->type != GGML_TYPE_F32) return false;
+    if (q->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32)
+        return no("queries of " + type(q) + ", result of " + type(op));
+    if (q->nb[0] != sizeof(float) || k->nb[0] != ggml_type_size(k->type) || v->nb[0] != ggml_type_size(v->type))
+        return no("rows that are not contiguous");
+    if (mask && (mask->type != GGML_TYPE_F16 || mask->nb[0] != 2)) return no("a mask of " + type(mask));
+    if (sinks && sinks->type != GGML_TYPE_F32) return no("sinks of " + type(sinks));
     // K and V may have fewer streams than q only if they are broadcast, which llama.cpp never asks for.
-    if (k->ne[3] != q->ne[3] || v->ne[3] != q->ne[3] || v->ne[2] != k->ne[2]) return false;
+    if (k->ne[3] != q->ne[3] || v->ne[3] != q->ne[3] || v->ne[2] != k->ne[2])
+        return no("keys and values that are broadcast");
+    // Sums are made in f32, which is enough for every precision that a host may ask for at least.
+    if (std::find(std::begin(kPrecisions), std::end(kPrecisions), op->op_params[kPrecision]) == std::end(kPrecisions))
+        return no("precision " + std::to_string(op->op_params[kPrecision]));
+    // A bound on the visible keys of a query. What the mask hides is skipped without it.
+    if (op->op_params[kMostVisible] < 0)
+        return no(std::to_string(op->op_params[kMostVisible]) + " visible keys at most");
     const kernels::AttentionArgs args = arguments_of(op);
-    for (const auto& [type, decode, tensor] :
+    for (const auto& [known, decode, tensor] :
          {std::tuple{args.k_type, args.k_decode, k}, {args.v_type, args.v_decode, v}}) {
-        if (type == DataType::kOther && decode == nullptr) return false;
-        if (tensor->ne[0] % ggml_blck_size(tensor->type) != 0) return false;
+        if (known == DataType::kOther && decode == nullptr) return no("keys or values of " + type(tensor));
+        if (tensor->ne[0] % ggml_blck_size(tensor->type) != 0)
+            return no("heads of " + std::to_string(tensor->ne[0]) + " in " + type(tensor));
     }
-    return kernels::check_attention(args).is_ok();
+    return kernels::check_attention(args);
 }
 
 const FlashAttention::RunLists& FlashAttention::runs_of(const ggml_tensor* k, const ggml_tensor* v) {

@@ -14,8 +14,8 @@
 
 namespace atlas::host {
 
-/** Whether FLASH_ATTN_EXT with these types and shapes can be run. */
-bool supports_flash_attention(const ggml_tensor* op);
+/** Whether FLASH_ATTN_EXT with these types, shapes and parameters can be run: unsupported and why, if not. */
+Status check_flash_attention(const ggml_tensor* op);
 
 /** Translates FLASH_ATTN_EXT nodes for a session. One per backend instance, its buffers only grow; not thread-safe. */
 class FlashAttention {

@@ -1,4 +1,4 @@
-#include "host/graph/shadow.h"
+#include "host/ops/shadow.h"
 
 #include <algorithm>
 
@@ -65,14 +65,6 @@ ggml_tensor ShadowNode::shadow_of(const ggml_tensor* tensor) {
     shadow.view_src = nullptr;
     shadow.extra = nullptr;
     return shadow;
-}
-
-bool touches_pages(const ggml_tensor* node) {
-    if (placement_of(node).pages) return true;
-    for (const ggml_tensor* src : node->src) {
-        if (src && placement_of(src).pages) return true;
-    }
-    return false;
 }
 
 }  // namespace atlas::host

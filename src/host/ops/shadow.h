@@ -45,7 +45,4 @@ private:
     std::vector<Window> windows_;
 };
 
-/** Whether the node or one of its operands lies in pages. */
-bool touches_pages(const ggml_tensor* node);
-
 }  // namespace atlas::host

@@ -1,9 +1,9 @@
-#include "host/graph/slices.h"
+#include "host/ops/slices.h"
 
 #include <algorithm>
 
-#include "host/graph/ops.h"
 #include "host/buffers/owner_buffer.h"
+#include "host/graph/op_kind.h"
 
 namespace atlas::host {
 namespace {

@@ -1,12 +1,6 @@
-#include "host/graph/delegate.h"
-
-#include <new>
+#include "host/ops/delegate.h"
 
 #include "base/log.h"
-#include "host/graph/ops.h"
-#include "host/buffers/owner_buffer.h"
-#include "host/graph/shadow.h"
-#include "host/graph/slices.h"
 
 namespace atlas::host {
 namespace {
@@ -14,15 +8,6 @@ namespace {
 ggml_backend_dev_t cpu_device() {
     static ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     return device;
-}
-
-/** Whether the node turns keys in place where none were ever stored: zeros stay zeros. */
-bool turns_nothing(const ggml_tensor* node) {
-    if (op_kind(node->op) != OpKind::kRope) return false;
-    const Placement from = placement_of(node->src[0]);
-    const Placement to = placement_of(node);
-    return from.pages && from.pages == to.pages && from.offset == to.offset &&
-           to.pages->is_unmade(to.offset, ggml_nbytes(node));
 }
 
 }  // namespace
@@ -68,7 +53,7 @@ void CpuDelegate::set_abort_callback(ggml_abort_callback callback, void* data) {
     if (set) set(cpu_, callback, data);
 }
 
-ggml_status CpuDelegate::run(const std::vector<ggml_tensor*>& nodes) {
+ggml_status CpuDelegate::run(std::span<ggml_tensor* const> nodes) {
     if (nodes.empty()) return GGML_STATUS_SUCCESS;
     if (!prepare()) return GGML_STATUS_FAILED;
     graph_memory_.resize(ggml_graph_overhead_custom(nodes.size(), false) + ggml_tensor_overhead());
@@ -79,25 +64,6 @@ ggml_status CpuDelegate::run(const std::vector<ggml_tensor*>& nodes) {
     const ggml_status status = ggml_backend_graph_compute(cpu_, graph);
     ggml_free(context);
     return status;
-}
-
-ggml_status CpuDelegate::run_paged(ggml_tensor* node) {
-    try {
-        Slices slices(node);
-        while (ggml_tensor* slice = slices.next()) {
-            if (turns_nothing(slice)) continue;
-            ShadowNode shadow(slice, {});
-            if (const ggml_status status = run({shadow.node()}); status != GGML_STATUS_SUCCESS) return status;
-            if (const Status written = shadow.write_back(); !written.is_ok()) {
-                log().error("{} into '{}': {}", ggml_op_name(node->op), node->name, written.to_string());
-                return GGML_STATUS_ALLOC_FAILED;
-            }
-        }
-        return GGML_STATUS_SUCCESS;
-    } catch (const std::bad_alloc&) {
-        log().error("{} on '{}': no memory for a copy of its operands", ggml_op_name(node->op), node->name);
-        return GGML_STATUS_ALLOC_FAILED;
-    }
 }
 
 }  // namespace atlas::host

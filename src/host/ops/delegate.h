@@ -4,14 +4,14 @@
 #include <ggml.h>
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 namespace atlas::host {
 
 /**
- * Runs operations that are not Atlas's own on a CPU backend of the host. Operands in ordinary memory are used in place; for paged ones the
- * range that the operation can touch is copied out, the operation runs on the copy, and what it wrote is copied back, slice by slice.
- * One per backend instance; not thread-safe.
+ * Runs operations that are not Atlas's own on a CPU backend of the host. Operands lie in ordinary memory: ops/paged.h and ops/key_shift.h copy
+ * out what lies in pages. One per backend instance; not thread-safe.
  */
 class CpuDelegate {
 public:
@@ -27,9 +27,7 @@ public:
     void set_abort_callback(ggml_abort_callback callback, void* data);
 
     /** Runs nodes in order as one graph; none may have a paged operand. */
-    ggml_status run(const std::vector<ggml_tensor*>& nodes);
-    /** Runs one node with paged operands. */
-    ggml_status run_paged(ggml_tensor* node);
+    ggml_status run(std::span<ggml_tensor* const> nodes);
 
 private:
     bool prepare();

@@ -1,0 +1,72 @@
+#include "host/graph/graph_plan.h"
+
+#include "host/abi/marks.h"
+#include "host/graph/op_kind.h"
+#include "host/graph/whose.h"
+#include "host/ops/table.h"
+
+namespace atlas::host {
+namespace {
+
+std::pair<const std::byte*, const std::byte*> bytes_of(const ggml_tensor* tensor) {
+    const auto* begin = static_cast<const std::byte*>(tensor->data);
+    return {begin, begin + ggml_nbytes(tensor)};
+}
+
+}  // namespace
+
+void GraphPlan::build(ggml_cgraph* graph) {
+    steps_.clear();
+    delegated_.clear();
+    chains_.clear();
+    masks_.clear();
+    mask_written_ = false;
+    const int n_nodes = ggml_graph_n_nodes(graph);
+    for (int i = 0; i < n_nodes; ++i) {
+        ggml_tensor* node = ggml_graph_node(graph, i);
+        if (op_kind(node->op) == OpKind::kView || !is_wanted(node) || ggml_is_empty(node)) continue;
+        if (const Op* op = own_op(node)) {
+            const bool changed = op->mask != kNone && reads_mask(node->src[op->mask]);
+            steps_.push_back({StepKind::kOwn, op, node, 0, 0, changed});
+        } else if (!touches_pages(node)) {
+            delegate(node);
+        } else if (CacheChain chain(graph, i); chain.length() > 0) {
+            i += chain.length() - 1;
+            node = chain.nodes().back();
+            steps_.push_back({StepKind::kKeyShift, nullptr, node, chains_.size(), 0});
+            chains_.push_back(std::move(chain));
+        } else {
+            steps_.push_back({StepKind::kPaged, nullptr, node});
+        }
+        writes(node);
+    }
+}
+
+void GraphPlan::delegate(ggml_tensor* node) {
+    if (steps_.empty() || steps_.back().kind != StepKind::kDelegated)
+        steps_.push_back({StepKind::kDelegated, nullptr, nullptr, delegated_.size(), 0});
+    delegated_.push_back(node);
+    ++steps_.back().count;
+}
+
+/** Whether a mask of an earlier step was written since; this one is looked after from here on. */
+bool GraphPlan::reads_mask(const ggml_tensor* mask) {
+    if (!mask) return false;
+    const bool changed = mask_written_;
+    if (changed) masks_.clear();
+    mask_written_ = false;
+    const Range range = bytes_of(mask);
+    for (const Range& known : masks_) {
+        if (known == range) return changed;
+    }
+    masks_.push_back(range);
+    return changed;
+}
+
+void GraphPlan::writes(const ggml_tensor* node) {
+    if (masks_.empty() || mask_written_) return;
+    const Range range = bytes_of(node);
+    for (const Range& mask : masks_) mask_written_ |= range.first < mask.second && mask.first < range.second;
+}
+
+}  // namespace atlas::host

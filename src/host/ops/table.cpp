@@ -1,0 +1,106 @@
+#include "host/ops/table.h"
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "base/log.h"
+#include "host/graph/op_kind.h"
+#include "host/graph/whose.h"
+#include "host/ops/delegate.h"
+#include "host/ops/set_rows.h"
+
+namespace atlas::host {
+namespace {
+
+constexpr int kParams = GGML_MAX_OP_PARAMS / static_cast<int>(sizeof(int32_t));
+constexpr size_t kMaxOps = 512;
+// A host with many shapes that are declined is not to fill the log.
+constexpr size_t kMostReasons = 64;
+
+Status check_set_rows(const ggml_tensor* node) {
+    if (supports_set_rows(node)) return Status::ok();
+    return Status::unsupported(std::string("rows of ") + ggml_type_name(node->src[0]->type) + " by " +
+                               ggml_type_name(node->src[1]->type) + " numbers into " + ggml_type_name(node->type));
+}
+
+// A new operation is a file beside this one and a row here.
+constexpr Op kOps[] = {
+    {"FLASH_ATTN_EXT",
+     3,
+     5,
+     5,
+     3,
+     {1, 2},
+     nullptr,
+     check_flash_attention,
+     [](const ggml_tensor* node, const OpContext& context) { return context.attention.run(node, context.n_threads); }},
+    {"SET_ROWS",
+     2,
+     3,
+     0,
+     kNone,
+     {kResult, 2},
+     is_ours_to_write,
+     check_set_rows,
+     [](const ggml_tensor* node, const OpContext& context) { return set_rows(node, context.n_threads); }},
+};
+
+const Op* find_op(ggml_op op) {
+    static const std::array<const Op*, kMaxOps> by_number = [] {
+        std::array<const Op*, kMaxOps> found{};
+        for (const Op& row : kOps) {
+            if (const int number = op_number(row.name); number >= 0) found[static_cast<size_t>(number)] = &row;
+        }
+        return found;
+    }();
+    const auto index = static_cast<size_t>(op);
+    return index < by_number.size() ? by_number[index] : nullptr;
+}
+
+Status check(const Op& op, const ggml_tensor* node) {
+    for (int i = 0; i < GGML_MAX_SRC; ++i) {
+        if (i < op.required && !node->src[i])
+            return Status::unsupported("operand " + std::to_string(i) + " is missing");
+        if (i >= op.sources && node->src[i]) return Status::unsupported("operand " + std::to_string(i) + " is unknown");
+    }
+    for (int i = op.params; i < kParams; ++i) {
+        if (node->op_params[i] != 0) {
+            return Status::unsupported("parameter " + std::to_string(i) + " is " + std::to_string(node->op_params[i]) +
+                                       " and unknown");
+        }
+    }
+    return op.check(node);
+}
+
+void say_declined(const Op& op, const Status& reason) {
+    static std::mutex mutex;
+    static std::set<std::string> said;  // guarded by mutex
+    std::string text = std::string(op.name) + " left to the host: " + reason.message();
+    const std::lock_guard lock(mutex);
+    if (said.size() >= kMostReasons) return;
+    if (const auto [entry, is_new] = said.insert(std::move(text)); is_new) log().info("{}", *entry);
+}
+
+}  // namespace
+
+const Op* own_op(const ggml_tensor* node) {
+    const Op* op = find_op(node->op);
+    return op && check(*op, node).is_ok() ? op : nullptr;
+}
+
+bool supports_op(const ggml_tensor* node, bool owner) {
+    if (op_kind(node->op) == OpKind::kView) return true;
+    if (const Op* op = find_op(node->op)) {
+        if (op->is_ours && !op->is_ours(node, owner)) return false;
+        const Status status = check(*op, node);
+        if (status.is_ok()) return true;
+        say_declined(*op, status);
+    }
+    return owner && is_ours_to_delegate(node) && CpuDelegate::supports(node);
+}
+
+}  // namespace atlas::host
