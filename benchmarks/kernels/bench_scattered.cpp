@@ -14,7 +14,7 @@
 #include "kernels/attention.h"
 #include "kernels/reference/attention.h"
 #include "kernels/row_codec.h"
-#include "kv/paged_tensor.h"
+#include "kv/page_table.h"
 
 namespace {
 
@@ -44,8 +44,8 @@ public:
     Problem(const Settings& s, int64_t d, int64_t tokens, DataType type)
         : settings_(s),
           row_(row_bytes(type, d) * static_cast<size_t>(s.heads_kv)),
-          k_(arena_, row_, s.context),
-          v_(arena_, row_, s.context) {
+          k_(tier_, clock_, row_, s.context),
+          v_(tier_, clock_, row_, s.context) {
         std::normal_distribution<float> normal;
         // A pool of random cells fills the cache: what counts is where they lie.
         const size_t head_bytes = row_bytes(type, d);
@@ -149,7 +149,7 @@ private:
                 cells |= uint64_t{chosen[static_cast<size_t>(key + j)] != 0} << j;
             if (cells == 0) continue;
             const int64_t page = key / kv::kPageRows;
-            runs.push_back({k_.page(page), v_.page(page), static_cast<int32_t>(key), std::popcount(cells), cells});
+            runs.push_back({k_.resident(page), v_.resident(page), static_cast<int32_t>(key), std::popcount(cells), cells});
         }
         return runs;
     }
@@ -157,8 +157,10 @@ private:
     const Settings& settings_;
     std::mt19937 random_{1};
     const size_t row_;
-    kv::PageArena arena_;
-    kv::PagedTensor k_, v_;
+    kv::Budget budget_;
+    kv::RamTier tier_{budget_};
+    kv::WriteClock clock_;
+    kv::PageTable k_, v_;
     std::vector<float> q_, out_, expected_;
     std::vector<uint16_t> mask_;
     std::vector<kernels::BlockVisibility> summary_;

@@ -33,7 +33,7 @@ double median(std::vector<double> times) {
 class Problem {
 public:
     Problem(const Shape& shape, int64_t n_keys)
-        : row_(static_cast<size_t>(shape.heads_kv * shape.d) * 2), k(arena_, row_, n_keys), v(arena_, row_, n_keys) {
+        : row_(static_cast<size_t>(shape.heads_kv * shape.d) * 2), k(tier_, clock_, row_, n_keys), v(tier_, clock_, row_, n_keys) {
         std::mt19937 random(1);
         std::normal_distribution<float> normal;
         std::vector<uint16_t> values(row_ / 2);
@@ -79,7 +79,7 @@ public:
         args.mask.summary = summary_.data();
         for (int64_t page = 0; page * kv::kPageRows < n_keys; ++page) {
             const auto count = static_cast<int32_t>(std::min<int64_t>(kv::kPageRows, n_keys - page * kv::kPageRows));
-            runs_.push_back({k.page(page), v.page(page), static_cast<int32_t>(page * kv::kPageRows), count});
+            runs_.push_back({k.resident(page), v.resident(page), static_cast<int32_t>(page * kv::kPageRows), count});
         }
         for (int64_t head = 0; head < shape.heads_kv; ++head)
             lists_.push_back({runs_, head * shape.d * 2, head * shape.d * 2});
@@ -94,7 +94,9 @@ public:
 
 private:
     const size_t row_;
-    kv::PageArena arena_;
+    kv::Budget budget_;
+    kv::RamTier tier_{budget_};
+    kv::WriteClock clock_;
     std::vector<float> q_, out_;
     std::vector<uint16_t> mask_;
     std::vector<kernels::BlockVisibility> summary_;
@@ -102,7 +104,7 @@ private:
     std::vector<kernels::HeadRuns> lists_;
 
 public:
-    kv::PagedTensor k, v;
+    kv::PageTable k, v;
     kernels::AttentionArgs args;
 };
 

@@ -54,6 +54,7 @@ public:
 private:
     ggml_status run(ggml_cgraph* graph) {
         session_.begin_graph();
+        write_clock().advance();
         plan_.build(graph);
         for (const Step& step : plan_.steps()) {
             if (step.kind != StepKind::kDelegated && aborted()) return GGML_STATUS_ABORTED;

@@ -46,9 +46,9 @@ void device_memory(ggml_backend_dev_t, size_t* free, size_t* total) {
     // The host fits layers to what is reported; the KV budget is the honest figure where one is set.
     *total = memory_line("MemTotal");
     *free = memory_line("MemAvailable");
-    if (const uint64_t budget = options().kv_ram_bytes; budget > 0 && owner_mode()) {
+    if (const uint64_t budget = kv_budget().limit(); budget > 0 && owner_mode()) {
         *total = std::min<size_t>(*total, budget);
-        const uint64_t used = std::min<uint64_t>(kv::PageArena::bytes_in_use(), budget);
+        const uint64_t used = std::min<uint64_t>(kv_budget().in_use(), budget);
         *free = std::min<size_t>(*free, budget - used);
     }
 }
@@ -124,6 +124,17 @@ void* registry_proc_address(ggml_backend_reg_t, const char* name) {
 
 abi::Layout host_layout() { return g_layout; }
 void set_host_layout(abi::Layout layout) { g_layout = layout; }
+
+// Never destroyed: a host may end with buffers of ours still alive.
+kv::Budget& kv_budget() {
+    static kv::Budget& budget = *new kv::Budget(options().kv_ram_bytes);
+    return budget;
+}
+
+kv::WriteClock& write_clock() {
+    static kv::WriteClock& clock = *new kv::WriteClock;
+    return clock;
+}
 
 ggml_backend_reg_t atlas_registry() {
     static abi::Registry registry{static_cast<int>(g_layout),

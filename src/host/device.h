@@ -3,6 +3,8 @@
 #include <ggml-backend.h>
 
 #include "host/abi/detect.h"
+#include "kv/budget.h"
+#include "kv/write_clock.h"
 
 namespace atlas::host {
 
@@ -15,6 +17,10 @@ ggml_backend_reg_t atlas_registry();
 /** Layout chosen when the plug-in was loaded. */
 abi::Layout host_layout();
 void set_host_layout(abi::Layout layout);
+
+/** What the KV caches of the device share: the RAM budget (ATLAS_KV_RAM), and the order of writes. */
+kv::Budget& kv_budget();
+kv::WriteClock& write_clock();
 
 /** A backend instance of the device, or nullptr with a log line. */
 ggml_backend_t create_backend(ggml_backend_dev_t device);

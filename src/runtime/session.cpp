@@ -65,7 +65,6 @@ void Session::masks_changed() {
 
 void Session::begin_graph() {
     masks_changed();
-    kv::PagedTensor::advance_epoch();
 }
 
 attention::KvIndex& Session::index_for(const CacheView& cache, const kernels::AttentionArgs& args) {

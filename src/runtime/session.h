@@ -10,7 +10,7 @@
 #include "base/options.h"
 #include "base/status.h"
 #include "kernels/attention.h"
-#include "kv/paged_tensor.h"
+#include "kv/page_table.h"
 #include "runtime/mask_summaries.h"
 #include "side_car/side_car_use.h"
 
@@ -18,8 +18,8 @@ namespace atlas::runtime {
 
 /** K and V of one call that lie in pages, both beginning at the same page. */
 struct CacheView {
-    const kv::PagedTensor* k;
-    const kv::PagedTensor* v;
+    const kv::PageTable* k;
+    const kv::PageTable* v;
     const int64_t* base_pages;  ///< per stream: page that holds key 0
     int layer;
 };

@@ -9,7 +9,7 @@
 
 #include "attention/engine.h"
 #include "kernels/row_codec.h"
-#include "kv/paged_tensor.h"
+#include "kv/page_table.h"
 
 namespace atlas::attention {
 
@@ -20,8 +20,8 @@ public:
           int64_t n_stream = 1, uint32_t seed = 1)
         : n_keys(n_keys),
           d(d),
-          k(arena_, row_bytes(n_head_kv), n_keys * n_stream),
-          v(arena_, row_bytes(n_head_kv), n_keys * n_stream),
+          k(tier_, clock, row_bytes(n_head_kv), n_keys * n_stream),
+          v(tier_, clock, row_bytes(n_head_kv), n_keys * n_stream),
           random(seed),
           n_head_kv_(n_head_kv) {
         args.d_k = args.d_v = d;
@@ -96,7 +96,7 @@ public:
         for (int64_t stream = 0; stream < args.n_stream; ++stream) {
             for (int64_t key = 0; key < n_keys; key += kv::kPageRows) {
                 const int64_t page = base_pages[static_cast<size_t>(stream)] + key / kv::kPageRows;
-                runs.push_back({k.page(page), v.page(page), static_cast<int32_t>(key),
+                runs.push_back({k.resident(page), v.resident(page), static_cast<int32_t>(key),
                                 static_cast<int32_t>(std::min<int64_t>(kv::kPageRows, n_keys - key))});
             }
         }
@@ -129,7 +129,7 @@ public:
     KvIndex make_index(int block) const { return KvIndex(k, v, n_head_kv_, d, d, block); }
 
     /** Page `page` of head `head` as f32 [64][d]. */
-    std::vector<float> rows_of(const kv::PagedTensor& tensor, int64_t page, int64_t head) const {
+    std::vector<float> rows_of(const kv::PageTable& tensor, int64_t page, int64_t head) const {
         std::vector<float> rows(static_cast<size_t>(kv::kPageRows * d));
         for (int64_t j = 0; j < kv::kPageRows; ++j) {
             tensor.read(static_cast<size_t>((page * kv::kPageRows + j)) * row_bytes(n_head_kv_) +
@@ -144,10 +144,12 @@ public:
 
 private:
     size_t row_bytes(int64_t heads) const { return static_cast<size_t>(heads * d) * sizeof(float); }
-    kv::PageArena arena_;
+    kv::Budget budget_;
+    kv::RamTier tier_{budget_};
 
 public:
-    kv::PagedTensor k, v;
+    kv::WriteClock clock;
+    kv::PageTable k, v;
     kernels::AttentionArgs args;
     std::vector<float> q, out;
     std::vector<uint16_t> mask;

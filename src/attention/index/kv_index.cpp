@@ -73,7 +73,7 @@ Panel::Panel(int64_t d_k_, int64_t d_v_, int64_t pages)
     data = std::make_unique<std::byte[]>(static_cast<size_t>(data_bytes));
 }
 
-KvIndex::KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_head_kv, int64_t d_k, int64_t d_v,
+KvIndex::KvIndex(const kv::PageTable& k, const kv::PageTable& v, int64_t n_head_kv, int64_t d_k, int64_t d_v,
                  int block_keys)
     : k_(k), v_(v), n_heads_(n_head_kv), d_k_(d_k), d_v_(d_v), block_keys_(block_keys) {
     const int64_t n_pages = divide_up(std::min(k.rows(), v.rows()), kv::kPageRows);

@@ -10,7 +10,7 @@
 
 #include "attention/index/value_slope.h"
 #include "kernels/moments.h"
-#include "kv/paged_tensor.h"
+#include "kv/page_table.h"
 
 namespace atlas::attention {
 
@@ -88,7 +88,7 @@ struct Panel {
  */
 class KvIndex {
 public:
-    KvIndex(const kv::PagedTensor& k, const kv::PagedTensor& v, int64_t n_head_kv, int64_t d_k, int64_t d_v,
+    KvIndex(const kv::PageTable& k, const kv::PageTable& v, int64_t n_head_kv, int64_t d_k, int64_t d_v,
             int block_keys);
 
     bool fits(int64_t n_head_kv, int64_t d_k, int64_t d_v) const {
@@ -99,14 +99,14 @@ public:
     int64_t blocks_per_page() const { return kv::kPageRows / block_keys_; }
     int64_t pages_per_super() const { return kSuperBlocks / blocks_per_page(); }
     Pairing pairing() const { return pairing_; }
-    /** Changes with every write to the page: K's version in the upper half, V's in the lower. */
-    uint64_t version(int64_t page) const { return uint64_t{k_.page_version(page)} << 32 | v_.page_version(page); }
+    /** Changes with every write to the page: both counters only grow. */
+    uint64_t version(int64_t page) const { return k_.page_version(page) + v_.page_version(page); }
     /** When tokens were last written to the page. A context shift writes K alone, which makes no token more recent. */
-    uint32_t epoch(int64_t page) const { return std::min(k_.page_epoch(page), v_.page_epoch(page)); }
+    uint64_t epoch(int64_t page) const { return std::min(k_.page_epoch(page), v_.page_epoch(page)); }
 
     /** Changes with every write to a page of a chunk of kv::kChunkPages pages. */
     uint64_t chunk_version(int64_t chunk) const {
-        return uint64_t{k_.chunk_version(chunk)} << 32 | v_.chunk_version(chunk);
+        return k_.chunk_version(chunk) + v_.chunk_version(chunk);
     }
     /** A number that no index over other tensors of this process has or had. */
     uint64_t id() const { return k_.id(); }
@@ -178,8 +178,8 @@ private:
     struct CheckedChunk {
         uint64_t groups = 0, version = 0;
     };
-    const kv::PagedTensor& k_;
-    const kv::PagedTensor& v_;
+    const kv::PageTable& k_;
+    const kv::PageTable& v_;
     const int64_t n_heads_;
     const int64_t d_k_;
     const int64_t d_v_;

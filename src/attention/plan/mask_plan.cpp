@@ -73,8 +73,8 @@ bool MaskPlan::same_order_of_writes(const KvIndex& index) {
             const int64_t begin = std::max<int64_t>(chunk * kv::kChunkPages - base, 0);
             const int64_t end = std::min<int64_t>((chunk + 1) * kv::kChunkPages - base, pages);
             for (int64_t page = begin; page < end; ++page) {
-                const uint32_t epoch = index.epoch(base + page);
-                uint32_t& last = known.epochs[static_cast<size_t>(page)];
+                const uint64_t epoch = index.epoch(base + page);
+                uint64_t& last = known.epochs[static_cast<size_t>(page)];
                 if (last == epoch) continue;
                 // The page that was written last may be written again without any change in the order.
                 for (int64_t tile = 0; tile < tiles; ++tile) {

@@ -50,7 +50,7 @@ private:
     /** Of the pages of one stream as they were last looked at. */
     struct Writes {
         std::vector<uint64_t> versions;  ///< per chunk of the index, from the one of the first page on
-        std::vector<uint32_t> epochs;    ///< per page
+        std::vector<uint64_t> epochs;    ///< per page
     };
     bool remembered_ = false;
     std::vector<kernels::BlockVisibility> summary_;

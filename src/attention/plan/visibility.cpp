@@ -47,8 +47,8 @@ void take_window(const Settings& settings, const KvIndex& index, TileView* view)
     }
     if (!ordered) {
         std::sort(seen.begin(), seen.end(), [&](int64_t a, int64_t b) {
-            const uint32_t ea = index.epoch(view->base_page + a);
-            const uint32_t eb = index.epoch(view->base_page + b);
+            const uint64_t ea = index.epoch(view->base_page + a);
+            const uint64_t eb = index.epoch(view->base_page + b);
             return ea != eb ? ea < eb : a < b;
         });
     }

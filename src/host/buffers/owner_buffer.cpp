@@ -32,8 +32,8 @@ struct OwnerBuffer {
     std::mutex mutex;  // guards all below
     bool all_ordinary = false;
     std::vector<std::pair<std::byte*, size_t>> ordinary;  // opened one by one, while all_ordinary is false
-    std::map<const std::byte*, std::unique_ptr<kv::PagedTensor>> paged;  // by address
-    kv::PageArena arena;
+    std::map<const std::byte*, std::unique_ptr<kv::PageTable>> paged;  // by address
+    kv::RamTier tier{kv_budget()};
 
     ~OwnerBuffer() {
         paged.clear();
@@ -104,7 +104,7 @@ ggml_status init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
     auto found = context.paged.find(address);
     // A buffer's ranges can be handed out again for another tensor of the same place: start afresh only if the shape changed.
     if (found == context.paged.end() || found->second->row_bytes() != row_bytes || found->second->rows() != rows) {
-        auto pages = std::make_unique<kv::PagedTensor>(context.arena, row_bytes, rows);
+        auto pages = std::make_unique<kv::PageTable>(context.tier, write_clock(), row_bytes, rows);
         found = context.paged.insert_or_assign(address, std::move(pages)).first;
     }
     if (context.all_ordinary) {
@@ -285,7 +285,7 @@ Placement placement_of(const ggml_tensor* tensor) {
     const ggml_tensor* root = root_of(tensor);
     if (!is_owner_buffer(root->buffer)) return {};
     // Only buffer_init_tensor sets `extra` on tensors of our buffers.
-    auto* pages = static_cast<kv::PagedTensor*>(root->extra);
+    auto* pages = static_cast<kv::PageTable*>(root->extra);
     if (pages == nullptr) return {};
     return {pages, static_cast<size_t>(static_cast<std::byte*>(tensor->data) - static_cast<std::byte*>(root->data))};
 }

@@ -4,13 +4,13 @@
 
 #include <cstddef>
 
-#include "kv/paged_tensor.h"
+#include "kv/page_table.h"
 
 namespace atlas::host {
 
 /** Where a tensor of one of our buffers lies: in pages, or in ordinary memory. */
 struct Placement {
-    kv::PagedTensor* pages = nullptr;  ///< nullptr: ordinary memory at tensor->data
+    kv::PageTable* pages = nullptr;  ///< nullptr: ordinary memory at tensor->data
     size_t offset = 0;                 ///< first byte of the tensor inside `pages`
 };
 

@@ -123,7 +123,7 @@ public:
         const size_t page_bytes = place_.pages->page_bytes();
         const size_t inside = (place_.offset + offset) % page_bytes;
         *count = std::min<int64_t>(remaining, static_cast<int64_t>((page_bytes - inside - 1) / tensor_->nb[1]) + 1);
-        return place_.pages->page(static_cast<int64_t>((place_.offset + offset) / page_bytes)) + inside;
+        return place_.pages->resident(static_cast<int64_t>((place_.offset + offset) / page_bytes)) + inside;
     }
 
     /** Whether all heads of a cell lie in one row of the pages, so that they share a run list. */

@@ -2,10 +2,13 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "host/buffers/owner_buffer.h"
@@ -67,6 +70,44 @@ void convert(const ggml_tensor* source, const std::byte* from, ggml_type to, std
     }
 }
 
+/**
+ * Where the rows of a SET_ROWS go. Holds the lease of the page that it was asked for last: consecutive rows, the usual case, cost one lease a
+ * page. For one thread.
+ */
+class Destination {
+public:
+    Destination(const ggml_tensor* op, const Placement& place, size_t row_size)
+        : op_(op), place_(place), row_size_(row_size) {}
+
+    /** Errors: out of memory, a row that is not inside one page. */
+    Status row(int64_t i1, int64_t i2, int64_t i3, std::byte** out) {
+        std::byte* target = const_cast<std::byte*>(element(op_, i1, i2, i3));
+        if (!place_.pages) {
+            *out = target;
+            return Status::ok();
+        }
+        const size_t offset = place_.offset + static_cast<size_t>(target - static_cast<std::byte*>(op_->data));
+        if (lease_.data() == nullptr || offset < begin_ || offset + row_size_ > end_) {
+            begin_ = offset / place_.pages->page_bytes() * place_.pages->page_bytes();
+            end_ = std::min(begin_ + place_.pages->page_bytes(), place_.pages->bytes());
+            if (offset + row_size_ > end_)
+                return Status::unsupported("row of " + std::to_string(row_size_) + " bytes at " +
+                                           std::to_string(offset) + ": not inside a page of " +
+                                           std::to_string(place_.pages->page_bytes()));
+            if (Status leased = place_.pages->lease(begin_, end_ - begin_, &lease_); !leased.is_ok()) return leased;
+        }
+        *out = lease_.data() + (offset - begin_);
+        return Status::ok();
+    }
+
+private:
+    const ggml_tensor* op_;
+    const Placement place_;
+    const size_t row_size_;
+    kv::WriteLease lease_;
+    size_t begin_ = 0, end_ = 0;  // bytes of the table that are leased
+};
+
 }  // namespace
 
 bool supports_set_rows(const ggml_tensor* op) {
@@ -93,38 +134,33 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
         const std::lock_guard lock(mutex);
         if (status.is_ok()) status = std::move(error);
     };
-    const auto write = [&](int64_t flat, float* scratch) {
+    const auto write = [&](int64_t flat, Destination* destination, float* scratch) {
         const int64_t i = flat % n_rows;
         const int64_t i2 = flat / n_rows % source->ne[2];
         const int64_t i3 = flat / n_rows / source->ne[2];
         const int64_t row = row_number(rows, i, i2, i3);
-        if (row < 0 || row >= op->ne[1]) {
-            fail(Status::invalid_argument("row " + std::to_string(row) + " of " + std::to_string(op->ne[1])));
-            return;
-        }
-        std::byte* target = const_cast<std::byte*>(element(op, row, i2, i3));
-        if (place.pages) {
-            const size_t offset = place.offset + static_cast<size_t>(target - static_cast<std::byte*>(op->data));
-            if (Status allocated = place.pages->writable(offset, &target); !allocated.is_ok()) {
-                fail(std::move(allocated));
-                return;
-            }
-        }
+        if (row < 0 || row >= op->ne[1])
+            return Status::invalid_argument("row " + std::to_string(row) + " of " + std::to_string(op->ne[1]));
+        std::byte* target = nullptr;
+        if (Status found = destination->row(row, i2, i3, &target); !found.is_ok()) return found;
         convert(source, element(source, i, i2, i3), op->type, target, n, scratch);
+        return Status::ok();
     };
 
-    const bool whole_rows_in_pages = !place.pages || place.pages->row_bytes() % row_size == 0;
-    if (!whole_rows_in_pages)
-        return Status::unsupported("rows of " + std::to_string(row_size) + " bytes in pages of other rows");
     const int threads = total * n < kParallelElements ? 1 : std::min<int>(n_threads, static_cast<int>(total));
     std::atomic<bool> no_memory{false};  // no exception may leave the region
     std::vector<float> scratch(source->type == GGML_TYPE_F32 ? 0 : static_cast<size_t>(threads * n));
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t flat = 0; flat < total; ++flat) {
-        try {
-            write(flat, scratch.data() + (scratch.empty() ? 0 : omp_get_thread_num() * n));
-        } catch (const std::bad_alloc&) {
-            no_memory = true;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Destination destination(op, place, row_size);
+        float* const values = scratch.data() + (scratch.empty() ? 0 : omp_get_thread_num() * n);
+#pragma omp for schedule(static)
+        for (int64_t flat = 0; flat < total; ++flat) {
+            try {
+                if (Status written = write(flat, &destination, values); !written.is_ok()) fail(std::move(written));
+            } catch (const std::bad_alloc&) {
+                no_memory = true;
+            }
         }
     }
     if (no_memory && status.is_ok()) throw std::bad_alloc();

@@ -28,7 +28,7 @@ public:
 private:
     /** Bytes of one paged tensor that the operation can touch, and the copy that it works on. */
     struct Window {
-        kv::PagedTensor* pages;
+        kv::PageTable* pages;
         size_t begin;
         size_t end;
         std::vector<std::byte> copy;

@@ -34,7 +34,7 @@ protected:
     void learn(int calls) {
         for (int i = 0; i < calls; ++i) untouched();
     }
-    void rewrite(kv::PagedTensor& tensor, int64_t first_page, int64_t end_page) {
+    void rewrite(kv::PageTable& tensor, int64_t first_page, int64_t end_page) {
         std::vector<std::byte> page(tensor.page_bytes());
         for (int64_t i = first_page; i < end_page; ++i) {
             tensor.read(static_cast<size_t>(i) * page.size(), page.data(), page.size());
@@ -153,11 +153,11 @@ TEST(FarSequences, StreamsHaveMemoriesOfTheirOwn) {
 TEST(FarSequences, AShiftDoesNotMoveTheWindow) {
     Scene scene(512, 1);
     const KvIndex index = scene.make_index(32);
-    kv::PagedTensor::advance_epoch();
+    scene.clock.advance();
     scene.write_row(64, 1.0f);
-    const uint32_t recent = index.epoch(1);
+    const uint64_t recent = index.epoch(1);
     EXPECT_GT(recent, index.epoch(7));
-    kv::PagedTensor::advance_epoch();
+    scene.clock.advance();
     std::vector<std::byte> page(scene.k.page_bytes());
     ASSERT_TRUE(scene.k.write(7 * page.size(), page.data(), page.size()).is_ok());
     EXPECT_GT(recent, index.epoch(7));

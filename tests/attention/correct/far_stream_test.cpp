@@ -37,7 +37,7 @@ public:
                 scene_.normal(scene_.random) * 0.5f + static_cast<float>(std::sin(drift + static_cast<double>(i % 7)));
         }
         position_[static_cast<size_t>(cell)] = position_now_;
-        kv::PagedTensor::advance_epoch();
+        scene_.clock.advance();
         write_key(cell);
         ASSERT_TRUE(scene_.v.write(static_cast<size_t>(cell) * row() * 4, content.data() + row(), row() * 4).is_ok());
         scene_.mask[static_cast<size_t>(cell)] = 0;
@@ -84,7 +84,7 @@ private:
                 position -= gone;
             }
         }
-        kv::PagedTensor::advance_epoch();
+        scene_.clock.advance();
         // The host turns all cells of K, free ones too.
         for (int64_t cell = 0; cell < kCells; ++cell) write_key(cell);
         position_now_ -= gone;

@@ -228,8 +228,10 @@ TEST(KvIndex, FindsWhichDimensionsTurnTogether) {
                     size[static_cast<size_t>(p)] * static_cast<float>(std::sin(angle));
             }
         }
-        kv::PageArena arena;
-        kv::PagedTensor k(arena, kD * 4, 256), v(arena, kD * 4, 256);
+        kv::Budget budget;
+        kv::RamTier tier(budget);
+        kv::WriteClock clock;
+        kv::PageTable k(tier, clock, kD * 4, 256), v(tier, clock, kD * 4, 256);
         KvIndex index(k, v, 1, kD, kD, 32);
         index.calibrate(keys.data(), 256, &index.calibration(0));
         EXPECT_EQ(index.pairing(), truth);
@@ -241,12 +243,12 @@ TEST(KvIndex, EveryWritePathMakesThePageStale) {
     KvIndex index = scene.make_index(32);
     fill(scene, index);
     const float x = 1.0f;
-    std::byte* memory = nullptr;
+    kv::WriteLease lease;
     const size_t page_bytes = scene.k.page_bytes();
     EXPECT_TRUE(index.page_fresh(1));
     ASSERT_TRUE(scene.k.write(page_bytes + 8, &x, 4).is_ok());
     EXPECT_FALSE(index.page_fresh(1));
-    ASSERT_TRUE(scene.v.writable(2 * page_bytes, &memory).is_ok());
+    ASSERT_TRUE(scene.v.lease(2 * page_bytes, 1, &lease).is_ok());
     EXPECT_FALSE(index.page_fresh(2));
     ASSERT_TRUE(scene.v.fill(3 * page_bytes, 1, 4).is_ok());
     EXPECT_FALSE(index.page_fresh(3));
@@ -258,8 +260,10 @@ TEST(KvIndex, EveryWritePathMakesThePageStale) {
 
 TEST(KvIndex, StaysBelowThreePercentOfAnF16Cache) {
     for (const auto& [d, rows] : {std::pair<int64_t, int64_t>{64, 8192}, {64, 131072}, {128, 8192}, {128, 131072}}) {
-        kv::PageArena arena;
-        kv::PagedTensor k(arena, static_cast<size_t>(d) * 2, rows), v(arena, static_cast<size_t>(d) * 2, rows);
+        kv::Budget budget;
+        kv::RamTier tier(budget);
+        kv::WriteClock clock;
+        kv::PageTable k(tier, clock, static_cast<size_t>(d) * 2, rows), v(tier, clock, static_cast<size_t>(d) * 2, rows);
         KvIndex index(k, v, 1, d, d, Settings{}.block_keys);
         for (int64_t page = 0; page < index.pages(); ++page) index.reserve(page, 1);
         EXPECT_LE(static_cast<double>(index.bytes()), 0.03 * static_cast<double>(k.bytes() + v.bytes()))

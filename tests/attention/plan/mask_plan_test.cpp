@@ -49,7 +49,7 @@ bool make(Scene& scene, const KvIndex& index, MaskPlan* plan) {
 
 /** Writes a row of every stream, later than all before. */
 void write(Scene& scene, int64_t row) {
-    kv::PagedTensor::advance_epoch();
+    scene.clock.advance();
     for (const int64_t page : scene.base_pages) scene.write_row(page * kv::kPageRows + row, 1.0f);
 }
 
@@ -99,7 +99,7 @@ TEST_P(MaskPlanTest, FollowsTheMask) {
     EXPECT_TRUE(make(scene, index, &plan));
     // A page that nobody sees may be written.
     if (GetParam().first == 1) {
-        kv::PagedTensor::advance_epoch();
+        scene.clock.advance();
         scene.write_row(1100, 1.0f);
         EXPECT_TRUE(make(scene, index, &plan));
     }

@@ -42,7 +42,7 @@ TEST(Visibility, APartlyVisiblePageIsNeverFar) {
 
 TEST(Visibility, TheWindowFollowsTheOrderOfWriting) {
     Scene scene(1024, 1);
-    kv::PagedTensor::advance_epoch();
+    scene.clock.advance();
     scene.write_row(5 * 64 + 7, 1.0f);  // a recycled cell
     const auto use = classify(scene, bare(), 0, 1);
     EXPECT_EQ(use[5], PageUse::kExact);

@@ -1,0 +1,21 @@
+#include "kv/budget.h"
+
+namespace atlas::kv {
+
+bool Budget::reserve(uint64_t bytes) noexcept {
+    uint64_t before = in_use();
+    do {
+        // Written so that no sum overflows.
+        const uint64_t most = limit();
+        if (most != 0 && (bytes > most || before > most - bytes)) return false;
+    } while (!in_use_.compare_exchange_weak(before, before + bytes, std::memory_order_relaxed));
+    return true;
+}
+
+void Budget::release(uint64_t bytes) noexcept { in_use_.fetch_sub(bytes, std::memory_order_relaxed); }
+
+std::string Budget::to_string() const {
+    return std::to_string(in_use()) + " bytes of the budget " + name_ + "=" + std::to_string(limit()) + " are in use";
+}
+
+}  // namespace atlas::kv

@@ -1,0 +1,83 @@
+#include "kv/ram_tier.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+
+namespace atlas::kv {
+namespace {
+
+constexpr size_t kSlabBytes = size_t{4} << 20;
+constexpr size_t kPageAlignment = 64;
+
+size_t padded(size_t bytes) { return (bytes + kPageAlignment - 1) / kPageAlignment * kPageAlignment; }
+
+}  // namespace
+
+RamTier::~RamTier() {
+    for (const Area& slab : slabs_) munmap(slab.memory, slab.bytes);
+    for (const Area& area : zeros_) munmap(area.memory, area.bytes);
+}
+
+std::byte* RamTier::map(size_t bytes, int protection, std::vector<Area>* areas) {
+    areas->reserve(areas->size() + 1);
+    void* memory = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    areas->push_back({static_cast<std::byte*>(memory), bytes});
+    return areas->back().memory;
+}
+
+std::byte* RamTier::cut(size_t bytes) {
+    Pages& pages = pages_[bytes];
+    if (!pages.free.empty()) {
+        std::byte* page = pages.free.back();
+        pages.free.pop_back();
+        std::memset(page, 0, bytes);
+        return page;
+    }
+    // Room for its return, so that giving pages back cannot fail.
+    if (pages.free.capacity() <= pages.cut) pages.free.reserve(2 * pages.cut + 16);
+    if (slabs_.empty() || slab_used_ + bytes > slabs_.back().bytes) {
+        const size_t slab_bytes = std::max(kSlabBytes, bytes);
+        std::byte* memory = map(slab_bytes, PROT_READ | PROT_WRITE, &slabs_);
+        // Only a wish: fewer TLB misses while a whole cache is read per token.
+        madvise(memory, slab_bytes, MADV_HUGEPAGE);
+        slab_used_ = 0;
+    }
+    std::byte* page = slabs_.back().memory + slab_used_;
+    slab_used_ += bytes;
+    ++pages.cut;
+    return page;
+}
+
+Status RamTier::allocate(size_t bytes, std::byte** page) {
+    const size_t size = padded(bytes);
+    if (!budget_.reserve(size))
+        return Status::out_of_memory("KV page of " + std::to_string(size) + " bytes: " + budget_.to_string());
+    const std::lock_guard lock(mutex_);
+    try {
+        *page = cut(size);
+        return Status::ok();
+    } catch (const std::bad_alloc&) {
+        budget_.release(size);
+    }
+    return Status::out_of_memory("KV page of " + std::to_string(size) + " bytes: the system has no memory left");
+}
+
+void RamTier::release(std::byte* page, size_t bytes) noexcept {
+    const size_t size = padded(bytes);
+    const std::lock_guard lock(mutex_);
+    pages_.find(size)->second.free.push_back(page);
+    budget_.release(size);
+}
+
+const std::byte* RamTier::zeros(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    if (zeros_.empty() || zeros_.back().bytes < bytes) map(bytes, PROT_READ, &zeros_);
+    return zeros_.back().memory;
+}
+
+}  // namespace atlas::kv

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "base/status.h"
+#include "kv/budget.h"
+
+namespace atlas::kv {
+
+/**
+ * RAM for pages: slabs of 4 MiB (huge pages where the kernel gives them) cut into pages, returned pages reused by size. What is handed out
+ * counts in a budget, which may be shared. Thread-safe.
+ */
+class RamTier {
+public:
+    /** `budget` outlives the tier. */
+    explicit RamTier(Budget& budget) : budget_(budget) {}
+    ~RamTier();
+    RamTier(const RamTier&) = delete;
+    RamTier& operator=(const RamTier&) = delete;
+
+    /** A zeroed page of `bytes` bytes, 64-byte aligned. Errors: out of memory, naming budget and use. May throw std::bad_alloc for the message only. */
+    Status allocate(size_t bytes, std::byte** page);
+    /** Gives a page of `bytes` bytes, as asked of allocate(), back. */
+    void release(std::byte* page, size_t bytes) noexcept;
+
+    /**
+     * At least `bytes` zeros, which cannot be written; the same ones for all pages that are not there. They cost address space and count in no
+     * budget. Valid as long as the tier. Throws std::bad_alloc.
+     */
+    const std::byte* zeros(size_t bytes);
+
+    const Budget& budget() const { return budget_; }
+
+private:
+    struct Area {
+        std::byte* memory;
+        size_t bytes;
+    };
+    struct Pages {
+        std::vector<std::byte*> free;
+        size_t cut = 0;  ///< made so far; `free` has room for all of them
+    };
+    std::byte* cut(size_t bytes);
+    /** Maps memory and keeps it in `areas`. Throws std::bad_alloc. */
+    static std::byte* map(size_t bytes, int protection, std::vector<Area>* areas);
+
+    Budget& budget_;
+    std::mutex mutex_;  // guards all below
+    std::vector<Area> slabs_;
+    size_t slab_used_ = 0;
+    std::map<size_t, Pages> pages_;  // by size
+    std::vector<Area> zeros_;        // the last is the largest; earlier ones may be in use
+};
+
+}  // namespace atlas::kv
