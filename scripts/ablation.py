@@ -17,24 +17,15 @@ import sys
 # What the table says, and the mode of `atlas eval`.
 ROWS = {
     "window only": "window",
-    "**default** (bessel)": "sparse",
-    "first order": "sparse:ATLAS_FAR=first",
-    "second order": "sparse:ATLAS_FAR=second",
-    "far part dropped": "sparse:ATLAS_FAR=drop",
-    "consecutive keys": "sparse:ATLAS_ALIKE=0",
-    "values do not follow the query": "sparse:ATLAS_VALUE_SLOPE=0",
-    "blocks of 16": "sparse:ATLAS_BLOCK=16",
-    "blocks of 64": "sparse:ATLAS_BLOCK=64",
-    "no super-blocks": "sparse:ATLAS_BEAM=1048576",
-    "beam 256": "sparse:ATLAS_BEAM=256",
-    "no choice by reach": "sparse:ATLAS_REACH_SHARE=0",
+    "**default**": "sparse",
+    "what is not read left out": "sparse:ATLAS_REST=drop",
     "tiles of 8 tokens": "sparse:ATLAS_TILE=8",
-    "no probes": "sparse:ATLAS_PROBES=0",
+    "tiles of 32 tokens": "sparse:ATLAS_TILE=32",
     "window 1024": "sparse:ATLAS_WINDOW=1024",
-    "1024 keys for every head": "sparse:ATLAS_BUDGET_FLOOR=1024+ATLAS_BUDGET_CAP=1024",
-    "a share half as large": "sparse:ATLAS_BLOCK_SHARE=0.001",
-    "budget 512": "sparse:ATLAS_BUDGET_FLOOR=512+ATLAS_BUDGET_CAP=512",
-    "budget 2048": "sparse:ATLAS_BUDGET_FLOOR=2048+ATLAS_BUDGET_CAP=2048",
+    "at least 64 keys": "sparse:ATLAS_BUDGET_FLOOR=64",
+    "at least 512 keys": "sparse:ATLAS_BUDGET_FLOOR=512",
+    "keys of half the share": "sparse:ATLAS_BUDGET_SHARE=0.0005",
+    "keys of twice the share": "sparse:ATLAS_BUDGET_SHARE=0.002",
     "with memories": "memory",
 }
 
@@ -52,8 +43,8 @@ def main():
     args = parser.parse_args()
     wanted = [part for part in args.rows.split(",") if part]
     rows = {name: mode for name, mode in ROWS.items() if not wanted or any(part in name for part in wanted)}
-    if args.batch > 8:
-        rows.pop("no probes", None)
+    if args.batch <= 64:
+        rows = {name: mode for name, mode in rows.items() if "tiles" not in name}
     subprocess.run([args.atlas, "eval", "-m", args.model, "--text", args.text, "--tasks", "none", "--perplexity", str(args.perplexity),
                     "--documents", str(args.documents), "--batch", str(args.batch), "--modes", ",".join(["exact", *rows.values()]), "-o", args.output],
                    check=True, stdout=subprocess.DEVNULL)

@@ -15,7 +15,7 @@ An option is an environment variable, parsed once when the library is loaded; th
 for `ATLAS_MODE=sparse`). A value that is not allowed makes the plug-in refuse to load, with one line that names the variable, the value and
 what is allowed; the host then goes on without Atlas. A variable that begins with `ATLAS_` and is no option is named in a warning.
 
-Refused too, naming both: `ATLAS_BUDGET_FLOOR` above `ATLAS_BUDGET_CAP` when both are set (of one alone, the other follows); `ATLAS_MODE`
+Refused too, naming both: `ATLAS_BUDGET_FLOOR` above `ATLAS_BUDGET` when both are set (of one alone, the other follows); `ATLAS_MODE`
 other than `exact`, or an `ATLAS_KV_RAM`, with `ATLAS_DEVICE=accel`, which has no pages; `ATLAS_MEMORY=1` with an `ATLAS_MODE` other than
 `sparse` (a blend goes with `window` too).
 """

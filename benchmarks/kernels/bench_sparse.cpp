@@ -77,13 +77,13 @@ public:
         summary_.resize(static_cast<size_t>(shape.tokens * args.mask.summary_blocks));
         kernels::summarize_mask(args.mask, shape.tokens, n_keys, summary_.data(), 1);
         args.mask.summary = summary_.data();
-        for (int64_t page = 0; page * kv::kPageRows < n_keys; ++page) {
-            const auto count = static_cast<int32_t>(std::min<int64_t>(kv::kPageRows, n_keys - page * kv::kPageRows));
-            runs_.push_back({k.resident(page), v.resident(page), static_cast<int32_t>(page * kv::kPageRows), count});
+        call.args = args;
+        call.n_keys = n_keys;
+        call.layer = 5;
+        for (auto [rows, table] : {std::pair{&call.k, &k}, {&call.v, &v}}) {
+            rows->pages = table;
+            rows->head_stride = rows->row_bytes = shape.d * 2;
         }
-        for (int64_t head = 0; head < shape.heads_kv; ++head)
-            lists_.push_back({runs_, head * shape.d * 2, head * shape.d * 2});
-        args.runs = lists_.data();
     }
 
     static void check(const Status& status) {
@@ -100,12 +100,11 @@ private:
     std::vector<float> q_, out_;
     std::vector<uint16_t> mask_;
     std::vector<kernels::BlockVisibility> summary_;
-    std::vector<kernels::Run> runs_;
-    std::vector<kernels::HeadRuns> lists_;
 
 public:
     kv::PageTable k, v;
     kernels::AttentionArgs args;
+    attention::AttentionCall call;
 };
 
 /** Prints one row and returns the median time of a sparse call. */
@@ -113,9 +112,8 @@ double bench(const Shape& shape, int64_t n_keys, int threads, int repeats, doubl
     Problem problem(shape, n_keys);
     attention::Settings settings = options().sparse;
     if (settings.mode == attention::Mode::kExact) settings.mode = attention::Mode::kSparse;
-    attention::KvIndex index(problem.k, problem.v, shape.heads_kv, shape.d, shape.d, settings.block_keys);
+    attention::KeyIndex index(problem.k, problem.v, shape.heads_kv, shape.d, shape.d);
     attention::Engine engine(settings);
-    const int64_t base_page = 0;
     std::vector<char> evict(size_t{96} << 20);
     const auto timed = [&](const auto& work) {
         for (size_t i = 0; i < evict.size(); i += 64) evict[i]++;
@@ -123,8 +121,8 @@ double bench(const Shape& shape, int64_t n_keys, int threads, int repeats, doubl
         Problem::check(work());
         return seconds() - start;
     };
-    const auto sparse = [&] { return engine.attend(problem.args, n_keys, index, {5, &base_page}, threads); };
-    const auto exact = [&] { return kernels::attention(problem.args, threads); };
+    const auto sparse = [&] { return engine.attend(problem.call, index, threads); };
+    const auto exact = [&] { return engine.exact(problem.call, threads); };
     const double first = timed(sparse);
     std::vector<double> sparse_times, exact_times, later_layer;
     for (int i = 0; i < repeats; ++i) {

@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 
-# What ATLAS_BUDGET_FLOOR and ATLAS_BUDGET_CAP are by default (docs/options.md): keys that a query selects at least and at most.
-LEAST_KEYS, MOST_KEYS = 512, 3072
+# What ATLAS_BUDGET_FLOOR and ATLAS_BUDGET are by default (docs/options.md): keys that a query selects at least and at most.
+LEAST_KEYS, MOST_KEYS = 256, 2048
 
 EXACT, WITHOUT, WITH, CALIBRATED = "exact", "estimate, no memory", "estimate + memory, from nothing", "estimate + memory, from the side-car"
 
@@ -27,12 +27,12 @@ def modes(head_size, side_car, brief):
     rows = [(EXACT, "exact"),
             ("window + sinks", "window"),
             (WITHOUT, "sparse"),
-            (f"estimate, the memory's bytes as {keys} more selected keys", f"sparse:ATLAS_BUDGET_FLOOR={LEAST_KEYS + keys}+ATLAS_BUDGET_CAP={MOST_KEYS + keys}"),
+            (f"estimate, the memory's bytes as {keys} more selected keys", f"sparse:ATLAS_BUDGET_FLOOR={LEAST_KEYS + keys}+ATLAS_BUDGET={MOST_KEYS + keys}"),
             (WITH, f"memory:{none}")]
     rows += [(CALIBRATED, f"memory:ATLAS_SIDE_CAR={side_car}")] if side_car else []
     rows += [("estimate, plain blend 0.1", f"memory:{none}+ATLAS_MEMORY_MODE=blend")]
     if not brief:
-        rows += [("selection, the rest left out", "sparse:ATLAS_FAR=drop"),
+        rows += [("selection, the rest left out", "sparse:ATLAS_REST=drop"),
                  ("estimate + memory (`deep`)", f"memory:{none}+ATLAS_MEMORY_KIND=deep"),
                  ("estimate + memory, gate up to 0.1", f"memory:{none}+ATLAS_BLEND_RATIO=0.1"),
                  ("estimate, plain blend 0.02", f"memory:{none}+ATLAS_MEMORY_MODE=blend+ATLAS_BLEND_RATIO=0.02"),

@@ -9,7 +9,7 @@
 #include <new>
 #include <utility>
 
-#include "attention/select/probe.h"
+#include "attention/select/rest.h"
 #include "kernels/merge.h"
 
 namespace atlas::attention {
@@ -19,25 +19,58 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Plans kept for later graphs, one per layer where each layer is a graph of its own.
 constexpr size_t kMostPlans = 1024;
 
+/** Calls body(i) for i < n on some threads, the last ones first: later tiles see more. Throws std::bad_alloc if one of them does. */
+template <typename Body>
+Status for_lists(int64_t n, int n_threads, Body body) {
+    std::atomic<bool> out_of_memory{false};
+    std::vector<Status> errors(static_cast<size_t>(n));
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1)
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t list = n - 1 - i;
+        try {
+            errors[static_cast<size_t>(list)] = body(list);
+        } catch (const std::bad_alloc&) {
+            out_of_memory = true;
+        }
+    }
+    if (out_of_memory) throw std::bad_alloc();
+    for (Status& error : errors) {
+        if (!error.is_ok()) return std::move(error);
+    }
+    return Status::ok();
+}
+
 }  // namespace
 
-bool can_estimate(const kernels::AttentionArgs& args) {
-    return args.max_bias == 0.0f && args.softcap == 0.0f && args.sinks == nullptr && args.mask.n_heads == 1 &&
-           args.d_k % 2 == 0 && (args.mask.data == nullptr || args.mask.summary != nullptr) && args.n_tokens < 65536;
+bool can_choose(const AttentionCall& call) {
+    return call.in_cells() && (call.args.mask.data == nullptr || call.args.mask.summary != nullptr) &&
+           call.args.n_tokens < 65536;
 }
 
-bool Engine::wants_index(const kernels::AttentionArgs& args, int64_t n_keys) const {
-    return settings_.mode != Mode::kExact && n_keys > settings_.threshold && can_estimate(args) &&
-           most_visible(args, n_keys) > settings_.threshold;
+bool memory_applies(const kernels::AttentionArgs& args) { return args.max_bias == 0.0f && args.mask.n_heads == 1; }
+
+bool Engine::wants_index(const AttentionCall& call) const {
+    return settings_.mode != Mode::kExact && call.n_keys > settings_.threshold && can_choose(call) &&
+           most_visible(call) > settings_.threshold;
 }
 
-void Engine::find_plan(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index,
-                       const LayerInfo& info) {
-    tile_ = args.n_tokens <= kDecodeTokens ? 1 : settings_.tile;
-    tiles_ = (args.n_tokens + tile_ - 1) / tile_;
+Status Engine::exact(const AttentionCall& call, int n_threads) {
+    try {
+        kernels::AttentionArgs args = call.args;
+        if (Status status = all_keys_.find(call, &args.runs); !status.is_ok()) return status;
+        const Status status = kernels::attention(args, n_threads);
+        all_keys_.unpin();
+        return status;
+    } catch (const std::bad_alloc&) {
+        return Status::out_of_memory("attention: list of " + std::to_string(call.n_keys) + " keys");
+    }
+}
+
+void Engine::find_plan(const AttentionCall& call, const KeyIndex& index) {
+    tiling_ = Tiling(call, call.args.n_tokens <= kDecodeTokens ? 1 : settings_.tile);
     if (!in_graph_) plans_in_use_ = 0;
     size_t at = 0;
-    while (at < plans_in_use_ && !plans_[at].is_for(args, n_keys, info.base_pages)) ++at;
+    while (at < plans_in_use_ && !plans_[at].is_for(call)) ++at;
     if (at == plans_in_use_) {
         // What this index made for an earlier mask may still hold. A host may compute each layer as a graph of its own.
         const auto first = plans_.begin() + static_cast<std::ptrdiff_t>(at);
@@ -49,223 +82,273 @@ void Engine::find_plan(const kernels::AttentionArgs& args, int64_t n_keys, const
             plan = first;
         }
         std::iter_swap(plans_.begin() + static_cast<std::ptrdiff_t>(at), plan);
-        plans_[at].make(args, n_keys, index, settings_, tile_, info.base_pages);
+        plans_[at].make(call, index, settings_, tiling_.tokens);
         // Only now: an allocation may have failed.
         if (in_graph_) ++plans_in_use_;
     }
     views_ = &plans_[at].views();
-    groups_ = &plans_[at].groups();
 }
 
-FarBudget Engine::budget_of(const TileView& view, int layer) const {
-    const auto share = static_cast<int64_t>(settings_.fraction * static_cast<double>(view.visible));
-    const int64_t most = std::clamp<int64_t>(share, settings_.floor, std::max(settings_.floor, settings_.cap));
-    const FarBudget budget{settings_.floor, most, settings_.block_share};
-    return layer < settings_.first_layers ? budget.times(settings_.first_factor) : budget;
+Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads) {
+    constexpr uint64_t kAll = ~uint64_t{0};
+    stale_.clear();
+    for (const TileView& view : *views_) {
+        if (view.exact) continue;
+        size_t part = 0;
+        for (const int32_t page : view.chosen_from) {
+            const int64_t number = view.base_page + page;
+            const bool fresh = index.fresh(number);
+            if (!fresh) stale_.push_back({number, view.stream, page, kAll});
+            if (view.use[static_cast<size_t>(page)] != PageUse::kFarPart) continue;
+            for (int64_t t = 0; t < (call.args.mask.data ? view.tokens : 1); ++t) {
+                const uint64_t cells = view.parts[part++];
+                if (cells != 0 && cells != kAll && (!fresh || !index.has_part(number, cells)))
+                    stale_.push_back({number, view.stream, page, cells});
+            }
+        }
+    }
+    if (stale_.empty()) return Status::ok();
+    // Of a page its codes come first: all cells are the largest number.
+    std::sort(stale_.begin(), stale_.end(), std::greater<>());
+    stale_.erase(std::unique(stale_.begin(), stale_.end()), stale_.end());
+    pages_.clear();
+    for (const Stale& stale : stale_) {
+        pages_.push_back(stale.page);
+        if (stale.cells == kAll) {
+            index.begin(stale.page);
+        } else {
+            index.begin_part(stale.page, stale.cells);
+        }
+    }
+    ranges_of(&pages_, &ranges_);
+    if (Status status = stale_cells_.pin(call, ranges_); !status.is_ok()) return status;
+    const int64_t heads = call.args.n_head_kv;
+    const auto n = static_cast<int64_t>(stale_.size()) * heads;
+    const Status status = for_lists(n, n_threads, [&](int64_t i) {
+        thread_local std::vector<float> rows, work;
+        const Stale& stale = stale_[static_cast<size_t>(i / heads)];
+        rows.resize(static_cast<size_t>(kv::kPageRows * (call.args.d_k + call.args.d_v)));
+        float* values = rows.data() + kv::kPageRows * call.args.d_k;
+        stale_cells_.decode(call, stale.stream, stale.first, i % heads, stale.cells == kAll ? rows.data() : nullptr,
+                            values);
+        if (stale.cells == kAll) {
+            index.update(stale.page, i % heads, rows.data(), values, &work);
+        } else {
+            index.update_part(stale.page, stale.cells, i % heads, values);
+        }
+        return Status::ok();
+    });
+    stale_cells_.unpin();
+    for (const Stale& stale : stale_) {
+        if (stale.cells == kAll) index.end(stale.page);
+    }
+    return status;
 }
 
-Status Engine::run(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads) {
-    const int64_t n = args.n_stream * args.n_head_kv * tiles_;
+FarBudget Engine::budget_of(const TileView& view) const {
+    // A tile of tokens shares its choice: it is larger by the square root of their number.
+    const double tokens = std::sqrt(static_cast<double>(view.tokens));
+    const auto keys = [&](int count) { return static_cast<int64_t>(tokens * count); };
+    return {keys(std::min(settings_.floor, settings_.budget)), keys(settings_.budget), settings_.share};
+}
+
+Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threads) {
+    const int64_t n = call.args.n_stream * call.args.n_head_kv * tiling_.tiles;
     const auto threads = static_cast<int64_t>(std::max(n_threads, 1));
-    results_.resize(static_cast<size_t>(n));
-    runs_.resize(static_cast<size_t>(n));
-    lists_.resize(static_cast<size_t>(n));
+    selections_.resize(static_cast<size_t>(n));
     workspaces_.resize(static_cast<size_t>(threads));
-    const auto rows = static_cast<size_t>(args.n_stream * args.n_tokens * args.n_head);
-    const auto d_v = static_cast<size_t>(args.d_v);
+    const auto rows = static_cast<size_t>(call.n_rows());
+    const auto d_v = static_cast<size_t>(call.args.d_v);
     lse_.resize(rows);
-    selected_lse_.resize(rows);
-    selected_out_.resize(rows * d_v);
+    chosen_lse_.resize(rows);
+    chosen_out_.resize(rows * d_v);
     far_lse_.assign(rows, kMinusInfinity);
     far_out_.resize(rows * d_v);
-    list_near(args);
-    // Lists of single tokens that keep all threads busy are worked through by one thread each: nobody waits in between.
-    const bool apart = tile_ == 1 && (n % threads == 0 || n >= 4 * threads);
-    kernels::AttentionArgs part = args;
-    part.tokens_per_tile = tile_;
+    if (Status status = pin_near(call); !status.is_ok()) return status;
+    // Lists of single tokens that keep all threads busy are worked through by one thread each: nobody waits in between. What depends on the
+    // number of a head is left to the kernels' own loop over heads.
+    const bool apart = tiling_.tokens == 1 && (n % threads == 0 || n >= 4 * threads) && call.args.max_bias == 0.0f &&
+                       call.args.mask.n_heads == 1;
     if (!apart) {
-        part.runs = near_lists_.data();
-        part.lse = lse_.data();
-        if (Status status = kernels::attention(part, n_threads); !status.is_ok()) return status;
+        kernels::AttentionArgs near = call.args;
+        near.tokens_per_tile = tiling_.tokens;
+        near.runs = near_lists_.data();
+        near.lse = lse_.data();
+        if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
     }
-    std::atomic<bool> failed{false};
-    std::vector<Status> errors(static_cast<size_t>(apart ? n : 0));
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1)
-    for (int64_t i = 0; i < n; ++i) {
-        // Later tiles see more: first come, first served from the end.
-        const int64_t list = n - 1 - i;
-        try {
-            if (apart) {
-                errors[static_cast<size_t>(list)] = run_list(args, index, layer, corrects, list);
-            } else {
-                plan(args, index, layer, corrects, list);
-            }
-        } catch (const std::bad_alloc&) {
-            failed = true;
+    Status status = for_lists(n, n_threads, [&](int64_t list) {
+        if (apart) {
+            if (Status failed = attend_list(call, list, false); !failed.is_ok()) return failed;
+        }
+        choose(call, index, list);
+        return Status::ok();
+    });
+    near_cells_.unpin();
+    if (!status.is_ok() || settings_.mode == Mode::kWindow) return status;
+    status = pin_chosen(call);
+    if (!status.is_ok()) return status;
+    if (apart) {
+        status = for_lists(n, n_threads, [&](int64_t list) { return attend_list(call, list, true); });
+    } else {
+        status = kernels::attention(chosen_args(call), n_threads);
+        if (status.is_ok()) merge(call, true, n_threads);
+    }
+    chosen_cells_.unpin();
+    return status;
+}
+
+Status Engine::pin_near(const AttentionCall& call) {
+    pages_.clear();
+    for (const TileView& view : *views_) {
+        for (const KeyRange& range : view.exact_keys) {
+            for (int64_t page = range.key / kv::kPageRows; page * kv::kPageRows < range.key + range.count; ++page)
+                pages_.push_back(view.base_page + page);
         }
     }
-    if (failed) throw std::bad_alloc();
-    for (Status& error : errors) {
-        if (!error.is_ok()) return std::move(error);
+    ranges_of(&pages_, &ranges_);
+    if (Status status = near_cells_.pin(call, ranges_); !status.is_ok()) return status;
+    near_runs_.resize(views_->size());
+    for (size_t i = 0; i < views_->size(); ++i) {
+        near_runs_[i].clear();
+        for (const KeyRange& range : (*views_)[i].exact_keys)
+            near_cells_.append(call, (*views_)[i].stream, range, &near_runs_[i]);
     }
-    if (apart || settings_.mode == Mode::kWindow) return Status::ok();
-    part.runs = lists_.data();
-    part.lse = selected_lse_.data();
-    part.out = selected_out_.data();
-    part.out_head_stride = args.d_v * static_cast<int64_t>(sizeof(float));
-    part.out_token_stride = args.n_head * part.out_head_stride;
-    part.out_stream_stride = args.n_tokens * part.out_token_stride;
-    if (Status status = kernels::attention(part, n_threads); !status.is_ok()) return status;
-    merge_selected(args, n_threads);
+    near_lists_.resize(selections_.size());
+    for (size_t list = 0; list < near_lists_.size(); ++list) {
+        const auto at = static_cast<int64_t>(list);
+        near_lists_[list] = list_of(call, tiling_.head(at), near_runs_[tiling_.view(at)]);
+    }
     return Status::ok();
 }
 
-void Engine::list_near(const kernels::AttentionArgs& args) {
-    const int64_t n = args.n_stream * args.n_head_kv * tiles_;
-    near_.resize(static_cast<size_t>(n));
-    near_lists_.resize(static_cast<size_t>(n));
-    for (int64_t list = 0; list < n; ++list) {
-        const int64_t tile = list % tiles_;
-        const int64_t stream = list / tiles_ / args.n_head_kv;
-        const kernels::HeadRuns& all = args.runs[list / tiles_];
-        // In a cell's row all heads lie side by side; caches with a plane per head have runs per head.
-        const int64_t first = stream * args.n_head_kv;
-        if (list / tiles_ != first && all.runs.data() == args.runs[first].runs.data()) {
-            const kernels::HeadRuns& shared = near_lists_[static_cast<size_t>(first * tiles_ + tile)];
-            near_lists_[static_cast<size_t>(list)] = {shared.runs, all.k_offset, all.v_offset};
-            continue;
-        }
-        std::vector<kernels::Run>& runs = near_[static_cast<size_t>(list)];
-        runs.clear();
-        size_t at = 0;
-        for (const KeyRange& range : (*views_)[static_cast<size_t>(stream * tiles_ + tile)].exact_keys)
-            append_runs(args, all, range.key, range.count, &at, &runs);
-        near_lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
+Status Engine::pin_chosen(const AttentionCall& call) {
+    pages_.clear();
+    for (size_t list = 0; list < selections_.size(); ++list) {
+        const int64_t base = call.base_page(tiling_.stream(static_cast<int64_t>(list)));
+        for (const PageCells& page : selections_[list].selected) pages_.push_back(base + page.key / kv::kPageRows);
     }
+    ranges_of(&pages_, &ranges_);
+    if (Status status = chosen_cells_.pin(call, ranges_); !status.is_ok()) return status;
+    chosen_runs_.resize(selections_.size());
+    chosen_lists_.resize(selections_.size());
+    for (size_t list = 0; list < selections_.size(); ++list) {
+        const auto at = static_cast<int64_t>(list);
+        chosen_runs_[list].clear();
+        for (const PageCells& page : selections_[list].selected)
+            chosen_cells_.append(call, tiling_.stream(at), page, &chosen_runs_[list]);
+        chosen_lists_[list] = list_of(call, tiling_.head(at), chosen_runs_[list]);
+    }
+    return Status::ok();
 }
 
-void Engine::plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list) {
-    const int64_t tile = list % tiles_;
-    const int64_t head = list / tiles_ % args.n_head_kv;
-    const int64_t stream = list / tiles_ / args.n_head_kv;
-    const int64_t group = args.n_head / args.n_head_kv;
-    const auto at = static_cast<size_t>(stream * tiles_ + tile);
-    const TileView& view = (*views_)[at];
-    FarResult& result = results_[static_cast<size_t>(list)];
-    result.selected.clear();
-    result.far_keys = result.probes = result.probe_ratio = result.probe_log_squared = 0;
-    result.grown = false;
-    const kernels::HeadRuns& all = args.runs[list / tiles_];
-    std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
-    runs.clear();
-    if (!view.exact && view.far_pages > 0 && settings_.mode != Mode::kWindow) {
-        const int64_t row = ((stream * args.n_head_kv + head) * args.n_tokens + view.token0) * group;
-        const NearPart near{lse_.data() + (stream * args.n_tokens + view.token0) * args.n_head + head * group,
-                            args.n_head};
-        const FarBudget budget = budget_of(view, layer);
-        plan_far_field(args, index, settings_, view, head, near,
-                       corrects ? budget.times(memory_.budget_factor(at, layer, head)) : budget,
-                       &workspaces_[static_cast<size_t>(omp_get_thread_num())], far_lse_.data() + row,
-                       far_out_.data() + row * args.d_v, &result);
-        // Where the pages lie is in as many places of the list: all of them are on their way before the first is waited for.
-        for (const PageCells& page : result.selected) {
-            const auto likely = static_cast<size_t>(page.key / kernels::kBlockKeys);
-            if (likely < all.runs.size()) __builtin_prefetch(&all.runs[likely]);
-        }
-        size_t from = 0;
-        for (const PageCells& page : result.selected) append_cells(args, all, page, &from, &runs);
-    }
-    lists_[static_cast<size_t>(list)] = {runs, all.k_offset, all.v_offset};
+void Engine::choose(const AttentionCall& call, const KeyIndex& index, int64_t list) {
+    const int64_t head = tiling_.head(list);
+    const int64_t stream = tiling_.stream(list);
+    const TileView& view = (*views_)[tiling_.view(list)];
+    Selection& selection = selections_[static_cast<size_t>(list)];
+    selection.selected.clear();
+    selection.far_keys = 0;
+    if (view.exact || view.chosen_from.empty() || settings_.mode == Mode::kWindow) return;
+    const NearPart near{lse_.data() + call.row(stream, view.token0, head * call.group()), call.args.n_head};
+    Workspace& work = workspaces_[static_cast<size_t>(omp_get_thread_num())];
+    work.scores.score(call, index, view, head, near);
+    work.choice.choose(work.scores, budget_of(view), &selection.selected);
+    const int64_t row = call.far_row(stream, head, view.token0);
+    if (settings_.rest != Rest::kDrop)
+        selection.far_keys = estimate_rest(work.scores, selection.selected, far_lse_.data() + row,
+                                           far_out_.data() + row * call.args.d_v);
 }
 
-Status Engine::run_list(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects,
-                        int64_t list) {
-    const int64_t token = list % tiles_;
-    const int64_t head = list / tiles_ % args.n_head_kv;
-    const int64_t stream = list / tiles_ / args.n_head_kv;
-    const int64_t group = args.n_head / args.n_head_kv;
-    const int64_t row = (stream * args.n_tokens + token) * args.n_head + head * group;
-    kernels::AttentionArgs one = args;
+Status Engine::attend_list(const AttentionCall& call, int64_t list, bool chosen) {
+    if (chosen && chosen_runs_[static_cast<size_t>(list)].empty()) return Status::ok();
+    const int64_t token = tiling_.tile(list);
+    const int64_t stream = tiling_.stream(list);
+    const int64_t first_head = tiling_.head(list) * call.group();
+    const int64_t row = call.row(stream, token, first_head);
+    kernels::AttentionArgs one = call.args;
     one.n_tokens = one.n_head_kv = one.n_stream = one.tokens_per_tile = 1;
-    one.n_head = group;
-    one.q = query_of(args, stream, token, head * group);
-    one.out = output_of(args, stream, token, head * group);
-    one.lse = lse_.data() + row;
-    one.runs = &near_lists_[static_cast<size_t>(list)];
-    if (args.mask.data) {
-        const kernels::Mask& mask = args.mask;
-        const int64_t mask_stream = stream % mask.n_streams;
-        one.mask.data = mask.data + mask_stream * mask.stream_stride + token * mask.token_stride;
-        one.mask.summary = mask.summary + (mask_stream * args.n_tokens + token) * mask.summary_blocks;
+    one.n_head = call.group();
+    one.q = call.query(stream, token, first_head);
+    one.out = call.output(stream, token, first_head);
+    one.lse = (chosen ? chosen_lse_ : lse_).data() + row;
+    one.runs = &(chosen ? chosen_lists_ : near_lists_)[static_cast<size_t>(list)];
+    // A sink is part of what is read in any case, and counted once.
+    one.sinks = call.args.sinks && !chosen ? call.args.sinks + first_head : nullptr;
+    if (call.args.mask.data) {
+        const kernels::Mask& mask = call.args.mask;
+        one.mask.data = call.mask_row(stream, token, first_head);
+        one.mask.summary = mask.summary + (stream % mask.n_streams * call.args.n_tokens + token) * mask.summary_blocks;
         one.mask.n_streams = 1;
     }
+    if (!chosen) return kernels::attention(one, 1);
+    one.out = chosen_out_.data() + row * call.args.d_v;
+    one.out_head_stride = call.args.d_v * static_cast<int64_t>(sizeof(float));
     if (Status status = kernels::attention(one, 1); !status.is_ok()) return status;
-    plan(args, index, layer, corrects, list);
-    if (runs_[static_cast<size_t>(list)].empty()) return Status::ok();
-    float* out = one.out;
-    const int64_t stride = one.out_head_stride;
-    one.out = selected_out_.data() + row * args.d_v;
-    one.out_head_stride = args.d_v * static_cast<int64_t>(sizeof(float));
-    one.lse = selected_lse_.data() + row;
-    one.runs = &lists_[static_cast<size_t>(list)];
-    // What is selected, every token of its tile sees.
-    one.mask = {};
-    if (Status status = kernels::attention(one, 1); !status.is_ok()) return status;
-    for (int64_t h = 0; h < group; ++h) {
-        auto* to = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(out) + h * stride);
-        kernels::merge_partial(to, lse_.data() + row + h, one.out + h * args.d_v, one.lse[h], args.d_v);
-    }
+    for (int64_t h = 0; h < call.group(); ++h)
+        kernels::merge_partial(call.output(stream, token, first_head + h), lse_.data() + row + h,
+                               one.out + h * call.args.d_v, one.lse[h], call.args.d_v);
     return Status::ok();
 }
 
-void Engine::merge_selected(const kernels::AttentionArgs& args, int n_threads) {
-    const int64_t n = args.n_stream * args.n_tokens * args.n_head;
-#pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 256)
-    for (int64_t i = 0; i < n; ++i) {
-        float* out = output_of(args, i / args.n_head / args.n_tokens, i / args.n_head % args.n_tokens, i % args.n_head);
-        kernels::merge_partial(out, &lse_[static_cast<size_t>(i)], selected_out_.data() + i * args.d_v,
-                               selected_lse_[static_cast<size_t>(i)], args.d_v);
-    }
+/** The call over the chosen keys, into chosen_out_ and chosen_lse_. */
+kernels::AttentionArgs Engine::chosen_args(const AttentionCall& call) {
+    kernels::AttentionArgs args = call.args;
+    args.tokens_per_tile = tiling_.tokens;
+    args.runs = chosen_lists_.data();
+    args.sinks = nullptr;
+    args.lse = chosen_lse_.data();
+    args.out = chosen_out_.data();
+    args.out_head_stride = args.d_v * static_cast<int64_t>(sizeof(float));
+    args.out_token_stride = args.n_head * args.out_head_stride;
+    args.out_stream_stride = args.n_tokens * args.out_token_stride;
+    return args;
 }
 
-void Engine::merge(const kernels::AttentionArgs& args, int layer, int n_threads) {
-    const int64_t group = args.n_head / args.n_head_kv;
-    const int64_t n = args.n_stream * args.n_tokens * args.n_head;
+/** Adds what was chosen, or else the estimate of the rest, to out and lse_. */
+void Engine::merge(const AttentionCall& call, bool with_chosen, int n_threads) {
+    const int64_t n = call.n_rows();
+    const int64_t heads = call.args.n_head;
+    const int64_t group = call.group();
     double queries = 0.0;
     double retained = 0.0;
 #pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 256) reduction(+ : queries, retained)
     for (int64_t i = 0; i < n; ++i) {
-        const int64_t head = i % args.n_head;
-        const int64_t token = i / args.n_head % args.n_tokens;
-        const int64_t stream = i / args.n_head / args.n_tokens;
-        const int64_t row = ((stream * args.n_head_kv + head / group) * args.n_tokens + token) * group + head % group;
+        const int64_t head = i % heads;
+        const int64_t token = i / heads % call.args.n_tokens;
+        const int64_t stream = i / heads / call.args.n_tokens;
+        float* out = call.output(stream, token, head);
+        float* lse = &lse_[static_cast<size_t>(i)];
+        if (with_chosen) {
+            kernels::merge_partial(out, lse, chosen_out_.data() + i * call.args.d_v, chosen_lse_[static_cast<size_t>(i)],
+                                   call.args.d_v);
+            continue;
+        }
+        const int64_t row = call.far_row(stream, head / group, token) + head % group;
         const float far = far_lse_[static_cast<size_t>(row)];
         if (far == kMinusInfinity) continue;
-        float* out = output_of(args, stream, token, head);
-        const float near = lse_[static_cast<size_t>(i)];
-        kernels::merge_partial(out, &lse_[static_cast<size_t>(i)], far_out_.data() + row * args.d_v, far, args.d_v);
+        const float read = *lse;
+        kernels::merge_partial(out, lse, far_out_.data() + row * call.args.d_v, far, call.args.d_v);
         queries += 1.0;
-        retained += static_cast<double>(std::exp(near - lse_[static_cast<size_t>(i)]));
+        retained += static_cast<double>(std::exp(read - *lse));
     }
+    if (!with_chosen) record_call(call, queries, retained);
+}
+
+void Engine::record_call(const AttentionCall& call, double queries, double retained) {
     LayerStats stats;
     stats.calls = 1;
     stats.queries = queries;
     stats.retained_mass = retained;
-    for (size_t list = 0; list < results_.size(); ++list) {
-        const auto at = static_cast<int64_t>(list);
-        const TileView& view = (*views_)[static_cast<size_t>(at / tiles_ / args.n_head_kv * tiles_ + at % tiles_)];
-        const FarResult& result = results_[list];
+    for (size_t list = 0; list < selections_.size(); ++list) {
+        const TileView& view = (*views_)[tiling_.view(static_cast<int64_t>(list))];
         stats.rows += 1.0;
         stats.visible_keys += static_cast<double>(view.visible);
         for (const KeyRange& range : view.exact_keys) stats.exact_keys += static_cast<double>(range.count);
-        for (const kernels::Run& run : runs_[list]) stats.exact_keys += static_cast<double>(run.count);
-        stats.estimated_keys += result.far_keys;
-        stats.probes += result.probes;
-        stats.probe_ratio += result.probe_ratio;
-        stats.probe_log_squared += result.probe_log_squared;
-        stats.grown += result.grown;
+        for (const PageCells& page : selections_[list].selected)
+            stats.exact_keys += static_cast<double>(std::popcount(page.cells));
+        stats.estimated_keys += selections_[list].far_keys;
     }
-    record(layer, stats);
+    record(call.layer, stats);
 }
 
 void Engine::record(int layer, const LayerStats& part) {
@@ -273,37 +356,38 @@ void Engine::record(int layer, const LayerStats& part) {
     Stats::instance().add(layer, part);
 }
 
-Status Engine::attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info,
-                      int n_threads) {
+Status Engine::attend(const AttentionCall& call, KeyIndex& index, int n_threads) {
     try {
-        find_plan(args, n_keys, index, info);
+        find_plan(call, index);
         const bool plain = std::all_of(views_->begin(), views_->end(),
-                                       [](const TileView& view) { return view.exact || view.far_pages == 0; });
+                                       [](const TileView& view) { return view.exact || view.chosen_from.empty(); });
         if (plain) {
             LayerStats stats;
             stats.calls = stats.exact_calls = 1;
-            record(info.layer, stats);
-            return kernels::attention(args, n_threads);
+            record(call.layer, stats);
+            return exact(call, n_threads);
         }
-        if (settings_.mode == Mode::kSparse) refresh(args, index, n_threads);
-        const bool corrects =
-            memory_.corrects() && settings_.mode == Mode::kSparse && settings_.estimate != FarEstimate::kDrop;
+        if (settings_.mode == Mode::kSparse) {
+            if (Status status = refresh(call, index, n_threads); !status.is_ok()) return status;
+        }
+        const bool corrects = memory_.corrects() && settings_.mode == Mode::kSparse && settings_.rest != Rest::kDrop &&
+                              memory_applies(call.args);
         const auto far_call = [&] {
-            return FarCall{args,       index,       *views_,         results_,       tiles_,
-                           info.layer, lse_.data(), far_lse_.data(), far_out_.data()};
+            return FarCall{call,       index,       *views_,         selections_,    tiling_.tiles,
+                           call.layer, lse_.data(), far_lse_.data(), far_out_.data()};
         };
-        if (corrects) memory_.find(far_call(), info.layer < settings_.first_layers ? settings_.first_factor : 1.0);
-        if (Status status = run(args, index, info.layer, corrects, n_threads); !status.is_ok()) return status;
-        const FarCall call = far_call();
-        if (corrects) memory_.correct(call, n_threads);
-        merge(args, info.layer, n_threads);
-        if (memory_.blends()) memory_.blend(call, n_threads);
+        if (corrects) memory_.find(far_call());
+        if (Status status = run(call, index, n_threads); !status.is_ok()) return status;
+        const FarCall far = far_call();
+        if (corrects) memory_.correct(far, n_threads);
+        merge(call, false, n_threads);
+        if (memory_.blends()) memory_.blend(far, n_threads);
         LayerStats memory;
         memory.index_bytes = index.bytes();
-        record(info.layer, memory);
+        record(call.layer, memory);
         return Status::ok();
     } catch (const std::bad_alloc&) {
-        return Status::out_of_memory("sparse attention: bookkeeping of layer " + std::to_string(info.layer));
+        return Status::out_of_memory("sparse attention: bookkeeping of layer " + std::to_string(call.layer));
     }
 }
 

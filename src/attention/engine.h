@@ -3,32 +3,31 @@
 #include <cstdint>
 #include <vector>
 
-#include "attention/select/far_field.h"
-#include "attention/plan/far_groups.h"
+#include "attention/call.h"
 #include "attention/correct/far_memory.h"
-#include "attention/index/kv_index.h"
+#include "attention/index/key_index.h"
 #include "attention/plan/mask_plan.h"
+#include "attention/plan/runs.h"
+#include "attention/select/choice.h"
+#include "attention/select/scores.h"
+#include "attention/select/selection.h"
 #include "attention/settings.h"
 #include "attention/stats.h"
-#include "attention/plan/visibility.h"
 #include "base/status.h"
 #include "kernels/attention.h"
 
 namespace atlas::attention {
 
-/** Where the keys of a call lie in the index. */
-struct LayerInfo {
-    int layer = 0;
-    /** Per stream: page of the index that holds key 0. */
-    const int64_t* base_pages = nullptr;
-};
+/** Whether keys can be chosen for such a call; otherwise it has to be exact. */
+bool can_choose(const AttentionCall& call);
 
-/** Whether the far part of such a call has a defined estimate; otherwise attend() is exact. */
-bool can_estimate(const kernels::AttentionArgs& args);
+/** Whether memories can correct such a call's estimate: they learn from attention without biases. */
+bool memory_applies(const kernels::AttentionArgs& args);
 
 /**
- * Runs attention with everything exact, or with selected blocks exact and the rest estimated from the index. Not thread-safe; keep one
- * per backend instance, its buffers only grow.
+ * Runs attention with everything exact, or with chosen keys exact and the rest estimated from the index. A call goes through four rooms: plan (what
+ * every tile of tokens does with every page), select (scores, choice, rest), the kernels on what is read, and correct (memories). Keys are chosen
+ * first; only when all choices of the call are final are their pages pinned. Not thread-safe; one per backend instance, its buffers only grow.
  */
 class Engine {
 public:
@@ -53,58 +52,69 @@ public:
     /** Sums over all layers since the engine was made; Stats has those of the process, per layer. */
     const LayerStats& totals() const { return totals_; }
 
-    /** Whether a call over n_keys keys may need an index at all; false means that the plain kernels are to be called. */
-    bool wants_index(const kernels::AttentionArgs& args, int64_t n_keys) const;
+    /** Whether keys may be chosen for a call at all, so that it needs an index: false for attend() to be exact. */
+    bool wants_index(const AttentionCall& call) const;
+
+    /** Every key: kernels::attention over all of them. Errors of the kernels and of pinning. */
+    Status exact(const AttentionCall& call, int n_threads);
 
     /**
-     * `args` with one list per (stream, KV head) covering keys 0…n_keys−1 in ascending runs, a mask summary if there is a mask, and
-     * args.lse = nullptr. Without an approximable part the result is that of kernels::attention(args), bit for bit.
+     * A call for which wants_index() holds, with a mask summary if there is a mask. Where nothing has to be chosen the result is exact()'s, bit for bit.
+     * Errors as exact(), and out of memory.
      */
-    Status attend(const kernels::AttentionArgs& args, int64_t n_keys, KvIndex& index, const LayerInfo& info,
-                  int n_threads);
+    Status attend(const AttentionCall& call, KeyIndex& index, int n_threads);
 
 private:
-    void find_plan(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const LayerInfo& info);
-    void calibrate(const kernels::AttentionArgs& args, int64_t stream, KvIndex& index, int n_threads);
-    void add_slopes(const kernels::AttentionArgs& args, const std::vector<FarGroup>& groups, KvIndex& index,
-                    int n_threads);
-    void add_super_slopes(const kernels::AttentionArgs& args, const std::vector<int64_t>& supers, KvIndex& index,
-                          int n_threads);
-    void refresh(const kernels::AttentionArgs& args, KvIndex& index, int n_threads);
-    FarBudget budget_of(const TileView& view, int layer) const;
+    struct Stale {
+        int64_t page, stream, first;  // of the index, the stream through which it is read, page of that stream
+        uint64_t cells;               // all: the page is to be encoded; else the mean value of these is
+        auto operator<=>(const Stale&) const = default;
+    };
+    struct Workspace {
+        TileScores scores;
+        KeyChoice choice;
+    };
+
+    void find_plan(const AttentionCall& call, const KeyIndex& index);
+    /** Brings the index up to date with all pages that keys may be chosen from. Throws std::bad_alloc. */
+    Status refresh(const AttentionCall& call, KeyIndex& index, int n_threads);
+    FarBudget budget_of(const TileView& view) const;
     /** Reads what is read in any case, chooses, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
-    Status run(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int n_threads);
-    /** near_lists_: the exact pages of each tile. Throws std::bad_alloc. */
-    void list_near(const kernels::AttentionArgs& args);
+    Status run(const AttentionCall& call, const KeyIndex& index, int n_threads);
+    Status pin_near(const AttentionCall& call);
+    Status pin_chosen(const AttentionCall& call);
     /** Chooses the keys of one list and estimates the others, by lse_ of what is read in any case. Throws std::bad_alloc. */
-    void plan(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list);
-    /** near, plan and selected keys of one list of one token. Throws std::bad_alloc. */
-    Status run_list(const kernels::AttentionArgs& args, const KvIndex& index, int layer, bool corrects, int64_t list);
-    /** Adds what was selected to out and lse_. */
-    void merge_selected(const kernels::AttentionArgs& args, int n_threads);
-    void merge(const kernels::AttentionArgs& args, int layer, int n_threads);
+    void choose(const AttentionCall& call, const KeyIndex& index, int64_t list);
+    /** One list of one token as a call of its own: near keys into out, or chosen keys added to it. */
+    Status attend_list(const AttentionCall& call, int64_t list, bool chosen);
+    kernels::AttentionArgs chosen_args(const AttentionCall& call);
+    void merge(const AttentionCall& call, bool with_chosen, int n_threads);
     void record(int layer, const LayerStats& part);
+    void record_call(const AttentionCall& call, double queries, double retained);
 
     const Settings settings_;
     LayerStats totals_;
     FarMemory memory_;
+    AllKeys all_keys_;
     bool in_graph_ = false;
     std::vector<MaskPlan> plans_;  // the first plans_in_use_ belong to this graph
     size_t plans_in_use_ = 0;
     const std::vector<TileView>* views_ = nullptr;  // [stream][tile], of the present call
-    const FarGroups* groups_ = nullptr;
-    int64_t tile_ = 1;                             // tokens per tile
-    int64_t tiles_ = 1;                            // per stream
-    std::vector<FarResult> results_;               // [stream][KV head][tile]
+    Tiling tiling_;
+    std::vector<Selection> selections_;            // per list: [stream][KV head][tile]
     std::vector<float> far_lse_;                   // [stream][KV head][token][group]
     std::vector<float> far_out_;                   // the same, [d_v]
     std::vector<float> lse_;                       // [stream][token][head]
-    std::vector<float> selected_lse_;              // the same, of what was selected
-    std::vector<float> selected_out_;              // the same, [d_v]
-    std::vector<std::vector<kernels::Run>> near_;  // per list: [stream][KV head][tile]; heads may share the first one's
-    std::vector<std::vector<kernels::Run>> runs_;  // selected, per list
-    std::vector<kernels::HeadRuns> near_lists_, lists_;
-    std::vector<FarWorkspace> workspaces_;  // per thread
+    std::vector<float> chosen_lse_;                // the same, of what was chosen
+    std::vector<float> chosen_out_;                // the same, [d_v]
+    PinnedCells near_cells_, chosen_cells_, stale_cells_;
+    std::vector<std::vector<kernels::Run>> near_runs_;    // per view
+    std::vector<std::vector<kernels::Run>> chosen_runs_;  // per list
+    std::vector<kernels::HeadRuns> near_lists_, chosen_lists_;
+    std::vector<int64_t> pages_;
+    std::vector<kv::PageRange> ranges_;
+    std::vector<Stale> stale_;
+    std::vector<Workspace> workspaces_;  // per thread
 };
 
 }  // namespace atlas::attention

@@ -7,7 +7,10 @@ namespace atlas::attention {
 using Mode = AttentionMode;
 using Settings = SparseOptions;
 
-/** Batches up to this many tokens are decoding (several slots, speculation): every token selects for itself. */
-inline constexpr int64_t kDecodeTokens = 8;
+/**
+ * In batches up to this many tokens (questions, several slots, speculation) every token selects for itself: one choice for a question's tokens serves none of
+ * them (docs/design/attention.md).
+ */
+inline constexpr int64_t kDecodeTokens = 64;
 
 }  // namespace atlas::attention

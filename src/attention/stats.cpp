@@ -36,7 +36,6 @@ void append_memory(const MemoryStats& m, std::string* text) {
     number("doubts", m.doubts);
     number("muon_iterations", m.muon_iterations);
     real("window_fill", m.window_fill);
-    real("window_factor", m.window_factor);
     const uint64_t lookups = m.cache_hits + m.cache_misses;
     real("cache_hit_ratio", lookups > 0 ? static_cast<double>(m.cache_hits) / static_cast<double>(lookups) : 0.0);
     *text += "}";
@@ -53,10 +52,6 @@ void LayerStats::add(const LayerStats& other) {
     estimated_keys += other.estimated_keys;
     queries += other.queries;
     retained_mass += other.retained_mass;
-    probes += other.probes;
-    probe_ratio += other.probe_ratio;
-    probe_log_squared += other.probe_log_squared;
-    grown += other.grown;
     if (other.index_bytes > index_bytes) index_bytes = other.index_bytes;
 }
 
@@ -68,7 +63,6 @@ void MemoryStats::add(const MemoryStats& other) {
     };
     window_fill = mean(window_fill, other.window_fill);
     gate = mean(gate, other.gate);
-    window_factor = mean(window_factor, other.window_factor);
     error_without = mean(error_without, other.error_without);
     error_with = mean(error_with, other.error_with);
     memories += other.memories;
@@ -121,13 +115,10 @@ std::string Stats::json() const {
             line, sizeof line,
             "%s\n  {\"layer\": %d, \"calls\": %llu, \"exact_calls\": %llu, \"visible_keys\": %.1f, \"exact_keys\": "
             "%.1f, "
-            "\"estimated_keys\": %.1f, \"retained_mass\": %.5f, \"probes\": %.0f, \"probe_mean_ratio\": %.4f, "
-            "\"probe_log_rms\": %.4f, \"grown\": %llu, \"index_bytes\": %llu",
+            "\"estimated_keys\": %.1f, \"retained_mass\": %.5f, \"index_bytes\": %llu",
             first ? "" : ",", layer, static_cast<unsigned long long>(s.calls),
             static_cast<unsigned long long>(s.exact_calls), mean(s.visible_keys, s.rows), mean(s.exact_keys, s.rows),
-            mean(s.estimated_keys, s.rows), mean(s.retained_mass, s.queries), s.probes, mean(s.probe_ratio, s.probes),
-            std::sqrt(mean(s.probe_log_squared, s.probes)), static_cast<unsigned long long>(s.grown),
-            static_cast<unsigned long long>(s.index_bytes));
+            mean(s.estimated_keys, s.rows), mean(s.retained_mass, s.queries), static_cast<unsigned long long>(s.index_bytes));
         text += line;
         if (const auto found = memories_.find(layer); found != memories_.end()) append_memory(found->second, &text);
         text += "}";

@@ -17,11 +17,6 @@ struct LayerStats {
     double estimated_keys = 0;
     double queries = 0;        ///< (token, query head) pairs with a far part
     double retained_mass = 0;  ///< share of the softmax mass that was read, by the estimate
-    double probes = 0;
-    double probe_ratio =
-        0;  ///< true mass / estimated mass of probed blocks: its mean is an unbiased estimate of far mass / estimate
-    double probe_log_squared = 0;
-    uint64_t grown = 0;  ///< selections whose budget was doubled by a probe
     uint64_t index_bytes = 0;
 
     void add(const LayerStats& other);
@@ -49,8 +44,6 @@ struct MemoryStats {
     double prefill_seconds = 0.0;
     double window_fill = 0.0;  ///< mean over memories, of the Omega rule's window
     double gate = 0.0;         ///< mean over memories
-    double window_factor =
-        1.0;  ///< mean over memories, of AdaptiveWindow: keys selected, relative to the planner's budget
     double error_without = 0.0;  ///< recent held-out ‖r‖² (blend: ‖v‖²), mean over memories
     double error_with = 0.0;     ///< recent held-out ‖r − M(q)‖² (blend: ‖v − M(k)‖²): the loss
 

@@ -14,8 +14,11 @@ enum class AttentionMode {
     kSparse,  ///< sinks, window, selected keys, and an estimate of the rest
 };
 
-/** How the log mass of a block that is not read is estimated; docs/attention.md has the equations. */
-enum class FarEstimate { kDrop, kFirst, kSecond, kBessel };
+/** What becomes of keys that are not read. */
+enum class Rest {
+    kEstimate,  ///< counted with their estimated weights and their page's mean value
+    kDrop,      ///< left out: a control
+};
 
 /** Features of a query before the memory sees it, in the order of memory::FeatureType. */
 enum class MemoryFeatures { kIdentity, kPolynomial, kExponential, kFourier, kRbf };

@@ -231,17 +231,17 @@ private:
             if (!given("ATLAS_MEMORY_KIND")) memory.kind = FarMemoryKind::kDeep;
             if (!given("ATLAS_MEMORY_CHUNK")) memory.chunk = 64;
         }
-        // Of floor and cap, one that was not chosen follows the other.
+        // Of floor and budget, one that was not chosen follows the other.
         SparseOptions& sparse = out_.sparse;
-        if (!given("ATLAS_BUDGET_CAP")) sparse.cap = std::max(sparse.cap, sparse.floor);
-        if (!given("ATLAS_BUDGET_FLOOR")) sparse.floor = std::min(sparse.floor, sparse.cap);
+        if (!given("ATLAS_BUDGET")) sparse.budget = std::max(sparse.budget, sparse.floor);
+        if (!given("ATLAS_BUDGET_FLOOR")) sparse.floor = std::min(sparse.floor, sparse.budget);
     }
 
     Status check() const {
         const std::string mode = text("ATLAS_MODE");
-        if (out_.sparse.floor > out_.sparse.cap)
+        if (out_.sparse.floor > out_.sparse.budget)
             return not_allowed("ATLAS_BUDGET_FLOOR", text("ATLAS_BUDGET_FLOOR"),
-                               "at most ATLAS_BUDGET_CAP=" + text("ATLAS_BUDGET_CAP"));
+                               "at most ATLAS_BUDGET=" + text("ATLAS_BUDGET"));
         if (out_.device == DeviceMode::kAccel) {
             // Only pages know when they were written, and only their memory is counted.
             if (out_.sparse.mode != AttentionMode::kExact)

@@ -56,7 +56,7 @@ Status check_options(const Options& options) {
     };
     if (options.device != DeviceMode::kOwner) return wrong("ATLAS_DEVICE=owner");
     if (options.sparse.mode != AttentionMode::kSparse) return wrong("ATLAS_MODE=sparse");
-    if (options.sparse.estimate == FarEstimate::kDrop) return wrong("another ATLAS_FAR than drop");
+    if (options.sparse.rest == Rest::kDrop) return wrong("ATLAS_REST=estimate");
     if (!options.memory.enabled) return wrong("ATLAS_MEMORY=1");
     if (options.memory.mode != MemoryMode::kCorrect) return wrong("ATLAS_MEMORY_MODE=correct");
     if (!options.side_car.empty()) return wrong("no ATLAS_SIDE_CAR");
@@ -69,10 +69,9 @@ std::string planner_text(const SparseOptions& options) {
         std::snprintf(text, sizeof text, "%g", value);
         return std::string(text);
     };
-    return "block " + std::to_string(options.block_keys) + ", threshold " + std::to_string(options.threshold) +
-           ", sinks " + std::to_string(options.sinks) + ", window " + std::to_string(options.window) + ", blocks of " +
-           number(options.block_share) + ", budget " + number(options.fraction) + " (" + std::to_string(options.floor) +
-           " to " + std::to_string(options.cap) + "), far " + word_of(options.estimate);
+    return "threshold " + std::to_string(options.threshold) + ", sinks " + std::to_string(options.sinks) + ", window " +
+           std::to_string(options.window) + ", keys of " + number(options.share) + ", budget " +
+           std::to_string(options.floor) + " to " + std::to_string(options.budget);
 }
 
 const char* begin() {

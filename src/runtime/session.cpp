@@ -67,27 +67,28 @@ void Session::begin_graph() {
     masks_changed();
 }
 
-attention::KvIndex& Session::index_for(const CacheView& cache, const kernels::AttentionArgs& args) {
-    auto& index = indexes_[{cache.k->id(), cache.v->id()}];
-    if (!index || !index->fits(args.n_head_kv, args.d_k, args.d_v)) {
-        index = std::make_unique<attention::KvIndex>(*cache.k, *cache.v, args.n_head_kv, args.d_k, args.d_v,
-                                                     engine_.settings().block_keys);
+attention::KeyIndex& Session::index_for(const attention::AttentionCall& call) {
+    auto& index = indexes_[{call.k.pages->id(), call.v.pages->id()}];
+    if (!index || !index->fits(call.args.n_head_kv, call.args.d_k, call.args.d_v)) {
+        index = std::make_unique<attention::KeyIndex>(*call.k.pages, *call.v.pages, call.args.n_head_kv, call.args.d_k,
+                                                      call.args.d_v);
     }
     return *index;
 }
 
-Status Session::attend(kernels::AttentionArgs args, int64_t n_keys, const CacheView* cache, int n_threads) {
-    if (args.mask.data) masks_.attach(args.n_tokens, n_keys, n_threads, &args.mask);
-    if (cache && side_car_fit_.see(cache->layer, args.n_head_kv, args.d_k, args.d_v))
+Status Session::attend(attention::AttentionCall call, int n_threads) {
+    const kernels::AttentionArgs& args = call.args;
+    if (args.mask.data) masks_.attach(args.n_tokens, call.n_keys, n_threads, &call.args.mask);
+    const bool in_cells = call.in_cells();
+    if (in_cells && side_car_fit_.see(call.layer, args.n_head_kv, args.d_k, args.d_v))
         start_memories(side_car_fit_, options(), &engine_.memory());
-    if (Calibration* calibration = cache ? active_calibration() : nullptr)
-        calibration->see(cache->layer, args.n_head_kv, args.d_k, args.d_v);
+    if (Calibration* calibration = in_cells ? active_calibration() : nullptr)
+        calibration->see(call.layer, args.n_head_kv, args.d_k, args.d_v);
     ++calls_;
     d_k_ = args.d_k;
     d_v_ = args.d_v;
-    if (enabled_ && cache && engine_.wants_index(args, n_keys))
-        return engine_.attend(args, n_keys, index_for(*cache, args), {cache->layer, cache->base_pages}, n_threads);
-    return kernels::attention(args, n_threads);
+    if (enabled_ && engine_.wants_index(call)) return engine_.attend(call, index_for(call), n_threads);
+    return engine_.exact(call, n_threads);
 }
 
 Status Session::set_blend_ratio(double ratio) {

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "attention/engine.h"
-#include "attention/index/kv_index.h"
+#include "attention/index/key_index.h"
 #include "base/options.h"
 #include "base/status.h"
 #include "kernels/attention.h"
@@ -15,14 +15,6 @@
 #include "side_car/side_car_use.h"
 
 namespace atlas::runtime {
-
-/** K and V of one call that lie in pages, both beginning at the same page. */
-struct CacheView {
-    const kv::PageTable* k;
-    const kv::PageTable* v;
-    const int64_t* base_pages;  ///< per stream: page that holds key 0
-    int layer;
-};
 
 /** Of one session since it was made. */
 struct SessionStats {
@@ -50,11 +42,8 @@ public:
     /** To be called between two nodes of a graph when a mask of an earlier one was written since. */
     void masks_changed();
 
-    /**
-     * `args` as for kernels::attention, with one list per (stream, KV head) covering keys 0…n_keys−1 and without mask summary. cache: null when
-     * K and V do not lie in such pages; only pages know when they were written, so everything is exact then.
-     */
-    Status attend(kernels::AttentionArgs args, int64_t n_keys, const CacheView* cache, int n_threads);
+    /** One attention operation, its mask without a summary. Errors of kernels::attention and of pinning pages. */
+    Status attend(attention::AttentionCall call, int n_threads);
 
     /**
      * Switches, from the next call on. Off: every key of every query is read, what was learned is kept. On: what the process's options say; where
@@ -73,7 +62,7 @@ public:
     SessionStats stats() const;
 
 private:
-    attention::KvIndex& index_for(const CacheView& cache, const kernels::AttentionArgs& args);
+    attention::KeyIndex& index_for(const attention::AttentionCall& call);
     void write_statistics() const;
 
     bool enabled_;
@@ -83,7 +72,7 @@ private:
     MaskSummaries masks_;
     SideCarFit side_car_fit_;
     attention::Engine engine_;
-    std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KvIndex>> indexes_;  // by the ids of K and V
+    std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KeyIndex>> indexes_;  // by the ids of K and V
 };
 
 }  // namespace atlas::runtime

@@ -6,18 +6,17 @@
 
 #include "attention/stats.h"
 #include "fixture.h"
-#include "kernels/moments.h"
 
 namespace atlas::attention {
 namespace {
 
 TEST(Engine, BelowTheThresholdItIsThePlainPathBitForBit) {
     Scene scene(1024, 3);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
+    AttentionCall call = scene.call();
     std::vector<float> plain(scene.out.size());
-    kernels::AttentionArgs args = scene.args;
-    args.out = plain.data();
-    ASSERT_TRUE(kernels::attention(args, 2).is_ok());
+    call.args.out = plain.data();
+    ASSERT_TRUE(Engine({}).exact(call, 2).is_ok());
     Settings settings;
     settings.mode = Mode::kSparse;
     const auto out = scene.attend(settings, index);
@@ -27,36 +26,32 @@ TEST(Engine, BelowTheThresholdItIsThePlainPathBitForBit) {
 struct Case {
     int64_t tokens;
     int64_t streams;
-    int block;
 };
 
 class EngineTest : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Shapes, EngineTest,
-                         testing::Values(Case{1, 1, 32}, Case{1, 2, 16}, Case{4, 1, 64}, Case{70, 1, 32},
-                                         Case{33, 2, 32}));
+                         testing::Values(Case{1, 1}, Case{1, 2}, Case{4, 1}, Case{70, 1}, Case{133, 2}));
 
 TEST_P(EngineTest, ABudgetThatCoversEverythingIsExact) {
     const Case c = GetParam();
     Scene scene(2048, c.tokens, 4, 2, 16, c.streams);
-    KvIndex index = scene.make_index(c.block);
+    KeyIndex index = scene.make_index();
     Settings settings = bare();
-    settings.block_keys = c.block;
-    settings.floor = settings.cap = 1 << 20;
+    settings.floor = settings.budget = 1 << 20;
     EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-10);
 }
 
 TEST_P(EngineTest, TheEstimateIsCloserThanDropping) {
     const Case c = GetParam();
     Scene scene(2048, c.tokens, 4, 2, 16, c.streams);
-    KvIndex index = scene.make_index(c.block);
+    KeyIndex index = scene.make_index();
     const auto exact = scene.exact();
     Settings settings = bare();
-    settings.block_keys = c.block;
-    settings.floor = settings.cap = 256;
-    const double bessel = nmse(scene.attend(settings, index), exact);
-    settings.estimate = FarEstimate::kDrop;
+    settings.floor = settings.budget = 256;
+    const double estimate = nmse(scene.attend(settings, index), exact);
+    settings.rest = Rest::kDrop;
     const double drop = nmse(scene.attend(settings, index), exact);
-    EXPECT_LT(bessel, 0.5 * drop);
+    EXPECT_LT(estimate, 0.5 * drop);
     settings.mode = Mode::kWindow;
     EXPECT_GT(nmse(scene.attend(settings, index), exact), drop);
 }
@@ -64,51 +59,17 @@ TEST_P(EngineTest, TheEstimateIsCloserThanDropping) {
 TEST_P(EngineTest, ThreadsDoNotChangeTheResult) {
     const Case c = GetParam();
     Scene scene(2048, c.tokens, 4, 2, 16, c.streams);
-    KvIndex first = scene.make_index(c.block);
-    KvIndex second = scene.make_index(c.block);
+    KeyIndex first = scene.make_index();
+    KeyIndex second = scene.make_index();
     Settings settings = bare();
-    settings.floor = settings.cap = 128;
-    settings.probes = 2;
-    // The tilts are chosen, and the slopes of the values taken, in one of the later calls.
+    settings.floor = settings.budget = 128;
     for (int call = 0; call < 3; ++call) {
         const auto one = scene.attend(settings, first, 1);
         EXPECT_LT(nmse(scene.attend(settings, second, 3), one), 1e-11) << "call " << call;
     }
 }
 
-TEST(Engine, IdenticalKeysInABlockAreEstimatedExactly) {
-    // With all keys of a block equal, mean value and first moment are the whole truth: what is left is 8-bit rounding.
-    Scene scene(1024, 1);
-    std::vector<float> k(32), v(32);
-    for (int64_t row = 0; row < 1024; ++row) {
-        if (row % 32 == 0) {
-            for (float& x : k) x = scene.normal(scene.random);
-            for (float& x : v) x = scene.normal(scene.random);
-        }
-        ASSERT_TRUE(scene.k.write(static_cast<size_t>(row) * 128, k.data(), 128).is_ok());
-        ASSERT_TRUE(scene.v.write(static_cast<size_t>(row) * 128, v.data(), 128).is_ok());
-    }
-    KvIndex index = scene.make_index(32);
-    EXPECT_LT(nmse(scene.attend(bare(), index), scene.exact()), 2e-3);
-}
-
-TEST(Engine, ProbesReadTheCellsOfTheBlockThatTheyDrew) {
-    // Small queries: estimates are nearly exact, and so is the ratio of true to estimated mass, unless other cells are read.
-    Scene scene(4096, 1);
-    for (float& x : scene.q) x *= 0.1f;
-    KvIndex index = scene.make_index(32);
-    Settings settings = bare();
-    settings.floor = settings.cap = 128;
-    settings.probes = 64;
-    Engine engine(settings);
-    ASSERT_TRUE(engine.attend(scene.args, scene.n_keys, index, {5, scene.base_pages.data()}, 1).is_ok());
-    EXPECT_EQ(engine.totals().probes, 2 * 64.0);
-    EXPECT_NEAR(engine.totals().probe_ratio / engine.totals().probes, 1.0, 0.02);
-    EXPECT_LT(engine.totals().probe_log_squared / engine.totals().probes, 1e-3);
-    EXPECT_EQ(engine.totals().grown, 0.0);
-}
-
-TEST(Engine, FindsAPlantedKeyByReach) {
+TEST(Engine, FindsAPlantedKey) {
     Scene scene(8192, 1, 2, 2);
     std::vector<float> needle(32), value(32);
     for (int64_t head = 0; head < 2; ++head) {
@@ -119,71 +80,96 @@ TEST(Engine, FindsAPlantedKeyByReach) {
     }
     ASSERT_TRUE(scene.k.write(3333 * 128, needle.data(), 128).is_ok());
     ASSERT_TRUE(scene.v.write(3333 * 128, value.data(), 128).is_ok());
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     Settings settings = bare();
-    settings.floor = settings.cap = 64;
-    settings.reach_share = 0.5;
-    EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-3);
-    settings.beam = 64;  // 16 super-blocks, 4 of which are opened
+    settings.floor = settings.budget = 64;
     EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-3);
 }
 
-/** Keys selected per list, of at least 64 and at most 512, for queries `factor` times as long and sure that they look at `row`. */
-double selected_keys(float factor, int64_t row) {
+/** A key that is not finite must show, as it does in exact attention, and only to those who see it. */
+TEST(Engine, ReadsPagesThatAreNotFinite) {
     Scene scene(4096, 1, 2, 2);
-    for (float& x : scene.q) x *= factor;
-    if (row >= 0) {
-        std::vector<float> key(32);
-        for (size_t i = 0; i < 32; ++i) key[i] = 3.0f * scene.q[i];
-        EXPECT_TRUE(scene.k.write(static_cast<size_t>(row) * 128, key.data(), 128).is_ok());
+    const float bad = NAN;
+    ASSERT_TRUE(scene.v.write(1000 * 128, &bad, sizeof bad).is_ok());  // the first head's
+    KeyIndex index = scene.make_index();
+    const auto out = scene.attend(bare(), index);
+    EXPECT_TRUE(std::isnan(out[0]));
+    EXPECT_TRUE(std::isfinite(out[16]));
+}
+
+/** Sequences whose cells alternate, as parallel slots of one cache: selected key by key. */
+TEST(Engine, AlternatingCellsAreSparseToo) {
+    Scene scene(8192, 4);
+    for (int64_t token = 0; token < 4; ++token) {
+        for (int64_t key = 0; key < 8192; ++key)
+            scene.mask[static_cast<size_t>(token * 8192 + key)] = key % 4 == token ? 0 : 0xFC00;
     }
-    KvIndex index = scene.make_index(32);
+    scene.summarize();
+    KeyIndex index = scene.make_index();
     Settings settings = bare();
-    settings.floor = 64;
-    settings.cap = 512;
-    settings.fraction = 1.0;
-    settings.block_share = 0.004;
+    settings.floor = settings.budget = 1 << 20;
+    EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-10);
+    settings.floor = settings.budget = 256;
     Engine engine(settings);
-    EXPECT_TRUE(engine.attend(scene.args, scene.n_keys, index, {5, scene.base_pages.data()}, 2).is_ok());
-    const double all = engine.totals().exact_keys / engine.totals().rows;
-    settings.floor = settings.cap = 64;
-    Engine least(settings);
-    EXPECT_TRUE(least.attend(scene.args, scene.n_keys, index, {5, scene.base_pages.data()}, 2).is_ok());
-    return all - least.totals().exact_keys / least.totals().rows + 64;
+    ASSERT_TRUE(engine.attend(scene.call(5), index, 2).is_ok());
+    EXPECT_EQ(engine.totals().exact_calls, 0u);
+    EXPECT_LT(engine.totals().exact_keys, 0.5 * engine.totals().visible_keys);
+    EXPECT_LT(nmse(scene.out, scene.exact()), 0.1);
 }
 
-TEST(Engine, ReadsAsManyBlocksAsHoldAShareOfTheAttention) {
-    // 124 far blocks seen evenly hold 0.0076 each: below the share once half of the attention is elsewhere.
-    EXPECT_EQ(selected_keys(0.01f, -1), 512.0);
-    // Some blocks hold nearly everything.
-    const double some = selected_keys(4.0f, -1);
-    EXPECT_GT(some, 64.0);
-    EXPECT_LT(some, 512.0);
-    // The last key, which is read in any case, holds nearly everything.
-    EXPECT_EQ(selected_keys(4.0f, 4095), 64.0);
-}
+/** Features of models: with all keys selected they give what exact attention gives, and with few, something close. */
+struct Feature {
+    const char* name;
+    void (*set)(Scene& scene);
+};
+class EngineFeatureTest : public testing::TestWithParam<Feature> {};
+INSTANTIATE_TEST_SUITE_P(
+    Features, EngineFeatureTest,
+    testing::Values(Feature{"sinks", [](Scene& scene) {
+                                static const float sinks[] = {1.0f, 4.0f, -2.0f, 7.0f};
+                                scene.args.sinks = sinks;
+                            }},
+                    Feature{"softcap", [](Scene& scene) { scene.args.softcap = 3.0f; }},
+                    Feature{"alibi", [](Scene& scene) {
+                                scene.args.max_bias = 8.0f;
+                                for (int64_t row = 0; row < scene.args.n_tokens; ++row) {
+                                    for (int64_t key = 0; key < scene.n_keys; ++key) {
+                                        uint16_t& at = scene.mask[static_cast<size_t>(row * scene.n_keys + key)];
+                                        if (at != 0xFC00)
+                                            at = kernels::f32_to_f16(-0.01f * static_cast<float>(scene.n_keys - scene.args.n_tokens + row - key));
+                                    }
+                                }
+                                scene.summarize();
+                            }}),
+    [](const auto& feature) { return feature.param.name; });
 
-TEST(Engine, SuperBlocksEstimateTheRest) {
-    Scene scene(8192, 1);
-    KvIndex index = scene.make_index(32);
-    const auto exact = scene.exact();
-    Settings settings = bare();
-    settings.beam = 64;
-    const double supers = nmse(scene.attend(settings, index), exact);
-    settings.estimate = FarEstimate::kDrop;
-    EXPECT_LT(supers, 0.5 * nmse(scene.attend(settings, index), exact));
+TEST_P(EngineFeatureTest, IsSparseAndRight) {
+    for (const int64_t tokens : {1, 70}) {
+        Scene scene(4096, tokens);
+        GetParam().set(scene);
+        KeyIndex index = scene.make_index();
+        Settings settings = bare();
+        settings.floor = settings.budget = 1 << 20;
+        EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-10) << tokens;
+        settings.floor = settings.budget = 256;
+        Engine engine(settings);
+        ASSERT_TRUE(engine.attend(scene.call(5), index, 2).is_ok());
+        EXPECT_LT(engine.totals().exact_keys, 0.5 * engine.totals().visible_keys) << tokens;
+        const std::vector<float> exact = scene.exact();
+        const double estimated = nmse(scene.out, exact);
+        settings.rest = Rest::kDrop;
+        EXPECT_LT(estimated, 0.5 * nmse(scene.attend(settings, index), exact)) << tokens;
+    }
 }
 
 TEST(Engine, SeesKeysThatWereOverwritten) {
     Scene scene(2048, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     const auto before = scene.attend(bare(), index);
     for (int64_t row = 256; row < 768; ++row) scene.write_row(row, 2.0f);
-    scene.build_runs();
-    KvIndex fresh = scene.make_index(32);
+    KeyIndex fresh = scene.make_index();
     const auto expected = scene.attend(bare(), fresh);
-    // The offsets of the two indexes come from different keys, so their 8-bit means differ in rounding.
-    EXPECT_LT(nmse(scene.attend(bare(), index), expected), 1e-3);
+    EXPECT_EQ(scene.attend(bare(), index), expected);
     EXPECT_GT(nmse(before, expected), 1e-2);
 }
 
@@ -195,10 +181,9 @@ TEST(Engine, SequencesOfOneCacheDoNotMix) {
         scene.mask[static_cast<size_t>(4096 + key)] = key < 2048 ? 0xFC00 : 0;
     }
     scene.summarize();
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     const auto before = scene.attend(bare(), index);
     for (int64_t row = 2200; row < 3000; ++row) scene.write_row(row, 5.0f);
-    scene.build_runs();
     const auto after = scene.attend(bare(), index);
     const size_t half = before.size() / 2;
     EXPECT_EQ(std::vector<float>(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(half)),
@@ -207,36 +192,17 @@ TEST(Engine, SequencesOfOneCacheDoNotMix) {
               std::vector<float>(after.begin() + static_cast<std::ptrdiff_t>(half), after.end()));
 }
 
-TEST(Engine, DeclinesWhatHasNoDefinedEstimate) {
+TEST(Engine, IsExactByDefaultAndBelowTheThreshold) {
     Scene scene(8192, 1);
     Settings settings;
-    EXPECT_FALSE(Engine(settings).wants_index(scene.args, 8192)) << "the default mode is exact";
+    EXPECT_FALSE(Engine(settings).wants_index(scene.call())) << "the default mode is exact";
     settings.mode = Mode::kSparse;
     const Engine engine{settings};
-    EXPECT_TRUE(engine.wants_index(scene.args, 8192));
-    kernels::AttentionArgs args = scene.args;
-    args.softcap = 30.0f;
-    EXPECT_FALSE(engine.wants_index(args, 8192));
-    args = scene.args;
-    args.max_bias = 8.0f;
-    EXPECT_FALSE(engine.wants_index(args, 8192));
-    args = scene.args;
-    const float sinks[4] = {};
-    args.sinks = sinks;
-    EXPECT_FALSE(engine.wants_index(args, 8192));
-    EXPECT_FALSE(engine.wants_index(scene.args, 4096));
-}
-
-TEST(LogBessel, FollowsTheSeries) {
-    for (const double z : {0.0, 0.1, 0.7, 1.5, 3.0, 6.0, 12.0, 18.0}) {
-        double term = 1.0;
-        double sum = 1.0;
-        for (int n = 1; n < 200; ++n) {
-            term *= z * z / 4.0 / (static_cast<double>(n) * n);
-            sum += term;
-        }
-        EXPECT_NEAR(static_cast<double>(kernels::log_bessel_i0(static_cast<float>(z))), std::log(sum), 0.01) << z;
-    }
+    EXPECT_TRUE(engine.wants_index(scene.call()));
+    EXPECT_FALSE(engine.wants_index(Scene(4096, 1).call()));
+    AttentionCall elsewhere = scene.call();
+    elsewhere.k.pages = nullptr;
+    EXPECT_FALSE(engine.wants_index(elsewhere)) << "keys can only be chosen from pages";
 }
 
 }  // namespace

@@ -46,7 +46,6 @@ public:
         args.out_stream_stride = args.q_stream_stride;
         for (int64_t stream = 0; stream < n_stream; ++stream) base_pages.push_back(stream * n_keys / kv::kPageRows);
         set_causal();
-        build_runs();
     }
 
     void write_row(int64_t row, float size) {
@@ -91,42 +90,38 @@ public:
         args.mask.summary = summary.data();
     }
 
-    void build_runs() {
-        runs.clear();
-        for (int64_t stream = 0; stream < args.n_stream; ++stream) {
-            for (int64_t key = 0; key < n_keys; key += kv::kPageRows) {
-                const int64_t page = base_pages[static_cast<size_t>(stream)] + key / kv::kPageRows;
-                runs.push_back({k.resident(page), v.resident(page), static_cast<int32_t>(key),
-                                static_cast<int32_t>(std::min<int64_t>(kv::kPageRows, n_keys - key))});
-            }
+    /** The call of all streams, as the engine gets it. */
+    AttentionCall call(int layer = 5) const {
+        AttentionCall made;
+        made.args = args;
+        made.n_keys = n_keys;
+        made.layer = layer;
+        for (auto [rows, table] : {std::pair{&made.k, &k}, {&made.v, &v}}) {
+            rows->pages = table;
+            rows->head_stride = rows->row_bytes = d * static_cast<int64_t>(sizeof(float));
+            rows->stream_stride = n_keys * static_cast<int64_t>(row_bytes(n_head_kv_));
         }
-        lists.clear();
-        const size_t per_stream = runs.size() / static_cast<size_t>(args.n_stream);
-        for (int64_t stream = 0; stream < args.n_stream; ++stream) {
-            for (int64_t head = 0; head < n_head_kv_; ++head) {
-                lists.push_back(
-                    {{runs.data() + static_cast<size_t>(stream) * per_stream, per_stream}, head * d * 4, head * d * 4});
-            }
-        }
-        args.runs = lists.data();
+        return made;
     }
 
     std::vector<float> exact() {
         std::vector<float> result(out.size());
-        kernels::AttentionArgs copy = args;
-        copy.out = result.data();
-        EXPECT_TRUE(kernels::attention_reference(copy).is_ok());
+        AttentionCall copy = call();
+        copy.args.out = result.data();
+        AllKeys keys;
+        EXPECT_TRUE(keys.find(copy, &copy.args.runs).is_ok());
+        EXPECT_TRUE(kernels::attention_reference(copy.args).is_ok());
         return result;
     }
 
-    std::vector<float> attend(const Settings& settings, KvIndex& index, int threads = 2) {
+    std::vector<float> attend(const Settings& settings, KeyIndex& index, int threads = 2) {
         Engine engine(settings);
         std::fill(out.begin(), out.end(), NAN);
-        EXPECT_TRUE(engine.attend(args, n_keys, index, {5, base_pages.data()}, threads).is_ok());
+        EXPECT_TRUE(engine.attend(call(), index, threads).is_ok());
         return out;
     }
 
-    KvIndex make_index(int block) const { return KvIndex(k, v, n_head_kv_, d, d, block); }
+    KeyIndex make_index() const { return KeyIndex(k, v, n_head_kv_, d, d); }
 
     /** Page `page` of head `head` as f32 [64][d]. */
     std::vector<float> rows_of(const kv::PageTable& tensor, int64_t page, int64_t head) const {
@@ -154,8 +149,6 @@ public:
     std::vector<float> q, out;
     std::vector<uint16_t> mask;
     std::vector<kernels::BlockVisibility> summary;
-    std::vector<kernels::Run> runs;
-    std::vector<kernels::HeadRuns> lists;
     std::vector<int64_t> base_pages;
     std::mt19937 random;
     std::normal_distribution<float> normal;
@@ -182,9 +175,7 @@ inline Settings bare() {
     settings.threshold = 0;
     settings.sinks = 1;
     settings.window = 1;
-    settings.fraction = 0.0;
-    settings.floor = settings.cap = 0;
-    settings.probes = 0;
+    settings.floor = settings.budget = 0;
     return settings;
 }
 

@@ -44,17 +44,17 @@ TEST(OptionsTest, SettersAreThoseOfTheEnvironment) {
     Options options;
     ASSERT_TRUE(set_option(options, "ATLAS_MODE", "sparse").is_ok());
     ASSERT_TRUE(set_option(options, "ATLAS_KV_RAM", "1536M").is_ok());
-    ASSERT_TRUE(set_option(options, "ATLAS_BUDGET", "0.05").is_ok());
+    ASSERT_TRUE(set_option(options, "ATLAS_BUDGET_SHARE", "0.05").is_ok());
     EXPECT_EQ(options.sparse.mode, AttentionMode::kSparse);
     EXPECT_EQ(options.kv_ram_bytes, uint64_t{1536} << 20);
     std::string text;
-    ASSERT_TRUE(get_option(options, "ATLAS_BUDGET", &text).is_ok());
+    ASSERT_TRUE(get_option(options, "ATLAS_BUDGET_SHARE", &text).is_ok());
     EXPECT_EQ(text, "0.05");
     // An error leaves the rest and what was there.
-    EXPECT_EQ(set_option(options, "ATLAS_BUDGET", "2").message(), "ATLAS_BUDGET=2: allowed is a number from 0 to 1");
-    EXPECT_EQ(options.sparse.fraction, 0.05);
-    ASSERT_TRUE(set_option(options, "ATLAS_BUDGET", "").is_ok()) << "taken back";
-    EXPECT_EQ(options.sparse.fraction, SparseOptions{}.fraction);
+    EXPECT_EQ(set_option(options, "ATLAS_BUDGET_SHARE", "2").message(), "ATLAS_BUDGET_SHARE=2: allowed is a number from 0 to 1");
+    EXPECT_EQ(options.sparse.share, 0.05);
+    ASSERT_TRUE(set_option(options, "ATLAS_BUDGET_SHARE", "").is_ok()) << "taken back";
+    EXPECT_EQ(options.sparse.share, SparseOptions{}.share);
     EXPECT_EQ(set_option(options, "ATLAS_BUGDET", "1").message(),
               "ATLAS_BUGDET is no option of Atlas; did you mean ATLAS_BUDGET?");
     EXPECT_EQ(get_option(options, "ATLAS_WARP_DRIVE", &text).message(), "ATLAS_WARP_DRIVE is no option of Atlas");
@@ -66,12 +66,12 @@ TEST(OptionsTest, WhatFollowsIsNotTakenForAsked) {
     ASSERT_TRUE(set_option(asked, "ATLAS_MEMORY_MODE", "blend").is_ok());
     Options settled;
     ASSERT_TRUE(settle_options(asked, &settled).is_ok());
-    EXPECT_EQ(settled.sparse.cap, 5000);
+    EXPECT_EQ(settled.sparse.budget, 5000);
     EXPECT_EQ(settled.memory.kind, FarMemoryKind::kDeep);
     ASSERT_TRUE(set_option(asked, "ATLAS_BUDGET_FLOOR", "100").is_ok());
     ASSERT_TRUE(set_option(asked, "ATLAS_MEMORY_MODE", "").is_ok());
     ASSERT_TRUE(settle_options(asked, &settled).is_ok());
-    EXPECT_EQ(settled.sparse.cap, SparseOptions{}.cap);
+    EXPECT_EQ(settled.sparse.budget, SparseOptions{}.budget);
     EXPECT_EQ(settled.memory.kind, FarMemoryKind::kLeastSquares);
 }
 
@@ -155,26 +155,24 @@ TEST(OptionsTest, ASideCarTurnsMemoryOn) {
 TEST(OptionsTest, ReadsTheSparsePlanner) {
     Options options;
     ASSERT_TRUE(parse({{"ATLAS_MODE", "sparse"},
-                       {"ATLAS_FAR", "first"},
-                       {"ATLAS_BLOCK", "16"},
-                       {"ATLAS_BUDGET", "0.05"},
-                       {"ATLAS_BLOCK_SHARE", "0.01"},
+                       {"ATLAS_REST", "drop"},
+                       {"ATLAS_BUDGET", "500"},
+                       {"ATLAS_BUDGET_SHARE", "0.01"},
                        {"ATLAS_STATS", "x.json"}},
                       &options)
                     .is_ok());
     EXPECT_EQ(options.sparse.mode, AttentionMode::kSparse);
-    EXPECT_EQ(options.sparse.estimate, FarEstimate::kFirst);
-    EXPECT_EQ(options.sparse.block_keys, 16);
-    EXPECT_DOUBLE_EQ(options.sparse.fraction, 0.05);
-    EXPECT_DOUBLE_EQ(options.sparse.block_share, 0.01);
+    EXPECT_EQ(options.sparse.rest, Rest::kDrop);
+    EXPECT_EQ(options.sparse.budget, 500);
+    EXPECT_DOUBLE_EQ(options.sparse.share, 0.01);
     EXPECT_EQ(options.stats, "x.json");
 }
 
 TEST(OptionsTest, ContradictionsNameBothValues) {
     using Environment = std::map<std::string, std::string>;
     const std::pair<Environment, const char*> cases[] = {
-        {{{"ATLAS_BUDGET_FLOOR", "600"}, {"ATLAS_BUDGET_CAP", "500"}},
-         "ATLAS_BUDGET_FLOOR=600: allowed is at most ATLAS_BUDGET_CAP=500"},
+        {{{"ATLAS_BUDGET_FLOOR", "600"}, {"ATLAS_BUDGET", "500"}},
+         "ATLAS_BUDGET_FLOOR=600: allowed is at most ATLAS_BUDGET=500"},
         {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_MODE", "sparse"}},
          "ATLAS_MODE=sparse: allowed is exact with ATLAS_DEVICE=accel"},
         {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_KV_RAM", "1G"}}, "ATLAS_KV_RAM=1G: allowed is 0 with ATLAS_DEVICE=accel"},
@@ -199,10 +197,10 @@ TEST(OptionsTest, ABlendHasDefaultsOfItsOwnAndGoesWithTheWindowToo) {
 
 TEST(OptionsTest, OneEndOfTheBudgetMovesTheOthersDefault) {
     Options options;
-    ASSERT_TRUE(parse({{"ATLAS_BUDGET_CAP", "100"}}, &options).is_ok());
+    ASSERT_TRUE(parse({{"ATLAS_BUDGET", "100"}}, &options).is_ok());
     EXPECT_EQ(options.sparse.floor, 100);
     ASSERT_TRUE(parse({{"ATLAS_BUDGET_FLOOR", "5000"}}, &options).is_ok());
-    EXPECT_EQ(options.sparse.cap, 5000);
+    EXPECT_EQ(options.sparse.budget, 5000);
     ASSERT_TRUE(parse({{"ATLAS_DEVICE", "accel"}}, &options).is_ok());
     EXPECT_EQ(options.device, DeviceMode::kAccel);
 }
@@ -218,8 +216,7 @@ TEST(OptionsTest, ErrorsNameVariableValueAndWhatIsAllowed) {
                           {"ATLAS_THREADS", "two", "from 0 to 1024"},
                           {"ATLAS_KV_RAM", "12Q", "512M"},
                           {"ATLAS_KV_RAM", "99999999999999999999G", "bytes"},
-                          {"ATLAS_BUDGET", "nan", "from 0 to 1"},
-                          {"ATLAS_BLOCK", "48", "16, 32, 64"},
+                          {"ATLAS_BUDGET_SHARE", "nan", "from 0 to 1"},
                           {"ATLAS_PAGE_ALL", "yes", "0, 1"}};
     for (const Case& c : cases) {
         Options options;

@@ -31,7 +31,7 @@ public:
                                           {"ATLAS_SINKS", "64"},
                                           {"ATLAS_WINDOW", "64"},
                                           {"ATLAS_BUDGET_FLOOR", "64"},
-                                          {"ATLAS_BUDGET_CAP", "64"},
+                                          {"ATLAS_BUDGET", "64"},
                                           {"ATLAS_WARM_UP", "4"},
                                           {"ATLAS_MEMORY_PROBE", "1"}})
             setenv(name, value, 1);

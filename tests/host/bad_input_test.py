@@ -80,14 +80,14 @@ def malformed(args):
 
 def contradictory(args):
     for variables, names in [
-        ({"ATLAS_BUDGET_FLOOR": "600", "ATLAS_BUDGET_CAP": "500"}, ["ATLAS_BUDGET_FLOOR=600", "ATLAS_BUDGET_CAP=500"]),
+        ({"ATLAS_BUDGET_FLOOR": "600", "ATLAS_BUDGET": "500"}, ["ATLAS_BUDGET_FLOOR=600", "ATLAS_BUDGET=500"]),
         ({"ATLAS_DEVICE": "accel", "ATLAS_MODE": "sparse"}, ["ATLAS_DEVICE=accel", "ATLAS_MODE=sparse"]),
         ({"ATLAS_DEVICE": "accel", "ATLAS_KV_RAM": "1G"}, ["ATLAS_DEVICE=accel", "ATLAS_KV_RAM=1G"]),
         ({"ATLAS_MODE": "exact", "ATLAS_MEMORY": "1"}, ["ATLAS_MODE=exact", "ATLAS_MEMORY=1"]),
     ]:
         refused(args, names, **variables)
     # It not only lists devices but computes as if Atlas were not there.
-    text = completion(args, 16, ATLAS_BUDGET_FLOOR="600", ATLAS_BUDGET_CAP="500").stdout
+    text = completion(args, 16, ATLAS_BUDGET_FLOOR="600", ATLAS_BUDGET="500").stdout
     require(len(text) > len(PROMPT) + 10, text)
 
 

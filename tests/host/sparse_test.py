@@ -16,10 +16,10 @@ from scenarios import Failed, equal, sample
 from llama_program import run
 from llama_server import LlamaServer
 
-SMALL = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": "256", "ATLAS_WINDOW": "64", "ATLAS_BUDGET_FLOOR": "64", "ATLAS_BUDGET_CAP": "64",
-         "ATLAS_BEAM": "64", "OMP_WAIT_POLICY": "passive"}
+SMALL = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": "256", "ATLAS_WINDOW": "64", "ATLAS_BUDGET_FLOOR": "64", "ATLAS_BUDGET": "64",
+         "OMP_WAIT_POLICY": "passive"}
 # More than there is: every key is read, through the whole machinery.
-COVERING = {**SMALL, "ATLAS_BUDGET_FLOOR": "1048576", "ATLAS_BUDGET_CAP": "1048576", "ATLAS_BEAM": "1048576"}
+COVERING = {**SMALL, "ATLAS_BUDGET_FLOOR": "1048576", "ATLAS_BUDGET": "1048576"}
 TOKENS = 24
 
 

@@ -177,7 +177,7 @@ class ConvertTest(unittest.TestCase):
             (["--documents", "1"], "--documents"),
             (["--held-out", "4"], "--held-out 4: allowed is less than --documents, 4"),
             (["--ctx", "40000", "--documents", "2"], "beyond the 32768"),
-            (["--atlas-far", "drop"], "another ATLAS_FAR than drop"),
+            (["--atlas-rest", "drop"], "ATLAS_REST=estimate"),
             (["--atlas-threshold", "4096"], "documents must be longer than ATLAS_THRESHOLD"),
             (["--atlas-turbo", "1"], "no such switch"),
             (["-o", self.folder / "no" / "such.gguf"], "such.gguf: cannot be written"),

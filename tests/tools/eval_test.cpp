@@ -33,12 +33,12 @@ TEST(ScoreTest, OnlyWholeWordsAreFound) {
 
 TEST(ModeTest, NamesAndVariables) {
     Mode mode;
-    EXPECT_EQ(parse_mode("sparse:ATLAS_FAR=drop+ATLAS_BUDGET=0.1", &mode), "");
+    EXPECT_EQ(parse_mode("sparse:ATLAS_REST=drop+ATLAS_BUDGET=100", &mode), "");
     EXPECT_TRUE(mode.with_atlas);
     ASSERT_EQ(mode.environment.size(), 4u);
     EXPECT_EQ(mode.environment[0], std::pair(std::string("ATLAS_MODE"), std::string("sparse")));
     EXPECT_EQ(mode.environment[1], std::pair(std::string("ATLAS_MEMORY"), std::string("0")));
-    EXPECT_EQ(mode.environment[3], std::pair(std::string("ATLAS_BUDGET"), std::string("0.1")));
+    EXPECT_EQ(mode.environment[3], std::pair(std::string("ATLAS_BUDGET"), std::string("100")));
     EXPECT_EQ(parse_mode("memory", &mode), "");
     ASSERT_EQ(mode.environment.size(), 2u);
     EXPECT_EQ(mode.environment[0], std::pair(std::string("ATLAS_MODE"), std::string("sparse")));

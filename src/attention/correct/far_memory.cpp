@@ -54,7 +54,6 @@ MemoryOptions with_switches_of(MemoryOptions options, const MemoryOptions& from)
     options.dynamic_blend = from.dynamic_blend;
     options.warm_up = from.warm_up;
     options.test_time = from.test_time;
-    options.adaptive_window = from.adaptive_window;
     options.budget_bytes = from.budget_bytes;
     options.probe_every = from.probe_every;
     options.probe_keys = from.probe_keys;
@@ -145,7 +144,6 @@ void FarMemory::reset() {
                 head.probe_keys = 0;
             }
             sequence->pages.clear();
-            if (sequence->window) sequence->window->clear(layer);
         }
     }
 }
@@ -155,7 +153,6 @@ void FarMemory::drop(int layer, Sequences* from, size_t at) {
         forget(layer, head);
         bytes_ -= head.bytes;
     }
-    if (const auto& window = (*from)[at]->window) window->remove(layer);
     from->erase(from->begin() + static_cast<std::ptrdiff_t>(at));
 }
 
@@ -169,8 +166,7 @@ std::map<int, MemoryStats> FarMemory::layer_stats() const {
     std::map<int, MemoryStats> out = gone_;
     for (const auto& [layer, sequences] : layers_) {
         for (const auto& sequence : sequences) {
-            for (size_t i = 0; i < sequence->heads.size(); ++i) {
-                const Head& head = sequence->heads[i];
+            for (const Head& head : sequence->heads) {
                 if (!head.corrector) continue;
                 const memory::CorrectorStats stats = head.corrector->stats();
                 MemoryStats one = stats_of(stats, options_);
@@ -179,8 +175,6 @@ std::map<int, MemoryStats> FarMemory::layer_stats() const {
                 one.probe_keys = head.probe_keys;
                 one.window_fill = stats.window_fill;
                 one.gate = stats.gate;
-                if (adapts() && sequence->window)
-                    one.window_factor = sequence->window->factor(layer, static_cast<int64_t>(i));
                 one.error_without = stats.error_without;
                 one.error_with = stats.error_with;
                 out[layer].add(one);
@@ -220,7 +214,7 @@ bool FarMemory::make_room(size_t bytes) {
 void FarMemory::make_head(const FarCall& call, int64_t kv_head, Head* head) {
     const InitialMemory* initial = initial_of(call.layer, kv_head);
     if (initial && !initial->enabled) return;
-    const memory::CorrectorConfig config = corrector_config(options_, call.args.d_k, call.args.d_v, seed_);
+    const memory::CorrectorConfig config = corrector_config(options_, call.attention.args.d_k, call.attention.args.d_v, seed_);
     Status status = check_corrector(config);
     if (status.is_ok()) {
         auto corrector = std::make_unique<memory::Corrector>(config);
@@ -244,8 +238,7 @@ void FarMemory::make_head(const FarCall& call, int64_t kv_head, Head* head) {
 
 /** Memories of the Omega rule get their workspace when they first learn. */
 void FarMemory::measure(int layer, Sequence* sequence) {
-    for (size_t i = 0; i < sequence->heads.size(); ++i) {
-        Head& head = sequence->heads[i];
+    for (Head& head : sequence->heads) {
         if (!head.corrector) continue;
         const size_t bytes = head.corrector->bytes();
         bytes_ += bytes - head.bytes;
@@ -254,7 +247,6 @@ void FarMemory::measure(int layer, Sequence* sequence) {
         forget(layer, head);
         bytes_ -= head.bytes;
         head = {};
-        if (sequence->window) sequence->window->leave(layer, static_cast<int64_t>(i));
         if (!warned_)
             log().warn("layer {}: a memory is given up, all need more than ATLAS_MEMORY_BUDGET, {} bytes", layer,
                        options_.budget_bytes);
@@ -262,11 +254,11 @@ void FarMemory::measure(int layer, Sequence* sequence) {
     }
 }
 
-FarMemory::Sequence* FarMemory::make_sequence(const FarCall& call, size_t tile, double budget) {
+FarMemory::Sequence* FarMemory::make_sequence(const FarCall& call) {
     // Room is made before the new sequence exists, so that it cannot be what goes.
     auto sequence = std::make_unique<Sequence>();
-    sequence->heads.resize(static_cast<size_t>(call.args.n_head_kv));
-    for (int64_t head = 0; head < call.args.n_head_kv; ++head)
+    sequence->heads.resize(static_cast<size_t>(call.attention.args.n_head_kv));
+    for (int64_t head = 0; head < call.attention.args.n_head_kv; ++head)
         make_head(call, head, &sequence->heads[static_cast<size_t>(head)]);
     Sequences& sequences = layers_[call.layer];
     if (sequences.size() >= kMostSequences) {
@@ -275,25 +267,17 @@ FarMemory::Sequence* FarMemory::make_sequence(const FarCall& call, size_t tile, 
         // Tiles of this call point to what it uses.
         if ((*oldest)->used != calls_) drop(call.layer, &sequences, static_cast<size_t>(oldest - sequences.begin()));
     }
-    if (options_.mode == MemoryMode::kCorrect) {
-        const bool next = windows_.size() == call.views.size() && windows_layer_ < call.layer;
-        if (next && windows_[tile] && !windows_[tile]->has(call.layer)) sequence->window = windows_[tile];
-        if (!sequence->window) sequence->window = std::make_shared<AdaptiveWindow>(options_.warm_up);
-        std::vector<bool> takes_part;
-        for (const Head& head : sequence->heads) takes_part.push_back(head.corrector != nullptr);
-        sequence->window->add(call.layer, budget, takes_part);
-    }
     sequences.push_back(std::move(sequence));
     return sequences.back().get();
 }
 
-FarMemory::Sequence* FarMemory::sequence_of(const FarCall& call, size_t tile, double budget) {
+FarMemory::Sequence* FarMemory::sequence_of(const FarCall& call, size_t tile) {
     const TileView& view = call.views[tile];
     Sequence* best = nullptr;
     FarPages::Look look;
     double most = 0.0;
     for (const auto& sequence : layers_[call.layer]) {
-        if (sequence->heads.size() != static_cast<size_t>(call.args.n_head_kv)) continue;
+        if (sequence->heads.size() != static_cast<size_t>(call.attention.args.n_head_kv)) continue;
         const FarPages::Look one = sequence->pages.look(view, call.index);
         // Tiles of one call do not lose pages: another sequence with the same beginning.
         if (sequence->used == calls_ && one.seen < sequence->pages.known()) continue;
@@ -305,7 +289,7 @@ FarMemory::Sequence* FarMemory::sequence_of(const FarCall& call, size_t tile, do
         }
         if (most >= 2.0) break;
     }
-    if (best == nullptr) best = make_sequence(call, tile, budget);
+    if (best == nullptr) best = make_sequence(call);
     if (best->used != calls_) follow(call, best->pages.change(look), best);
     best->used = calls_;
     if (++best->calls % 32 == 0) measure(call.layer, best);
@@ -318,7 +302,6 @@ void FarMemory::follow(const FarCall& call, FarPages::Change change, Sequence* s
     if (change == FarPages::Change::kNone) return;
     const bool again = change == FarPages::Change::kReplaced || options_.mode == MemoryMode::kBlend;
     if (again) sequence->pages.clear();
-    if (again && sequence->window) sequence->window->clear(call.layer);
     for (Head& head : sequence->heads) {
         if (!head.corrector) continue;
         if (again) {

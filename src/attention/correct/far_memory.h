@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#include "attention/correct/adaptive_window.h"
 #include "attention/correct/far_pages.h"
 #include "attention/correct/far_probe.h"
 #include "attention/settings.h"
@@ -84,13 +83,8 @@ public:
     bool enabled() const { return options_.enabled; }
     bool corrects() const { return options_.enabled && options_.mode == MemoryMode::kCorrect; }
     bool blends() const { return options_.enabled && options_.mode == MemoryMode::kBlend; }
-    /**
-     * kCorrect, before the call is planned (results, log masses and outputs may be missing): finds the sequences of its tiles. `budget`: what a head of
-     * this layer selects by itself, relative to other layers. Throws std::bad_alloc.
-     */
-    void find(const FarCall& call, double budget);
-    /** After find: what the budget of a KV head is to be multiplied by for one of the call's tiles (counted over streams). */
-    double budget_factor(size_t tile, int layer, int64_t kv_head) const;
+    /** kCorrect, before the call is planned (results, log masses and outputs may be missing): finds the sequences of its tiles. Throws std::bad_alloc. */
+    void find(const FarCall& call);
     /** kCorrect, after find and planning: corrects call.far_out and learns from this call's probes, tile after tile. Throws std::bad_alloc. */
     void correct(const FarCall& call, int n_threads);
     /** kBlend: learns the pages that left the exact part, then blends call.args.out, which must be merged. Throws std::bad_alloc. */
@@ -107,7 +101,6 @@ private:
     struct Sequence {
         FarPages pages;
         std::vector<Head> heads;                 // per KV head
-        std::shared_ptr<AdaptiveWindow> window;  // kCorrect: that of the sequence, shared by its layers
         uint64_t used = 0;                       // call of the last use
         uint64_t calls = 0;
     };
@@ -120,12 +113,8 @@ private:
     using Sequences = std::vector<std::unique_ptr<Sequence>>;
 
     const InitialMemory* initial_of(int layer, int64_t kv_head) const;
-    bool adapts() const {
-        return options_.adaptive_window && options_.mode == MemoryMode::kCorrect && options_.test_time &&
-               options_.blend_ratio > 0.0;
-    }
-    Sequence* sequence_of(const FarCall& call, size_t tile, double budget);
-    Sequence* make_sequence(const FarCall& call, size_t tile, double budget);
+    Sequence* sequence_of(const FarCall& call, size_t tile);
+    Sequence* make_sequence(const FarCall& call);
     void make_head(const FarCall& call, int64_t kv_head, Head* head);
     bool make_room(size_t bytes);
     void measure(int layer, Sequence* sequence);
@@ -147,9 +136,6 @@ private:
     std::map<int, Sequences> layers_;
     std::map<int, MemoryStats> gone_;  // counts of memories that are no more, and times
     std::vector<Tile> tiles_;          // [stream][tile] of the call
-    // Of the previous call's tiles: layers of one graph see the same tiles, so that the same tile of the layer before tells whose window a new memory gets.
-    std::vector<std::shared_ptr<AdaptiveWindow>> windows_;
-    int windows_layer_ = 0;
     uint64_t calls_ = 0;
     size_t bytes_ = 0;
     bool warned_ = false;

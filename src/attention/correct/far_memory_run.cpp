@@ -6,6 +6,7 @@
 #include <new>
 
 #include "attention/correct/far_memory.h"
+#include "attention/plan/runs.h"
 
 namespace atlas::attention {
 namespace {
@@ -25,8 +26,8 @@ class FarMemory::Clock {
 public:
     /** A call that is timed in parts is counted in one of them. */
     Clock(const FarCall& call, MemoryStats* stats, bool count = true)
-        : tokens_(count ? call.args.n_tokens * call.args.n_stream : 0),
-          decode_(call.args.n_tokens <= kDecodeTokens),
+        : tokens_(count ? call.attention.args.n_tokens * call.attention.args.n_stream : 0),
+          decode_(call.attention.args.n_tokens <= kDecodeTokens),
           stats_(stats) {}
     ~Clock() {
         const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start_;
@@ -45,14 +46,14 @@ private:
 
 void FarMemory::for_each_head(const FarCall& call, int n_threads,
                               void (FarMemory::*run)(const FarCall&, int64_t, int64_t)) {
-    const int64_t n = call.args.n_stream * call.args.n_head_kv;
+    const int64_t n = call.attention.args.n_stream * call.attention.args.n_head_kv;
     std::atomic<bool> failed{false};
     // A decoded token's corrections take about as long as starting the threads, and few heads are observed at once.
-    const bool small = call.args.n_tokens <= kDecodeTokens && n <= kSerialHeads;
+    const bool small = call.attention.args.n_tokens <= kDecodeTokens && n <= kSerialHeads;
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1 && !small)
     for (int64_t i = 0; i < n; ++i) {
         try {
-            (this->*run)(call, i / call.args.n_head_kv, i % call.args.n_head_kv);
+            (this->*run)(call, i / call.attention.args.n_head_kv, i % call.attention.args.n_head_kv);
         } catch (const std::bad_alloc&) {
             failed = true;
         }
@@ -66,26 +67,15 @@ double FarMemory::spacing_of(uint64_t observations) const {
     return std::max(1.0, static_cast<double>(options_.probe_every) / hurry);
 }
 
-void FarMemory::find(const FarCall& call, double budget) {
+void FarMemory::find(const FarCall& call) {
     const Clock clock(call, &gone_[call.layer], false);
     ++calls_;
     tiles_.assign(call.views.size(), {});
     for (size_t i = 0; i < call.views.size(); ++i) {
         const TileView& view = call.views[i];
         if (view.exact || view.far_pages == 0) continue;
-        tiles_[i].sequence = sequence_of(call, i, budget);
+        tiles_[i].sequence = sequence_of(call, i);
     }
-    windows_.resize(tiles_.size());
-    windows_layer_ = call.layer;
-    for (size_t i = 0; i < tiles_.size(); ++i) {
-        windows_[i] = tiles_[i].sequence ? tiles_[i].sequence->window : nullptr;
-        if (windows_[i] && adapts() && (i == 0 || windows_[i] != windows_[i - 1])) windows_[i]->begin(call.layer);
-    }
-}
-
-double FarMemory::budget_factor(size_t tile, int layer, int64_t kv_head) const {
-    const Sequence* sequence = tiles_[tile].sequence;
-    return sequence && adapts() ? sequence->window->factor(layer, kv_head) : 1.0;
 }
 
 void FarMemory::correct(const FarCall& call, int n_threads) {
@@ -94,20 +84,21 @@ void FarMemory::correct(const FarCall& call, int n_threads) {
 }
 
 void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_head) {
-    const kernels::AttentionArgs& args = call.args;
+    const AttentionCall& attention = call.attention;
+    const kernels::AttentionArgs& args = attention.args;
     const int64_t group = args.n_head / args.n_head_kv;
     const auto d_v = static_cast<size_t>(args.d_v);
     const InitialMemory* initial = initial_of(call.layer, kv_head);
     ProbeSink* const sink = g_probe_sink;
     FarProbe probe(options_.probe_keys);
-    std::vector<float> queries, residuals, exact, exact_lse;
+    std::vector<float> queries, residuals, exact_lse;
     std::vector<int64_t> probed;
     for (int64_t tile = 0; tile < call.tiles; ++tile) {
         const auto at = static_cast<size_t>(stream * call.tiles + tile);
         const TileView& view = call.views[at];
-        const FarResult& result =
+        const Selection& result =
             call.results[static_cast<size_t>((stream * args.n_head_kv + kv_head) * call.tiles + tile)];
-        const int64_t row0 = ((stream * args.n_head_kv + kv_head) * args.n_tokens + view.token0) * group;
+        const int64_t row0 = attention.far_row(stream, kv_head, view.token0);
         const int64_t rows = view.tokens * group;
         if (initial && !initial->far) {
             std::fill_n(call.far_lse + row0, rows, kMinusInfinity);
@@ -121,7 +112,7 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
         if (sequence == nullptr || !sequence->heads[static_cast<size_t>(kv_head)].corrector) continue;
         Head& head = sequence->heads[static_cast<size_t>(kv_head)];
         const auto query = [&](int64_t row) {
-            return query_of(args, stream, view.token0 + row / group, kv_head * group + row % group);
+            return attention.query(stream, view.token0 + row / group, kv_head * group + row % group);
         };
         ProbeRandom random(seed_ + static_cast<uint64_t>(call.layer) * 64 + static_cast<uint64_t>(kv_head), query(0),
                            args.d_k);
@@ -146,11 +137,10 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
         }
         head.probe_keys += probe.keys() - before;
         const auto near_lse = [&](int64_t row) {
-            return call.near_lse[(stream * args.n_tokens + view.token0 + row / group) * args.n_head + kv_head * group +
-                                 row % group];
+            return call.near_lse[attention.row(stream, view.token0 + row / group, kv_head * group + row % group)];
         };
         const auto near_out = [&](int64_t row) -> const float* {
-            return output_of(args, stream, view.token0 + row / group, kv_head * group + row % group);
+            return attention.output(stream, view.token0 + row / group, kv_head * group + row % group);
         };
         for (size_t i = 0; sink && i < probed.size(); ++i) {
             const int64_t row = probed[i];
@@ -158,10 +148,6 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
                        call.far_out + static_cast<size_t>(row0 + row) * d_v, residuals.data() + i * d_v, near_lse(row),
                        call.far_lse[row0 + row], exact_lse[i], spacing});
         }
-        // What is left to be mended by reading more keys is what the correction leaves.
-        exact.resize(adapts() ? probed.size() * d_v : 0);
-        for (size_t i = 0; i < exact.size(); ++i)
-            exact[i] = residuals[i] + call.far_out[static_cast<size_t>(row0 + probed[i / d_v]) * d_v + i % d_v];
         if (head.corrector->gate() > 0.0) {
             queries.resize(static_cast<size_t>(rows * args.d_k));
             for (int64_t row = 0; row < rows; ++row) std::copy_n(query(row), args.d_k, queries.data() + row * args.d_k);
@@ -171,19 +157,6 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
         for (size_t i = 0; i < probed.size(); ++i) {
             // An error counts by the square of the far part's share of the softmax.
             const float share = 1.0f / (1.0f + std::exp(near_lse(probed[i]) - call.far_lse[row0 + probed[i]]));
-            if (adapts()) {
-                const float* near = near_out(probed[i]);
-                const float* far = call.far_out + static_cast<size_t>(row0 + probed[i]) * d_v;
-                double error = 0.0;
-                double square = 0.0;
-                for (size_t x = 0; x < d_v; ++x) {
-                    const double off = share * (exact[i * d_v + x] - far[x]);
-                    const double out = near[x] + share * (far[x] - near[x]);
-                    error += off * off;
-                    square += out * out;
-                }
-                sequence->window->observe(call.layer, kv_head, error, square, spacing);
-            }
             head.corrector->observe(query(probed[i]), residuals.data() + i * d_v, share * share, spacing);
         }
     }
@@ -197,7 +170,7 @@ void FarMemory::blend(const FarCall& call, int n_threads) {
         const TileView& view = call.views[i];
         if (view.exact || view.far_pages == 0) continue;
         Tile& tile = tiles_[i];
-        tile.sequence = sequence_of(call, i, 1.0);
+        tile.sequence = sequence_of(call, i);
         if (!options_.test_time) continue;
         // Twice as many as a growing sequence needs, so that what came into the cache by another way is caught up with.
         int64_t left = 2 + view.tokens / 16;
@@ -213,7 +186,8 @@ void FarMemory::blend(const FarCall& call, int n_threads) {
 }
 
 void FarMemory::blend_head(const FarCall& call, int64_t stream, int64_t kv_head) {
-    const kernels::AttentionArgs& args = call.args;
+    const AttentionCall& attention = call.attention;
+    const kernels::AttentionArgs& args = attention.args;
     const int64_t group = args.n_head / args.n_head_kv;
     std::vector<float> queries, answers;
     for (int64_t tile = 0; tile < call.tiles; ++tile) {
@@ -230,7 +204,7 @@ void FarMemory::blend_head(const FarCall& call, int64_t stream, int64_t kv_head)
         queries.resize(static_cast<size_t>(rows * args.d_k));
         answers.assign(static_cast<size_t>(rows * args.d_v), 0.0f);
         for (int64_t row = 0; row < rows; ++row) {
-            std::copy_n(query_of(args, stream, view.token0 + row / group, kv_head * group + row % group), args.d_k,
+            std::copy_n(attention.query(stream, view.token0 + row / group, kv_head * group + row % group), args.d_k,
                         queries.data() + row * args.d_k);
         }
         if (!corrector->correct(queries.data(), static_cast<size_t>(rows), answers.data())) continue;
@@ -238,11 +212,11 @@ void FarMemory::blend_head(const FarCall& call, int64_t stream, int64_t kv_head)
             bool far = false;
             for (size_t page = 0; page < view.use.size() && !far; ++page) {
                 far = is_far(view.use[page]) &&
-                      visibility_of(args, stream, token, static_cast<int64_t>(page)) == kernels::BlockVisibility::kAll;
+                      visibility_of(attention, stream, token, static_cast<int64_t>(page)) == kernels::BlockVisibility::kAll;
             }
             if (!far) continue;
             for (int64_t member = 0; member < group; ++member) {
-                float* out = output_of(args, stream, token, kv_head * group + member);
+                float* out = attention.output(stream, token, kv_head * group + member);
                 const float* answer = answers.data() + ((token - view.token0) * group + member) * args.d_v;
                 for (int64_t i = 0; i < args.d_v; ++i) out[i] = keep * out[i] + answer[i];
             }
@@ -252,11 +226,15 @@ void FarMemory::blend_head(const FarCall& call, int64_t stream, int64_t kv_head)
 
 void FarMemory::learn_pages(const FarCall& call, const TileView& view, int64_t kv_head,
                             const std::vector<int64_t>& pages, memory::Corrector* corrector) const {
-    const kernels::AttentionArgs& args = call.args;
+    const AttentionCall& attention = call.attention;
+    const kernels::AttentionArgs& args = attention.args;
     std::vector<float> k(static_cast<size_t>(pages.empty() ? 0 : kv::kPageRows * args.d_k));
     std::vector<float> v(static_cast<size_t>(pages.empty() ? 0 : kv::kPageRows * args.d_v));
+    PinnedCells cells;
     for (const int64_t page : pages) {
-        decode_page(args, args.runs[view.stream * args.n_head_kv + kv_head], page * kv::kPageRows, k.data(), v.data());
+        const kv::PageRange range{view.base_page + page, 1};
+        if (!cells.pin(attention, {&range, 1}).is_ok()) continue;
+        cells.decode(attention, view.stream, page, kv_head, k.data(), v.data());
         for (int64_t j = 0; j < kv::kPageRows; ++j)
             corrector->observe(k.data() + j * args.d_k, v.data() + j * args.d_v, 1.0f, 1.0);
     }

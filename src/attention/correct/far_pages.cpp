@@ -4,7 +4,7 @@
 
 namespace atlas::attention {
 
-FarPages::Look FarPages::look(const TileView& view, const KvIndex& index) const {
+FarPages::Look FarPages::look(const TileView& view, const KeyIndex& index) const {
     Look out;
     const int64_t begin = std::max(first_, view.base_page);
     const int64_t end =
@@ -15,10 +15,9 @@ FarPages::Look FarPages::look(const TileView& view, const KvIndex& index) const 
         if (!has_[at] || use == PageUse::kSkip) continue;
         ++out.seen;
         out.far += is_far(use);
-        // K's version in the upper half, V's in the lower.
-        const uint64_t changed = versions_[at] ^ index.version(page);
-        out.keys += changed >> 32 != 0;
-        out.values += (changed & 0xFFFFFFFFu) != 0;
+        const PageVersion now = index.version(page);
+        out.keys += versions_[at].k != now.k;
+        out.values += versions_[at].v != now.v;
     }
     return out;
 }
@@ -36,11 +35,11 @@ FarPages::Change FarPages::change(const Look& look) const {
     return Change::kNone;
 }
 
-void FarPages::add(int64_t page, const KvIndex& index) {
+void FarPages::add(int64_t page, const KeyIndex& index) {
     if (has_.empty()) first_ = page;
     if (page < first_) {
         const auto more = static_cast<size_t>(first_ - page);
-        versions_.insert(versions_.begin(), more, 0);
+        versions_.insert(versions_.begin(), more, PageVersion{});
         has_.insert(has_.begin(), more, 0);
         first_ = page;
     }
@@ -54,7 +53,7 @@ void FarPages::add(int64_t page, const KvIndex& index) {
     versions_[at] = index.version(page);
 }
 
-void FarPages::assign(const TileView& view, const KvIndex& index) {
+void FarPages::assign(const TileView& view, const KeyIndex& index) {
     clear();
     for (size_t page = 0; page < view.use.size(); ++page) {
         if (is_far(view.use[page])) add(view.base_page + static_cast<int64_t>(page), index);

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "attention/index/kv_index.h"
+#include "attention/index/key_index.h"
 #include "attention/plan/visibility.h"
 
 namespace atlas::attention {
@@ -31,7 +31,7 @@ public:
     };
 
     int64_t known() const { return known_; }
-    Look look(const TileView& view, const KvIndex& index) const;
+    Look look(const TileView& view, const KeyIndex& index) const;
     /**
      * Share of the known pages that `view` sees plus share of its far pages that are known: 2 for the same sequence. 0 unless one share is
      * at least three quarters: a sequence that grew, or one that was cut.
@@ -45,20 +45,20 @@ public:
     }
 
     /** Whether the page (of the index) is known as it is now. */
-    bool knows(int64_t page, const KvIndex& index) const {
+    bool knows(int64_t page, const KeyIndex& index) const {
         const int64_t at = page - first_;
         return at >= 0 && at < static_cast<int64_t>(versions_.size()) && has_[static_cast<size_t>(at)] &&
                versions_[static_cast<size_t>(at)] == index.version(page);
     }
-    void add(int64_t page, const KvIndex& index);
+    void add(int64_t page, const KeyIndex& index);
     /** Exactly the far pages of `view`. */
-    void assign(const TileView& view, const KvIndex& index);
+    void assign(const TileView& view, const KeyIndex& index);
     void clear();
 
 private:
     int64_t first_ = 0;  // page of the index that entry 0 stands for
     int64_t known_ = 0;
-    std::vector<uint64_t> versions_;
+    std::vector<PageVersion> versions_;
     std::vector<uint8_t> has_;
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/plan/runs.h"
+
 namespace atlas::attention {
 namespace {
 
@@ -10,12 +12,7 @@ constexpr int64_t kPieceKeys = 16;
 
 }  // namespace
 
-float* output_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head) {
-    return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(args.out) + stream * args.out_stream_stride +
-                                    token * args.out_token_stride + head * args.out_head_stride);
-}
-
-void FarProbe::collect(const FarCall& call, const TileView& view, const FarResult& result, int64_t token) {
+void FarProbe::collect(const FarCall& far, const TileView& view, const Selection& result, int64_t token) {
     ranges_.clear();
     const auto append = [&](int64_t key, int64_t count) {
         if (!ranges_.empty() && ranges_.back().key + ranges_.back().count == key) {
@@ -25,16 +22,22 @@ void FarProbe::collect(const FarCall& call, const TileView& view, const FarResul
         }
     };
     size_t next = 0;
+    size_t part = 0;
+    const int64_t tokens = far.attention.args.mask.data ? view.tokens : 1;
     for (size_t page = 0; page < view.use.size(); ++page) {
         const auto first = static_cast<int64_t>(page) * kernels::kBlockKeys;
         while (next < result.selected.size() && result.selected[next].key < first) ++next;
-        const bool far = view.use[page] == PageUse::kFar ||
+        const bool whole = view.use[page] == PageUse::kFar ||
                          (view.use[page] == PageUse::kFarSome &&
-                          visibility_of(call.args, view.stream, token, static_cast<int64_t>(page)) ==
+                          visibility_of(far.attention, view.stream, token, static_cast<int64_t>(page)) ==
                               kernels::BlockVisibility::kAll);
-        if (!far) continue;
-        const bool some = next < result.selected.size() && result.selected[next].key == first;
-        for_each_range({first, some ? ~result.selected[next].cells : ~uint64_t{0}}, append);
+        uint64_t cells = whole ? ~uint64_t{0} : 0;
+        if (view.use[page] == PageUse::kFarPart) {
+            cells = view.parts[part + static_cast<size_t>(far.attention.args.mask.data ? token - view.token0 : 0)];
+            part += static_cast<size_t>(tokens);
+        }
+        if (next < result.selected.size() && result.selected[next].key == first) cells &= ~result.selected[next].cells;
+        if (cells != 0) for_each_range({first, cells}, append);
     }
 }
 
@@ -65,29 +68,36 @@ int64_t FarProbe::sample(ProbeRandom* random) {
     return total;
 }
 
-bool FarProbe::run(const FarCall& call, const TileView& view, const FarResult& result, int64_t kv_head, int64_t token,
+bool FarProbe::run(const FarCall& far, const TileView& view, const Selection& result, int64_t kv_head, int64_t token,
                    int64_t member, ProbeRandom* random, float* out, float* lse) {
-    const kernels::AttentionArgs& args = call.args;
-    const kernels::HeadRuns& all = args.runs[view.stream * args.n_head_kv + kv_head];
-    collect(call, view, result, token);
+    const AttentionCall& call = far.attention;
+    collect(far, view, result, token);
     const int64_t total = sample(random);
     runs_.clear();
-    size_t at = 0;
-    for (const KeyRange& range : ranges_) append_runs(args, all, range.key, range.count, &at, &runs_);
-    if (runs_.empty()) return false;
+    pages_.clear();
+    for (const KeyRange& range : ranges_) {
+        for (int64_t page = range.key / kernels::kBlockKeys; page * kernels::kBlockKeys < range.key + range.count; ++page)
+            pages_.push_back(view.base_page + page);
+    }
+    ranges_of(&pages_, &page_ranges_);
+    if (pages_.empty() || !cells_.pin(call, page_ranges_).is_ok()) return false;
+    for (const KeyRange& range : ranges_) cells_.append(call, view.stream, range, &runs_);
     int64_t read = 0;
     for (const kernels::Run& run : runs_) read += run.count;
     keys_ += static_cast<uint64_t>(read);
-    const kernels::HeadRuns list{runs_, all.k_offset, all.v_offset};
-    kernels::AttentionArgs one = args;
+    const kernels::HeadRuns list = list_of(call, kv_head, runs_);
+    kernels::AttentionArgs one = call.args;
     one.n_tokens = one.n_head = one.n_head_kv = one.n_stream = 1;
-    one.q = query_of(args, view.stream, token, kv_head * (args.n_head / args.n_head_kv) + member);
+    one.q = call.query(view.stream, token, kv_head * call.group() + member);
     one.out = out;
     one.lse = lse;
     one.runs = &list;
     one.tokens_per_tile = 1;
     one.mask = {};
-    if (!kernels::attention(one, 1).is_ok()) return false;
+    one.sinks = nullptr;
+    const bool good = kernels::attention(one, 1).is_ok();
+    cells_.unpin();
+    if (!good) return false;
     *lse += static_cast<float>(std::log(static_cast<double>(total) / static_cast<double>(read)));
     return true;
 }

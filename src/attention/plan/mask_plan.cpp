@@ -7,60 +7,77 @@ namespace atlas::attention {
 namespace {
 
 /** Entries of the mask's summary. */
-size_t summary_size(const kernels::AttentionArgs& args) {
-    const kernels::Mask& mask = args.mask;
-    return mask.data ? static_cast<size_t>(mask.n_streams * args.n_tokens * mask.summary_blocks) : 0;
+size_t summary_size(const AttentionCall& call) {
+    const kernels::Mask& mask = call.args.mask;
+    return mask.data ? static_cast<size_t>(mask.n_streams * mask.n_heads * call.args.n_tokens * mask.summary_blocks) : 0;
 }
 
 }  // namespace
 
-bool MaskPlan::is_for(const kernels::AttentionArgs& args, int64_t n_keys, const int64_t* base_pages) const {
-    return mask_ == args.mask.data && n_keys_ == n_keys && n_tokens_ == args.n_tokens &&
-           static_cast<int64_t>(base_pages_.size()) == args.n_stream &&
-           std::equal(base_pages_.begin(), base_pages_.end(), base_pages);
+bool MaskPlan::is_for(const AttentionCall& call) const {
+    return mask_ == call.args.mask.data && n_keys_ == call.n_keys && n_tokens_ == call.args.n_tokens && has_pages_of(call);
 }
 
-bool MaskPlan::make(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index, const Settings& settings,
-                    int64_t tile, const int64_t* base_pages) {
-    if (looks_the_same(args, n_keys, index, base_pages)) {
-        mask_ = args.mask.data;
+bool MaskPlan::has_pages_of(const AttentionCall& call) const {
+    if (static_cast<int64_t>(base_pages_.size()) != call.args.n_stream) return false;
+    for (int64_t stream = 0; stream < call.args.n_stream; ++stream) {
+        if (base_pages_[static_cast<size_t>(stream)] != call.base_page(stream)) return false;
+    }
+    return true;
+}
+
+bool MaskPlan::make(const AttentionCall& call, const KeyIndex& index, const Settings& settings, int64_t tile) {
+    if (looks_the_same(call, index)) {
+        mask_ = call.args.mask.data;
         return true;
     }
     // No call has these: an exception below leaves a plan that fits nothing.
     n_keys_ = 0;
     remembered_ = false;
+    index_ = &index;
     index_id_ = index.id();
-    const int64_t tiles = (args.n_tokens + tile - 1) / tile;
-    base_pages_.assign(base_pages, base_pages + args.n_stream);
-    views_.resize(static_cast<size_t>(args.n_stream * tiles));
-    for (int64_t i = 0; i < args.n_stream * tiles; ++i) {
+    const int64_t tiles = (call.args.n_tokens + tile - 1) / tile;
+    base_pages_.clear();
+    for (int64_t stream = 0; stream < call.args.n_stream; ++stream) base_pages_.push_back(call.base_page(stream));
+    views_.resize(static_cast<size_t>(call.args.n_stream * tiles));
+    for (int64_t i = 0; i < call.args.n_stream * tiles; ++i) {
         TileView& view = views_[static_cast<size_t>(i)];
         view.stream = i / tiles;
         view.token0 = i % tiles * tile;
-        view.tokens = std::min(tile, args.n_tokens - view.token0);
-        view.base_page = base_pages[view.stream];
-        classify_pages(args, n_keys, settings, index, &view);
+        view.tokens = std::min(tile, call.args.n_tokens - view.token0);
+        view.base_page = base_pages_[static_cast<size_t>(view.stream)];
+        classify_pages(call, settings, index, &view);
     }
-    group_far_pages(args, index, largest_group(settings, index), &views_, &groups_);
-    if (args.n_tokens <= kDecodeTokens) remember(args, index);
-    mask_ = args.mask.data;
-    n_tokens_ = args.n_tokens;
-    n_keys_ = n_keys;
+    if (call.args.n_tokens <= kDecodeTokens) remember(call, index);
+    mask_ = call.args.mask.data;
+    n_tokens_ = call.args.n_tokens;
+    n_keys_ = call.n_keys;
     return false;
 }
 
-bool MaskPlan::looks_the_same(const kernels::AttentionArgs& args, int64_t n_keys, const KvIndex& index,
-                              const int64_t* base_pages) {
-    if (!remembered_ || !is_of(index) || n_keys_ != n_keys || n_tokens_ != args.n_tokens) return false;
-    if (static_cast<int64_t>(base_pages_.size()) != args.n_stream ||
-        !std::equal(base_pages_.begin(), base_pages_.end(), base_pages))
-        return false;
-    const size_t n = summary_size(args);
-    if (summary_.size() != n || (n > 0 && std::memcmp(summary_.data(), args.mask.summary, n) != 0)) return false;
-    return same_order_of_writes(index);
+bool MaskPlan::looks_the_same(const AttentionCall& call, const KeyIndex& index) {
+    if (!remembered_ || !is_of(index) || n_keys_ != call.n_keys || n_tokens_ != call.args.n_tokens) return false;
+    if (!has_pages_of(call)) return false;
+    const size_t n = summary_size(call);
+    if (summary_.size() != n || (n > 0 && std::memcmp(summary_.data(), call.args.mask.summary, n) != 0)) return false;
+    return same_parts(call) && same_order_of_writes(index);
 }
 
-bool MaskPlan::same_order_of_writes(const KvIndex& index) {
+bool MaskPlan::same_parts(const AttentionCall& call) const {
+    for (const TileView& view : views_) {
+        if (view.parts.empty()) continue;
+        size_t part = 0;
+        for (const int32_t page : view.chosen_from) {
+            if (view.use[static_cast<size_t>(page)] != PageUse::kFarPart) continue;
+            for (int64_t t = 0; t < (call.args.mask.data ? view.tokens : 1); ++t) {
+                if (view.parts[part++] != visible_cells(call, view.stream, view.token0 + t, page)) return false;
+            }
+        }
+    }
+    return true;
+}
+
+bool MaskPlan::same_order_of_writes(const KeyIndex& index) {
     const int64_t tiles = static_cast<int64_t>(views_.size() / base_pages_.size());
     for (size_t stream = 0; stream < writes_.size(); ++stream) {
         Writes& known = writes_[stream];
@@ -68,7 +85,7 @@ bool MaskPlan::same_order_of_writes(const KvIndex& index) {
         const auto pages = static_cast<int64_t>(known.epochs.size());
         for (size_t i = 0; i < known.versions.size(); ++i) {
             const int64_t chunk = base / kv::kChunkPages + static_cast<int64_t>(i);
-            const uint64_t version = index.chunk_version(chunk);
+            const PageVersion version = index.chunk_version(chunk);
             if (known.versions[i] == version) continue;
             const int64_t begin = std::max<int64_t>(chunk * kv::kChunkPages - base, 0);
             const int64_t end = std::min<int64_t>((chunk + 1) * kv::kChunkPages - base, pages);
@@ -90,9 +107,9 @@ bool MaskPlan::same_order_of_writes(const KvIndex& index) {
     return true;
 }
 
-void MaskPlan::remember(const kernels::AttentionArgs& args, const KvIndex& index) {
-    const size_t n = summary_size(args);
-    summary_.assign(args.mask.summary, args.mask.summary + n);
+void MaskPlan::remember(const AttentionCall& call, const KeyIndex& index) {
+    const size_t n = summary_size(call);
+    summary_.assign(call.args.mask.summary, call.args.mask.summary + n);
     const size_t tiles = views_.size() / base_pages_.size();
     writes_.resize(base_pages_.size());
     for (size_t stream = 0; stream < writes_.size(); ++stream) {

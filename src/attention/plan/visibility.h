@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "attention/index/kv_index.h"
+#include "attention/call.h"
+#include "attention/index/key_index.h"
 #include "attention/settings.h"
 #include "kernels/attention.h"
 
@@ -14,12 +15,15 @@ namespace atlas::attention {
 /** What a tile of tokens does with one page of 64 keys. */
 enum class PageUse : uint8_t {
     kSkip,     ///< no token sees any key
-    kExact,    ///< read: sink, window, or visible in part to some token
+    kExact,    ///< read whole: sink or window
     kFar,      ///< all keys visible to every token of the tile: selected or estimated
     kFarSome,  ///< all keys visible to some tokens, none to the others
+    kFarPart,  ///< some token sees a part, or sees keys with a bias: selected key by key, the rest estimated only for tokens that see all keys
 };
 
+/** Whether what is not selected may be estimated, apart from what single tokens of kFarPart pages see. */
 inline bool is_far(PageUse use) { return use == PageUse::kFar || use == PageUse::kFarSome; }
+inline bool is_chosen_from(PageUse use) { return use >= PageUse::kFar; }
 
 /** First key and number of keys to read. */
 struct KeyRange {
@@ -45,14 +49,6 @@ void for_each_range(const PageCells& page, Take take) {
     }
 }
 
-/** The lanes of one panel of the index whose pages are far ones. */
-struct FarPanel {
-    int64_t panel;
-    uint16_t lanes;   ///< bit per lane
-    bool all_tokens;  ///< every token of the tile sees all of them
-    bool whole;       ///< all lanes, and every token sees them: the super-block may stand for them
-};
-
 /** The pages of one stream as seen by one tile of tokens; the same for all KV heads. */
 struct TileView {
     int64_t stream = 0;
@@ -60,33 +56,35 @@ struct TileView {
     int64_t tokens = 0;
     int64_t base_page = 0;  ///< page of the index that holds key 0 of the stream
     bool exact = false;     ///< everything visible is read
-    int64_t visible = 0;    ///< keys that the token that sees most sees, whole blocks counted
-    int64_t far_pages = 0;
+    int64_t visible = 0;    ///< keys that the token that sees most sees
+    int64_t far_pages = 0;  ///< of which the rest may be estimated
     int64_t newest_page = -1;          ///< the visible page that was written last, unless `exact`
     std::vector<PageUse> use;          ///< per page of 64 keys
     std::vector<KeyRange> exact_keys;  ///< what the pages of use kExact hold, ascending, as few ranges as possible
-    std::vector<FarPanel> panels;      ///< of the far pages, ascending (far_groups.h)
+    std::vector<int32_t> chosen_from;  ///< pages of the other uses but kSkip, ascending
+    std::vector<uint64_t> parts;       ///< per kFarPart page in that order and token: which keys it sees
 };
 
-/** Visible keys (whole blocks counted) of the token that sees most, over all streams and tokens. args.mask.summary may be null. */
-int64_t most_visible(const kernels::AttentionArgs& args, int64_t n_keys);
+/** Upper bound of the keys that the token that sees most sees, over all streams and tokens. The mask's summary must be there. */
+int64_t most_visible(const AttentionCall& call);
 
-/** Classifies the pages for view.stream and view.token0…+tokens, filling the rest of `view`. */
-void classify_pages(const kernels::AttentionArgs& args, int64_t n_keys, const Settings& settings, const KvIndex& index,
-                    TileView* view);
+/** Classifies the pages for view.stream and view.token0…+tokens, filling the rest of `view`. Throws std::bad_alloc. */
+void classify_pages(const AttentionCall& call, const Settings& settings, const KeyIndex& index, TileView* view);
 
-/** What `token` sees of page `page` of its stream. */
-inline kernels::BlockVisibility visibility_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token,
-                                              int64_t page) {
-    const kernels::Mask& mask = args.mask;
+/** What `token` sees of page `page` of its stream: kMixed where mask heads differ. */
+inline kernels::BlockVisibility visibility_of(const AttentionCall& call, int64_t stream, int64_t token, int64_t page) {
+    const kernels::Mask& mask = call.args.mask;
     if (!mask.data) return kernels::BlockVisibility::kAll;
-    return mask.summary[((stream % mask.n_streams) * args.n_tokens + token) * mask.summary_blocks + page];
+    const int64_t head_stride = call.args.n_tokens * mask.summary_blocks;
+    const kernels::BlockVisibility* at = mask.summary + (stream % mask.n_streams) * mask.n_heads * head_stride +
+                                         token * mask.summary_blocks + page;
+    for (int64_t head = 1; head < mask.n_heads; ++head) {
+        if (at[head * head_stride] != *at) return kernels::BlockVisibility::kMixed;
+    }
+    return *at;
 }
 
-/** Query of head `head` of a token, [d_k], not scaled. */
-inline const float* query_of(const kernels::AttentionArgs& args, int64_t stream, int64_t token, int64_t head) {
-    return reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(args.q) + stream * args.q_stream_stride +
-                                          token * args.q_token_stride + head * args.q_head_stride);
-}
+/** Which of the page's keys `token` sees through some mask head: bit per key. */
+uint64_t visible_cells(const AttentionCall& call, int64_t stream, int64_t token, int64_t page);
 
 }  // namespace atlas::attention

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <tuple>
 
 #include "host/buffers/owner_buffer.h"
@@ -105,41 +106,17 @@ int layer_of(const ggml_tensor* cache) {
     return layer;
 }
 
-/** Walks the keys of one (stream, KV head) of K or V in pieces that are evenly spaced in memory. */
-class Rows {
-public:
-    Rows(const ggml_tensor* tensor, int64_t stream, int64_t head) : tensor_(tensor), place_(placement_of(tensor)) {
-        start_ = static_cast<size_t>(stream) * tensor->nb[3] + static_cast<size_t>(head) * tensor->nb[2];
-    }
-
-    /** Row of key `key`, and in `count` how many keys from it on lie evenly. */
-    const std::byte* at(int64_t key, int64_t* count) const {
-        const size_t offset = start_ + static_cast<size_t>(key) * tensor_->nb[1];
-        const int64_t remaining = tensor_->ne[1] - key;
-        if (!place_.pages) {
-            *count = remaining;
-            return static_cast<const std::byte*>(tensor_->data) + offset;
-        }
-        const size_t page_bytes = place_.pages->page_bytes();
-        const size_t inside = (place_.offset + offset) % page_bytes;
-        *count = std::min<int64_t>(remaining, static_cast<int64_t>((page_bytes - inside - 1) / tensor_->nb[1]) + 1);
-        return place_.pages->resident(static_cast<int64_t>((place_.offset + offset) / page_bytes)) + inside;
-    }
-
-    /** Whether all heads of a cell lie in one row of the pages, so that they share a run list. */
-    bool heads_share_rows() const {
-        if (!place_.pages) return true;
-        const size_t row = place_.pages->row_bytes();
-        const size_t last_head =
-            static_cast<size_t>(tensor_->ne[2] - 1) * tensor_->nb[2] + ggml_row_size(tensor_->type, tensor_->ne[0]);
-        return tensor_->nb[1] % row == 0 && (place_.offset + start_) % row + last_head <= row;
-    }
-
-private:
-    const ggml_tensor* tensor_;
-    Placement place_;
-    size_t start_;
-};
+attention::KvRows rows_of(const ggml_tensor* tensor) {
+    const Placement place = placement_of(tensor);
+    attention::KvRows rows;
+    rows.pages = place.pages;
+    rows.offset = place.offset;
+    rows.memory = place.pages ? nullptr : static_cast<const std::byte*>(tensor->data);
+    rows.head_stride = static_cast<int64_t>(tensor->nb[2]);
+    rows.stream_stride = static_cast<int64_t>(tensor->nb[3]);
+    rows.row_bytes = static_cast<int64_t>(ggml_row_size(tensor->type, tensor->ne[0]));
+    return rows;
+}
 
 }  // namespace
 
@@ -176,97 +153,20 @@ Status check_flash_attention(const ggml_tensor* op) {
     return kernels::check_attention(args);
 }
 
-const FlashAttention::RunLists& FlashAttention::runs_of(const ggml_tensor* k, const ggml_tensor* v) {
-    const Placement k_place = placement_of(k);
-    const Placement v_place = placement_of(v);
-    if (!k_place.pages || !v_place.pages) {
-        build_runs(k, v, &other_);
-        return other_;
-    }
-    const RunsKey key{k_place.pages->layout(),
-                      v_place.pages->layout(),
-                      k_place.offset,
-                      v_place.offset,
-                      {k->ne[0], k->ne[1], k->ne[2], k->ne[3], v->ne[0]},
-                      {k->nb[1], k->nb[2], k->nb[3], v->nb[1], v->nb[2], v->nb[3]}};
-    RunLists& lists = kept_[{k_place.pages->id(), v_place.pages->id()}];
-    if (lists.heads.empty() || !(lists.key == key)) {
-        lists.heads.clear();
-        build_runs(k, v, &lists);
-        lists.key = key;
-    }
-    return lists;
-}
-
-void FlashAttention::build_runs(const ggml_tensor* k, const ggml_tensor* v, RunLists* out) {
-    const int64_t n_keys = k->ne[1];
-    const int64_t n_heads = k->ne[2];
-    struct Range {
-        size_t begin, end;
-        int64_t k_offset, v_offset;
-    };
-    std::vector<Range> ranges;
-    out->runs.clear();
-    for (int64_t stream = 0; stream < k->ne[3]; ++stream) {
-        const bool shared = Rows(k, stream, 0).heads_share_rows() && Rows(v, stream, 0).heads_share_rows();
-        for (int64_t head = 0; head < n_heads; ++head) {
-            if (shared && head > 0) {
-                Range range = ranges.back();
-                range.k_offset += static_cast<int64_t>(k->nb[2]);
-                range.v_offset += static_cast<int64_t>(v->nb[2]);
-                ranges.push_back(range);
-                continue;
-            }
-            const Rows k_rows(k, stream, head);
-            const Rows v_rows(v, stream, head);
-            const size_t begin = out->runs.size();
-            for (int64_t key = 0; key < n_keys;) {
-                int64_t k_count = 0;
-                int64_t v_count = 0;
-                const std::byte* k_row = k_rows.at(key, &k_count);
-                const std::byte* v_row = v_rows.at(key, &v_count);
-                const int64_t count = std::min(k_count, v_count);
-                out->runs.push_back({k_row, v_row, static_cast<int32_t>(key), static_cast<int32_t>(count)});
-                key += count;
-            }
-            ranges.push_back({begin, out->runs.size(), 0, 0});
-        }
-    }
-    out->heads.clear();
-    for (const Range& range : ranges) {
-        out->heads.push_back(
-            {{out->runs.data() + range.begin, range.end - range.begin}, range.k_offset, range.v_offset});
-    }
-}
-
-bool FlashAttention::find_cache(const ggml_tensor* k, const ggml_tensor* v, runtime::CacheView* out) {
-    const Placement k_place = placement_of(k);
-    const Placement v_place = placement_of(v);
-    if (!k_place.pages || !v_place.pages || k->nb[1] != k_place.pages->row_bytes() ||
-        v->nb[1] != v_place.pages->row_bytes())
-        return false;
-    base_pages_.clear();
-    for (int64_t stream = 0; stream < k->ne[3]; ++stream) {
-        const size_t k_row = (k_place.offset + static_cast<size_t>(stream) * k->nb[3]) / k->nb[1];
-        const size_t v_row = (v_place.offset + static_cast<size_t>(stream) * v->nb[3]) / v->nb[1];
-        if (k_row != v_row || k_row % static_cast<size_t>(kv::kPageRows) != 0) return false;
-        base_pages_.push_back(static_cast<int64_t>(k_row) / kv::kPageRows);
-    }
-    *out = {k_place.pages, v_place.pages, base_pages_.data(), layer_of(k)};
-    return true;
-}
-
 Status FlashAttention::run(const ggml_tensor* op, int n_threads) {
-    kernels::AttentionArgs args = arguments_of(op);
     const ggml_tensor* k = op->src[1];
     const ggml_tensor* v = op->src[2];
-    args.runs = runs_of(k, v).heads.data();
-    args.q = static_cast<const float*>(op->src[0]->data);
-    args.out = static_cast<float*>(op->data);
-    if (op->src[3]) args.mask = mask_of(op->src[3]);
-    if (op->src[4]) args.sinks = static_cast<const float*>(op->src[4]->data);
-    runtime::CacheView cache;
-    return session_.attend(args, k->ne[1], find_cache(k, v, &cache) ? &cache : nullptr, n_threads);
+    attention::AttentionCall call;
+    call.args = arguments_of(op);
+    call.args.q = static_cast<const float*>(op->src[0]->data);
+    call.args.out = static_cast<float*>(op->data);
+    if (op->src[3]) call.args.mask = mask_of(op->src[3]);
+    if (op->src[4]) call.args.sinks = static_cast<const float*>(op->src[4]->data);
+    call.n_keys = k->ne[1];
+    call.layer = layer_of(k);
+    call.k = rows_of(k);
+    call.v = rows_of(v);
+    return session_.attend(std::move(call), n_threads);
 }
 
 }  // namespace atlas::host

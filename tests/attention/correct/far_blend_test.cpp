@@ -3,7 +3,6 @@
 #include "attention/correct/far_memory.h"
 #include "attention/stats.h"
 #include "fixture.h"
-#include "kernels/moments.h"
 
 namespace atlas::attention {
 namespace {
@@ -18,9 +17,9 @@ MemoryOptions blend(double ratio) {
     return options;
 }
 
-std::vector<float> attend(Scene& scene, KvIndex& index, Engine& engine, int calls = 1) {
+std::vector<float> attend(Scene& scene, KeyIndex& index, Engine& engine, int calls = 1) {
     for (int i = 0; i < calls; ++i)
-        EXPECT_TRUE(engine.attend(scene.args, scene.n_keys, index, {3, scene.base_pages.data()}, 1).is_ok());
+        EXPECT_TRUE(engine.attend(scene.call(3), index, 1).is_ok());
     return scene.out;
 }
 
@@ -34,7 +33,7 @@ TEST_P(BlendTest, MixesInTheGivenRatio) {
             Scene scene(1024, GetParam());
             Settings settings = bare();
             settings.mode = mode;
-            KvIndex index = scene.make_index(32);
+            KeyIndex index = scene.make_index();
             const auto with = [&](double ratio) {
                 MemoryOptions options = blend(ratio);
                 options.kind = kind;
@@ -58,7 +57,7 @@ TEST_P(BlendTest, WithoutAFarPartNothingChanges) {
     Scene scene(1024, GetParam());
     Settings settings = bare();
     settings.window = 1024;
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     Engine with(settings, blend(0.1)), without(settings);
     const std::vector<float> expected = attend(scene, index, without);
     EXPECT_EQ(attend(scene, index, with, 10), expected);
@@ -78,7 +77,7 @@ TEST(Blend, LearnsWhatLeftTheWindow) {
         std::reverse(row.begin(), row.end());
         ASSERT_TRUE(scene.v.write(offset, row.data(), row.size() * 4).is_ok());
     }
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     MemoryOptions options = blend(1.0);
     options.kind = FarMemoryKind::kLeastSquares;
     Engine engine(bare(), options);
@@ -103,7 +102,7 @@ TEST(Blend, LearnsWhatLeftTheWindow) {
 /** What was learned about keys that have turned is learned again from the cache. */
 TEST(Blend, IsRebuiltAfterAContextShift) {
     Scene scene(1024, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     MemoryOptions options = blend(1.0);
     options.kind = FarMemoryKind::kLeastSquares;
     Engine shifted(bare(), options), fresh(bare(), options);
@@ -125,13 +124,14 @@ TEST(Blend, IsRebuiltAfterAContextShift) {
 /** Whatever the number of keys, an observation reads no more than it may, and the sample's mean is that of all keys. */
 TEST(Probe, ReadsNoMoreThanItMay) {
     Scene scene(4096, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     std::vector<TileView> views(1);
     Settings settings = bare();
     views[0].tokens = 1;
-    classify_pages(scene.args, 4096, settings, index, &views[0]);
-    const std::vector<FarResult> results(2);
-    const FarCall call{scene.args, index, views, results, 1, 0, nullptr, nullptr, nullptr};
+    const AttentionCall attention = scene.call();
+    classify_pages(attention, settings, index, &views[0]);
+    const std::vector<Selection> results(2);
+    const FarCall call{attention, index, views, results, 1, 0, nullptr, nullptr, nullptr};
     const auto d = static_cast<size_t>(scene.d);
     std::vector<float> exact(d), one(d), mean(d, 0.0f);
     float exact_lse = 0.0f, lse = 0.0f;
@@ -159,13 +159,14 @@ TEST(Probe, ReadsNoMoreThanItMay) {
 /** A page outside the far part and a selected block are not read by a probe. */
 TEST(Probe, LeavesOutWhatIsReadAnyway) {
     Scene scene(1024, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     std::vector<TileView> views(1);
     views[0].tokens = 1;
-    classify_pages(scene.args, 1024, bare(), index, &views[0]);
-    std::vector<FarResult> results(2);
+    const AttentionCall attention = scene.call();
+    classify_pages(attention, bare(), index, &views[0]);
+    std::vector<Selection> results(2);
     results[0].selected = {{128, 0xFFFFFFFF}, {256, kernels::kAllCells}};
-    const FarCall call{scene.args, index, views, results, 1, 0, nullptr, nullptr, nullptr};
+    const FarCall call{attention, index, views, results, 1, 0, nullptr, nullptr, nullptr};
     std::vector<float> out(static_cast<size_t>(scene.d));
     float lse = 0.0f;
     ProbeRandom random(1, scene.q.data(), scene.d);
@@ -176,14 +177,13 @@ TEST(Probe, LeavesOutWhatIsReadAnyway) {
 
 TEST(Probe, SampledObservationsTeachToo) {
     Scene scene(1024, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     MemoryOptions options = blend(1.0);
     options.mode = MemoryMode::kCorrect;
     options.warm_up = 16;
     options.probe_every = 1;
     options.probe_keys = 256;
     Settings settings = bare();
-    settings.value_slope = false;  // which leaves little to learn here (3 % of the error instead of 20 %)
     Engine engine(settings, options), plain(settings);
     double with = 0.0, without = 0.0;
     for (int i = 0; i < 500; ++i) {
@@ -203,7 +203,7 @@ TEST(Probe, SampledObservationsTeachToo) {
 /** A memory that knows little asks more often. */
 TEST(Probe, AreMoreFrequentAtFirst) {
     Scene scene(1024, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     MemoryOptions options = blend(1.0);
     options.mode = MemoryMode::kCorrect;
     options.probe_every = 16;

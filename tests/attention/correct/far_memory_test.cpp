@@ -19,14 +19,14 @@ MemoryOptions eager() {
 /** Calls an engine `calls` times with fresh queries; mean NMSE of the last quarter against exact attention. */
 double run(Scene* scene, const Settings& settings, const MemoryOptions& options, int calls,
            std::vector<float>* last = nullptr) {
-    KvIndex index = scene->make_index(32);
+    KeyIndex index = scene->make_index();
     Engine engine(settings, options);
     std::mt19937 random(9);
     std::normal_distribution<float> normal;
     double error = 0.0;
     for (int i = 0; i < calls; ++i) {
         for (float& x : scene->q) x = 2.0f * normal(random);
-        EXPECT_TRUE(engine.attend(scene->args, scene->n_keys, index, {3, scene->base_pages.data()}, 2).is_ok());
+        EXPECT_TRUE(engine.attend(scene->call(3), index, 2).is_ok());
         if (i >= calls - calls / 4) error += nmse(scene->out, scene->exact());
     }
     if (last) *last = scene->out;
@@ -74,18 +74,18 @@ TEST_P(FarMemoryTest, WithoutAFarPartNothingChanges) {
 /** Switches turn between calls; another feature type means new memories; what was learned can be handed to another engine. */
 TEST(FarMemorySwitches, BetweenCalls) {
     Scene scene(1024, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     Engine engine(bare(), eager()), plain(bare());
     const auto call = [&](Engine& one, int n) {
         for (int i = 0; i < n; ++i) {
             for (float& x : scene.q) x = 2.0f * scene.normal(scene.random);
-            ASSERT_TRUE(one.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 1).is_ok());
+            ASSERT_TRUE(one.attend(scene.call(3), index, 1).is_ok());
         }
     };
     const auto same_as_plain = [&](Engine& one) {
         call(one, 1);
         const std::vector<float> mine = scene.out;
-        EXPECT_TRUE(plain.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 1).is_ok());
+        EXPECT_TRUE(plain.attend(scene.call(3), index, 1).is_ok());
         return std::memcmp(mine.data(), scene.out.data(), mine.size() * 4) == 0;
     };
     call(engine, 240);
@@ -131,7 +131,7 @@ TEST(FarMemorySwitches, BetweenCalls) {
 /** Features that are dear to map are kept: a probed query is read, tested and learned, and mapped once. */
 TEST(FarMemoryCache, FindsProbedQueriesAgain) {
     Scene scene(1024, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     MemoryOptions options = eager();
     options.kind = FarMemoryKind::kDeep;
     options.degree = 2;
@@ -140,7 +140,7 @@ TEST(FarMemoryCache, FindsProbedQueriesAgain) {
     Engine engine(bare(), options);
     for (int i = 0; i < 64; ++i) {
         for (float& x : scene.q) x = 2.0f * scene.normal(scene.random);
-        ASSERT_TRUE(engine.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 1).is_ok());
+        ASSERT_TRUE(engine.attend(scene.call(3), index, 1).is_ok());
     }
     const MemoryStats stats = engine.memory().stats();
     EXPECT_GT(stats.cache_misses, 0u);
@@ -162,14 +162,14 @@ TEST(FarMemoryBudget, HeadsBeyondItGoWithout) {
 /** What memories need only once they learn counts too. */
 TEST(FarMemoryBudget, CountsTheirWorkspace) {
     Scene scene(1024, 1);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     MemoryOptions options = eager();
     options.kind = FarMemoryKind::kDeep;
     const auto run = [&](uint64_t budget) {
         options.budget_bytes = budget;
         Engine engine(bare(), options);
         for (int i = 0; i < 200; ++i)
-            EXPECT_TRUE(engine.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 1).is_ok());
+            EXPECT_TRUE(engine.attend(scene.call(3), index, 1).is_ok());
         return engine.memory().stats();
     };
     const MemoryStats free = run(uint64_t{1} << 30);
@@ -183,15 +183,15 @@ TEST(FarMemoryBudget, CountsTheirWorkspace) {
 TEST(FarMemorySequence, ForgetsWhenTheContextShrinks) {
     Scene longer(1024, 1), shorter(640, 1);
     const MemoryOptions options = eager();
-    KvIndex index = shorter.make_index(32), index_long = longer.make_index(32);
+    KeyIndex index = shorter.make_index(), index_long = longer.make_index();
     Engine used(bare(), options), fresh(bare(), options);
     for (int i = 0; i < 100; ++i) {
         for (float& x : longer.q) x = longer.normal(longer.random);
-        ASSERT_TRUE(used.attend(longer.args, 1024, index_long, {3, longer.base_pages.data()}, 1).is_ok());
+        ASSERT_TRUE(used.attend(longer.call(3), index_long, 1).is_ok());
     }
-    ASSERT_TRUE(fresh.attend(shorter.args, 640, index, {3, shorter.base_pages.data()}, 1).is_ok());
+    ASSERT_TRUE(fresh.attend(shorter.call(3), index, 1).is_ok());
     const std::vector<float> expected = shorter.out;
-    ASSERT_TRUE(used.attend(shorter.args, 640, index, {3, shorter.base_pages.data()}, 1).is_ok());
+    ASSERT_TRUE(used.attend(shorter.call(3), index, 1).is_ok());
     EXPECT_EQ(std::memcmp(expected.data(), shorter.out.data(), expected.size() * 4), 0);
 }
 

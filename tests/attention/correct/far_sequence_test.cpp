@@ -21,7 +21,7 @@ MemoryOptions eager() {
 class FollowTest : public testing::Test {
 protected:
     void attend(Engine& engine) {
-        ASSERT_TRUE(engine.attend(scene.args, scene.n_keys, index, {3, scene.base_pages.data()}, 1).is_ok());
+        ASSERT_TRUE(engine.attend(scene.call(3), index, 1).is_ok());
     }
     /** Fresh queries; whether the output with memory is that without, bit for bit. */
     bool untouched() {
@@ -52,7 +52,7 @@ protected:
     }
 
     Scene scene{1024, 1};
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     Engine engine{bare(), eager()};
     Engine plain{bare()};
 };
@@ -125,11 +125,11 @@ TEST(FarSequences, SharedBeginningDoesNotMixThemUp) {
     only(1, 0, 4);
     only(1, 9, 15);
     scene.summarize();
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     Engine engine(bare(), eager());
     for (int i = 0; i < 100; ++i) {
         for (float& x : scene.q) x = 2.0f * scene.normal(scene.random);
-        ASSERT_TRUE(engine.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 2).is_ok());
+        ASSERT_TRUE(engine.attend(scene.call(3), index, 2).is_ok());
     }
     const MemoryStats stats = engine.memory().stats();
     EXPECT_EQ(stats.memories, 4u) << "two sequences of two heads";
@@ -140,10 +140,10 @@ TEST(FarSequences, SharedBeginningDoesNotMixThemUp) {
 
 TEST(FarSequences, StreamsHaveMemoriesOfTheirOwn) {
     Scene scene(1024, 1, 4, 2, 16, 3);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     Engine engine(bare(), eager());
     for (int i = 0; i < 10; ++i)
-        ASSERT_TRUE(engine.attend(scene.args, 1024, index, {3, scene.base_pages.data()}, 2).is_ok());
+        ASSERT_TRUE(engine.attend(scene.call(3), index, 2).is_ok());
     EXPECT_EQ(engine.memory().stats().memories, 6u);
     EXPECT_EQ(engine.memory().stats().observations, 60u);
     EXPECT_LE(engine.memory().stats().bytes, MemoryOptions{}.budget_bytes);
@@ -152,7 +152,7 @@ TEST(FarSequences, StreamsHaveMemoriesOfTheirOwn) {
 /** K alone is rewritten by a context shift: that does not make a page recent. */
 TEST(FarSequences, AShiftDoesNotMoveTheWindow) {
     Scene scene(512, 1);
-    const KvIndex index = scene.make_index(32);
+    const KeyIndex index = scene.make_index();
     scene.clock.advance();
     scene.write_row(64, 1.0f);
     const uint64_t recent = index.epoch(1);
@@ -169,14 +169,14 @@ TEST(FarSequences, ContextsInParallel) {
     std::vector<std::vector<float>> results(2 * kContexts);
     const auto run = [&](int context, std::vector<float>* out) {
         Scene scene(1024, 8, 4, 2, 16, 1, static_cast<uint32_t>(context + 1));
-        KvIndex index = scene.make_index(32);
+        KeyIndex index = scene.make_index();
         MemoryOptions options = eager();
         if (context == 1) options.kind = FarMemoryKind::kDeep;
         if (context == 2) options.mode = MemoryMode::kBlend;
         Engine engine(bare(), options);
         for (int i = 0; i < 25; ++i) {
             for (float& x : scene.q) x = 2.0f * scene.normal(scene.random);
-            if (!engine.attend(scene.args, 1024, index, {context % 2, scene.base_pages.data()}, 2).is_ok()) return;
+            if (!engine.attend(scene.call(context % 2), index, 2).is_ok()) return;
             // What a status reader does between calls of the same context.
             if (engine.memory().stats().memories != 2) return;
         }

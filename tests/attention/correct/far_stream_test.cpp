@@ -106,7 +106,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, StreamTest, testing::Values(MemoryMode::kCorrect
 TEST_P(StreamTest, HundredThousandTokens) {
     Scene scene(kCells, 1, 2, 1, 16);
     Stream stream(&scene);
-    KvIndex index = scene.make_index(32);
+    KeyIndex index = scene.make_index();
     MemoryOptions options;
     options.enabled = true;
     options.mode = GetParam();
@@ -125,12 +125,12 @@ TEST_P(StreamTest, HundredThousandTokens) {
     for (int64_t i = 0; i < kTokens; ++i) {
         stream.next();
         if (HasFatalFailure()) return;
-        ASSERT_TRUE(with.attend(scene.args, kCells, index, {3, scene.base_pages.data()}, 1).is_ok());
+        ASSERT_TRUE(with.attend(scene.call(3), index, 1).is_ok());
         for (const float x : scene.out) ASSERT_TRUE(std::isfinite(x)) << "token " << i;
         if (i % 100 == 99) {
             const std::vector<float> exact = scene.exact();
             error_with += nmse(scene.out, exact);
-            ASSERT_TRUE(without.attend(scene.args, kCells, index, {3, scene.base_pages.data()}, 1).is_ok());
+            ASSERT_TRUE(without.attend(scene.call(3), index, 1).is_ok());
             error_without += nmse(scene.out, exact);
         }
         if (i == kSegment) bytes = with.memory().bytes();

@@ -138,7 +138,7 @@ int main(int argc, char** argv) {
     app.add_option("--text", plan.texts, "text files, in this order (default: the licence texts of the system)");
     app.add_option("--modes", mode_texts,
                    "host (without Atlas), exact, window, sparse, memory (sparse with it); "
-                   "sparse:ATLAS_FAR=drop+ATLAS_BUDGET=0.1 sets "
+                   "sparse:ATLAS_REST=drop+ATLAS_BUDGET=512 sets "
                    "variables. The first is "
                    "what the others are compared with")
         ->delimiter(',')

@@ -1,0 +1,189 @@
+#include "attention/plan/runs.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "kernels/row_codec.h"
+
+namespace atlas::attention {
+namespace {
+
+constexpr int64_t kKeys = kernels::kBlockKeys;
+
+/** Bytes from the beginning of a cell's row to its first head. */
+int64_t inside_row(const KvRows& rows) { return static_cast<int64_t>(rows.offset % rows.pages->row_bytes()); }
+
+void append_run(const AttentionCall& call, const kernels::Run& part, std::vector<kernels::Run>* out) {
+    if (!out->empty() && !out->back().has_gaps() && out->back().key + out->back().count == part.key &&
+        out->back().k + out->back().count * call.args.k_stride == part.k &&
+        out->back().v + out->back().count * call.args.v_stride == part.v) {
+        out->back().count += part.count;
+    } else {
+        out->push_back(part);
+    }
+}
+
+}  // namespace
+
+Status PinnedCells::pin(const AttentionCall& call, std::span<const kv::PageRange> pages) {
+    if (Status status = call.k.pages->pin(pages, &k_); !status.is_ok()) return status;
+    return call.v.pages->pin(pages, &v_);
+}
+
+void PinnedCells::append(const AttentionCall& call, int64_t stream, const KeyRange& keys,
+                         std::vector<kernels::Run>* out) const {
+    const int64_t base = call.base_page(stream);
+    for (int64_t key = keys.key; key < keys.key + keys.count;) {
+        const int64_t inside = key % kKeys;
+        const int64_t count = std::min(kKeys - inside, keys.key + keys.count - key);
+        append_run(call,
+                   {k_.page(base + key / kKeys) + inside * call.args.k_stride,
+                    v_.page(base + key / kKeys) + inside * call.args.v_stride, static_cast<int32_t>(key),
+                    static_cast<int32_t>(count)},
+                   out);
+        key += count;
+    }
+}
+
+void PinnedCells::append(const AttentionCall& call, int64_t stream, const PageCells& cells,
+                         std::vector<kernels::Run>* out) const {
+    const int64_t page = call.base_page(stream) + cells.key / kKeys;
+    out->push_back({k_.page(page), v_.page(page), static_cast<int32_t>(cells.key), std::popcount(cells.cells), cells.cells});
+}
+
+void PinnedCells::decode(const AttentionCall& call, int64_t stream, int64_t page, int64_t head, float* k,
+                         float* v) const {
+    const kernels::AttentionArgs& args = call.args;
+    const int64_t number = call.base_page(stream) + page;
+    if (k)
+        kernels::decode_rows(args.k_type, args.k_decode, k_.page(number) + inside_row(call.k) + head * call.k.head_stride,
+                             args.k_stride, kKeys, args.d_k, k);
+    if (v)
+        kernels::decode_rows(args.v_type, args.v_decode, v_.page(number) + inside_row(call.v) + head * call.v.head_stride,
+                             args.v_stride, kKeys, args.d_v, v);
+}
+
+kernels::HeadRuns list_of(const AttentionCall& call, int64_t head, std::span<const kernels::Run> runs) {
+    return {runs, inside_row(call.k) + head * call.k.head_stride, inside_row(call.v) + head * call.v.head_stride};
+}
+
+void ranges_of(std::vector<int64_t>* pages, std::vector<kv::PageRange>* ranges) {
+    std::sort(pages->begin(), pages->end());
+    ranges->clear();
+    for (const int64_t page : *pages) {
+        if (!ranges->empty() && page < ranges->back().first + ranges->back().count) continue;
+        if (!ranges->empty() && page == ranges->back().first + ranges->back().count) {
+            ++ranges->back().count;
+        } else {
+            ranges->push_back({page, 1});
+        }
+    }
+}
+
+Status AllKeys::find(const AttentionCall& call, const kernels::HeadRuns** lists) {
+    if (Status status = pin_all(call); !status.is_ok()) return status;
+    Lists* found = &other_;
+    if (call.in_cells()) {
+        found = &kept_[{call.k.pages->id(), call.v.pages->id()}];
+        mend(call, found);
+    } else {
+        build(call, found);
+    }
+    *lists = found->heads.data();
+    return Status::ok();
+}
+
+/** Pages that hold the call's keys, all heads of them. */
+Status AllKeys::pin_all(const AttentionCall& call) {
+    const auto pin = [&](const KvRows& rows, int64_t key_stride, kv::Pinned* out) {
+        out->unpin();
+        if (!rows.pages) return Status::ok();
+        const auto page = static_cast<int64_t>(rows.pages->page_bytes());
+        std::vector<int64_t> pages;
+        for (int64_t stream = 0; stream < call.args.n_stream; ++stream) {
+            for (int64_t head = 0; head < call.args.n_head_kv; ++head) {
+                const int64_t first = static_cast<int64_t>(rows.offset) + stream * rows.stream_stride + head * rows.head_stride;
+                const int64_t last = first + (call.n_keys - 1) * key_stride + rows.row_bytes - 1;
+                for (int64_t number = first / page; number <= last / page; ++number) pages.push_back(number);
+                if (call.in_cells()) break;  // other heads lie in the same pages
+            }
+        }
+        std::vector<kv::PageRange> ranges;
+        ranges_of(&pages, &ranges);
+        return rows.pages->pin(ranges, out);
+    };
+    if (Status status = pin(call.k, call.args.k_stride, &k_); !status.is_ok()) return status;
+    return pin(call.v, call.args.v_stride, &v_);
+}
+
+void AllKeys::mend(const AttentionCall& call, Lists* lists) const {
+    const kernels::AttentionArgs& args = call.args;
+    const int64_t pages = (call.n_keys + kKeys - 1) / kKeys;
+    const int64_t stream_pages = args.n_stream > 1 ? call.base_page(1) - call.base_page(0) : 0;
+    const bool known = lists->n_keys == call.n_keys && lists->n_streams == args.n_stream &&
+                       lists->first_page == call.base_page(0) && lists->stream_pages == stream_pages &&
+                       lists->heads.size() == static_cast<size_t>(args.n_stream * args.n_head_kv) &&
+                       lists->k_inside == inside_row(call.k) && lists->v_inside == inside_row(call.v);
+    if (!known) {
+        lists->heads.clear();
+        lists->runs.assign(static_cast<size_t>(args.n_stream * pages), {});
+    }
+    // One load and comparison per page of 64 keys, which are about to be read.
+    for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+        const int64_t base = call.base_page(stream);
+        for (int64_t page = 0; page < pages; ++page) {
+            kernels::Run& run = lists->runs[static_cast<size_t>(stream * pages + page)];
+            run.k = k_.page(base + page);
+            run.v = v_.page(base + page);
+            run.key = static_cast<int32_t>(page * kKeys);
+            run.count = static_cast<int32_t>(std::min(kKeys, call.n_keys - page * kKeys));
+        }
+    }
+    if (known) return;
+    for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+        for (int64_t head = 0; head < args.n_head_kv; ++head)
+            lists->heads.push_back(
+                list_of(call, head, {lists->runs.data() + stream * pages, static_cast<size_t>(pages)}));
+    }
+    lists->n_keys = call.n_keys;
+    lists->n_streams = args.n_stream;
+    lists->first_page = call.base_page(0);
+    lists->stream_pages = stream_pages;
+    lists->k_inside = inside_row(call.k);
+    lists->v_inside = inside_row(call.v);
+}
+
+void AllKeys::build(const AttentionCall& call, Lists* lists) const {
+    /** Row of a key, and how many keys from it on lie evenly. */
+    const auto row_at = [&](const KvRows& rows, const kv::Pinned& pinned, int64_t key_stride, int64_t stream, int64_t head,
+                            int64_t key, int64_t* count) {
+        const int64_t offset = stream * rows.stream_stride + head * rows.head_stride + key * key_stride;
+        *count = call.n_keys - key;
+        if (!rows.pages) return rows.memory + offset;
+        const auto page = static_cast<int64_t>(rows.pages->page_bytes());
+        const int64_t at = static_cast<int64_t>(rows.offset) + offset;
+        *count = std::min(*count, (page - at % page - 1) / key_stride + 1);
+        return pinned.page(at / page) + at % page;
+    };
+    std::vector<std::pair<size_t, size_t>> parts;
+    lists->runs.clear();
+    for (int64_t stream = 0; stream < call.args.n_stream; ++stream) {
+        for (int64_t head = 0; head < call.args.n_head_kv; ++head) {
+            const size_t begin = lists->runs.size();
+            for (int64_t key = 0; key < call.n_keys;) {
+                int64_t k_count = 0;
+                int64_t v_count = 0;
+                const std::byte* k = row_at(call.k, k_, call.args.k_stride, stream, head, key, &k_count);
+                const std::byte* v = row_at(call.v, v_, call.args.v_stride, stream, head, key, &v_count);
+                const int64_t count = std::min(k_count, v_count);
+                lists->runs.push_back({k, v, static_cast<int32_t>(key), static_cast<int32_t>(count)});
+                key += count;
+            }
+            parts.emplace_back(begin, lists->runs.size());
+        }
+    }
+    lists->heads.clear();
+    for (const auto& [begin, end] : parts) lists->heads.push_back({{lists->runs.data() + begin, end - begin}});
+}
+
+}  // namespace atlas::attention

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "attention/call.h"
+#include "attention/plan/visibility.h"
+#include "base/status.h"
+#include "kernels/attention.h"
+#include "kv/page_pins.h"
+
+namespace atlas::attention {
+
+/**
+ * Pages of K and V of one call, pinned together, and runs of keys in them: the only way from keys to addresses. The call must be
+ * AttentionCall::in_cells(). Runs are valid until pin() or the end. Appending may be done by several threads, each to a vector of its own.
+ */
+class PinnedCells {
+public:
+    /** Pages counted from the table's start, ascending. Errors as kv::PageTable::pin. Throws std::bad_alloc. */
+    Status pin(const AttentionCall& call, std::span<const kv::PageRange> pages);
+
+    /** Keys of a stream, counted from its key 0, whose pages are pinned, as runs; neighbours in memory become one. Throws std::bad_alloc. */
+    void append(const AttentionCall& call, int64_t stream, const KeyRange& keys, std::vector<kernels::Run>* out) const;
+    /** Some keys of one page as one run. */
+    void append(const AttentionCall& call, int64_t stream, const PageCells& cells, std::vector<kernels::Run>* out) const;
+    /** Rows of the 64 keys of a page (of the stream) and head as f32: k [64][d_k], v [64][d_v]; either may be null. */
+    void decode(const AttentionCall& call, int64_t stream, int64_t page, int64_t head, float* k, float* v) const;
+
+    /** Ends it early. */
+    void unpin() noexcept {
+        k_.unpin();
+        v_.unpin();
+    }
+
+private:
+    kv::Pinned k_, v_;
+};
+
+/** `runs` of a stream as a list of one KV head. */
+kernels::HeadRuns list_of(const AttentionCall& call, int64_t head, std::span<const kernels::Run> runs);
+
+/** Sorts page numbers, drops doubles, and joins neighbours. Throws std::bad_alloc. */
+void ranges_of(std::vector<int64_t>* pages, std::vector<kv::PageRange>* ranges);
+
+/**
+ * Lists of all keys of a call, wherever they lie, for exact attention. Those of pages are kept from call to call, and mended where a page has come into being
+ * or moved. Not thread-safe.
+ */
+class AllKeys {
+public:
+    /** lists [stream][KV head], valid until the next call; pages stay pinned as long. Errors as kv::PageTable::pin. Throws std::bad_alloc. */
+    Status find(const AttentionCall& call, const kernels::HeadRuns** lists);
+    /** Ends the pins. */
+    void unpin() noexcept {
+        k_.unpin();
+        v_.unpin();
+    }
+
+private:
+    struct Lists {
+        int64_t n_keys = 0, n_streams = 0, first_page = -1, stream_pages = 0;
+        int64_t k_inside = 0, v_inside = 0;
+        std::vector<kernels::Run> runs;  // [stream][page]
+        std::vector<kernels::HeadRuns> heads;
+    };
+    Status pin_all(const AttentionCall& call);
+    void mend(const AttentionCall& call, Lists* lists) const;
+    void build(const AttentionCall& call, Lists* lists) const;
+
+    std::map<std::pair<uint64_t, uint64_t>, Lists> kept_;  // by the ids of K and V
+    Lists other_;
+    kv::Pinned k_, v_;
+};
+
+}  // namespace atlas::attention

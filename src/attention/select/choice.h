@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/plan/visibility.h"
+#include "attention/select/scores.h"
+
+namespace atlas::attention {
+
+/** How many keys may be selected for one (tile, KV head). */
+struct FarBudget {
+    int64_t least = 0;   ///< keys, whatever they hold
+    int64_t most = 0;    ///< keys; not below `least`
+    double share = 0.0;  ///< above `least`: of a token's attention, summed over the heads of the group, that a key has to hold
+};
+
+/** Chooses which keys to read: those with the largest shares. One per thread; its buffers only grow. */
+class KeyChoice {
+public:
+    /** Appends the chosen keys to `selected`, ascending: per page which cells. Pages whose codes say nothing are chosen whole. Throws std::bad_alloc. */
+    void choose(const TileScores& scores, const FarBudget& budget, std::vector<PageCells>* selected);
+
+private:
+    int64_t count_at_least(float share) const;
+    float least_of(int64_t count, float below);
+
+    std::vector<float> shares_;      // [page][64]
+    std::vector<float> candidates_;
+};
+
+}  // namespace atlas::attention

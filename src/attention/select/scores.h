@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "attention/index/key_index.h"
+#include "attention/plan/visibility.h"
+#include "kernels/attention.h"
+
+namespace atlas::attention {
+
+/** Log-sum-exp (natural) of what each row reads in any case: row (token t, head h of the group) at lse[t·token_stride + h]. */
+struct NearPart {
+    const float* lse;
+    int64_t token_stride;
+};
+
+/**
+ * How much every key of a tile's view.chosen_from pages weighs for every query of one KV head's group, estimated from the index. Rows are
+ * [token of the tile][head of the group]. One per thread, for one (tile, KV head) after the other; its buffers only grow.
+ */
+class TileScores {
+public:
+    /**
+     * Needs the codes of all these pages to be fresh. Throws std::bad_alloc.
+     */
+    void score(const AttentionCall& call, const KeyIndex& index, const TileView& view,
+               int64_t kv_head, const NearPart& near);
+
+    int64_t rows() const { return rows_; }
+    int64_t group() const { return group_; }
+    int64_t pages() const { return static_cast<int64_t>(view_->chosen_from.size()); }
+    const TileView& view() const { return *view_; }
+    const KeyIndex& index() const { return *index_; }
+    int64_t head() const { return head_; }
+
+    /** Weights of a page (a number into view().chosen_from), [row][64]: e^logit / 2^shift(row); 0 where a row does not see the key. */
+    const float* weights(int64_t page) const { return weights_ + page * rows_ * kernels::kCodeKeys; }
+    /** Sums over the page's keys, [row]. */
+    const float* sums(int64_t page) const { return sums_.data() + page * rows_; }
+    /** Logarithm to base 2 of the unit of a row's weights. */
+    float shift(int64_t row) const { return shift_[static_cast<size_t>(row)]; }
+    /** One over a row's whole attention, near part included, in units of its weights: weight · factor is a share. [row] */
+    const float* factors() const { return factor_.data(); }
+    /**
+     * What a row's sum over keys of the page, made of estimates, has to be multiplied by to be right on average: e^x is convex, so that
+     * unbiased logits make sums too large.
+     */
+    float trust(int64_t page, int64_t row) const;
+    /** Whether the page's codes say nothing: it has to be read. */
+    bool broken(int64_t page) const { return !index_->usable(view_->base_page + page_of(page)); }
+    int64_t page_of(int64_t page) const { return view_->chosen_from[static_cast<size_t>(page)]; }
+
+    /** Which of the page's keys a token of the tile sees. What of them is not selected may be estimated; 0 where that is not known per KV head. */
+    uint64_t cells_of(int64_t page, int64_t token) const;
+
+private:
+    void load_queries(const AttentionCall& call);
+    void score_page(const AttentionCall& call, int64_t page);
+    void hide(const AttentionCall& call, int64_t page);
+    bool weigh(const AttentionCall& call);
+
+    const AttentionCall* call_ = nullptr;
+    const KeyIndex* index_ = nullptr;
+    const TileView* view_ = nullptr;
+    int64_t head_ = 0, group_ = 1, rows_ = 0;
+    std::vector<float> memory_;
+    float* weights_ = nullptr;          // [page][row][64], aligned
+    float* exact_ = nullptr;            // [row][d], rotated, in units of ln 2
+    std::vector<int8_t> codes_;         // [row][d]
+    std::vector<float> scale_, offset_, squares_, shift_, factor_, near_, raised_;  // [row]
+    std::vector<float> sums_;           // [page][row]
+    std::vector<int64_t> parts_;        // per page: where its tokens' cells begin in view_->parts, −1: it has none
+};
+
+}  // namespace atlas::attention

@@ -1,0 +1,300 @@
+#include "kernels/codes.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/select/codes.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include <hwy/contrib/math/math-inl.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace atlas::kernels::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF = hn::ScalableTag<float>;
+using VF = hn::Vec<DF>;
+using DI = hn::Rebind<int32_t, DF>;
+using DU = hn::Rebind<uint32_t, DF>;
+
+constexpr size_t kKeys = static_cast<size_t>(kCodeKeys);
+/** Rows that share one pass over a page's codes: two accumulators each fill the registers of AVX2. */
+constexpr size_t kRows = 6;
+
+// Where the CPU adds four products of bytes to a 32-bit lane at once, that is half the work of 16-bit sums.
+#undef ATLAS_QUAD_PRODUCTS
+#if HWY_TARGET == HWY_AVX3_ZEN4 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX3_SPR
+#define ATLAS_QUAD_PRODUCTS 1
+#else
+#define ATLAS_QUAD_PRODUCTS 0
+#endif
+
+using Sum = hn::Vec<DI>;
+
+/** sum + per 32-bit lane the four products of bytes; in halves of 16 bits without ATLAS_QUAD_PRODUCTS. */
+HWY_INLINE Sum AddProducts(Sum sum, hn::Vec<DU> codes, hn::Vec<DU> query) {
+    const hn::Repartition<uint8_t, DF> d8;
+    const hn::Repartition<int8_t, DF> di8;
+#if ATLAS_QUAD_PRODUCTS
+    return hn::SumOfMulQuadAccumulate(DI(), hn::BitCast(d8, codes), hn::BitCast(di8, query), sum);
+#else
+    const hn::Repartition<int16_t, DF> d16;
+    const auto products = hn::SatWidenMulPairwiseAdd(d16, hn::BitCast(d8, codes), hn::BitCast(di8, query));
+    return hn::BitCast(DI(), hn::Add(hn::BitCast(d16, sum), products));
+#endif
+}
+
+HWY_INLINE Sum Finished(Sum sum) {
+#if ATLAS_QUAD_PRODUCTS
+    return sum;
+#else
+    const hn::Repartition<int16_t, DF> d16;
+    return hn::WidenMulPairwiseAdd(DI(), hn::BitCast(d16, sum), hn::Set(d16, 1));
+#endif
+}
+
+HWY_INLINE VF LoadHalves(const uint16_t* from) {
+    const hn::Rebind<hwy::float16_t, DF> half;
+    return hn::PromoteTo(DF(), hn::LoadU(half, reinterpret_cast<const hwy::float16_t*>(from)));
+}
+
+HWY_INLINE VF LoadSigned(const int8_t* from) {
+    const hn::Rebind<int8_t, DF> d8;
+    return hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(d8, from)));
+}
+
+struct Row {
+    float base;  // exact · mean
+    float scale, offset;
+};
+
+template <size_t kCount>
+HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const int8_t* queries, const Row* rows,
+                          float* logits) {
+    const size_t lanes = hn::Lanes(DF());
+    const auto groups = static_cast<size_t>(shape.d / 16);
+    const auto* codes = reinterpret_cast<const uint32_t*>(page);
+    const auto* key_scale = reinterpret_cast<const uint16_t*>(page + shape.key_scale);
+    const auto low = hn::Set(DU(), 0x03030303u);
+    for (size_t key = 0; key < kKeys; key += 2 * lanes) {
+        Sum a[kCount];
+        Sum b[kCount];
+        for (size_t r = 0; r < kCount; ++r) a[r] = b[r] = hn::Zero(DI());
+        for (size_t g = 0; g < groups; ++g) {
+            auto word_a = hn::Load(DU(), codes + g * kKeys + key);
+            auto word_b = hn::Load(DU(), codes + g * kKeys + key + lanes);
+            for (size_t j = 0; j < 4; ++j) {
+                const auto code_a = hn::And(word_a, low);
+                const auto code_b = hn::And(word_b, low);
+                for (size_t r = 0; r < kCount; ++r) {
+                    uint32_t four;
+                    std::memcpy(&four, queries + r * static_cast<size_t>(shape.d) + 16 * g + 4 * j, sizeof four);
+                    const auto query = hn::Set(DU(), four);
+                    a[r] = AddProducts(a[r], code_a, query);
+                    b[r] = AddProducts(b[r], code_b, query);
+                }
+                word_a = hn::ShiftRight<2>(word_a);
+                word_b = hn::ShiftRight<2>(word_b);
+            }
+        }
+        const VF scale_a = LoadHalves(key_scale + key);
+        const VF scale_b = LoadHalves(key_scale + key + lanes);
+        for (size_t r = 0; r < kCount; ++r) {
+            const Row& row = rows[r];
+            const VF scale = hn::Set(DF(), row.scale);
+            const VF offset = hn::Set(DF(), row.offset);
+            const VF base = hn::Set(DF(), row.base);
+            const auto logit = [&](Sum sum, VF key_scales) HWY_ATTR {
+                const VF dot = hn::MulAdd(hn::Set(DF(), 2.0f), hn::ConvertTo(DF(), Finished(sum)), offset);
+                return hn::MulAdd(hn::Mul(dot, scale), key_scales, base);
+            };
+            hn::Store(logit(a[r], scale_a), DF(), logits + r * kKeys + key);
+            hn::Store(logit(b[r], scale_b), DF(), logits + r * kKeys + key + lanes);
+        }
+    }
+}
+
+/** Σ x[i] · m[i] over d, a multiple of 16. */
+HWY_INLINE float DotMean(const float* x, const int8_t* m, size_t d) {
+    const size_t lanes = hn::Lanes(DF());
+    VF sum = hn::Zero(DF());
+    for (size_t i = 0; i < d; i += lanes) sum = hn::MulAdd(hn::LoadU(DF(), x + i), LoadSigned(m + i), sum);
+    return hn::ReduceSum(DF(), sum);
+}
+
+void ScoreCodes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
+    float factors[3];
+    std::memcpy(factors, page + shape.factors, sizeof factors);
+    const auto d = static_cast<size_t>(shape.d);
+    const auto* mean = reinterpret_cast<const int8_t*>(page + shape.mean);
+    for (size_t row = 0; row < static_cast<size_t>(queries.rows); row += kRows) {
+        const size_t count = std::min(kRows, static_cast<size_t>(queries.rows) - row);
+        Row rows[kRows];
+        for (size_t r = 0; r < count; ++r) {
+            const size_t at = row + r;
+            rows[r] = {factors[0] * DotMean(queries.exact + at * d, mean, d), queries.scale[at], queries.offset[at]};
+        }
+        const int8_t* codes = queries.codes + row * d;
+        float* out = logits + row * kKeys;
+        switch (count) {
+            case 1: ScoreRows<1>(shape, page, codes, rows, out); break;
+            case 2: ScoreRows<2>(shape, page, codes, rows, out); break;
+            case 3: ScoreRows<3>(shape, page, codes, rows, out); break;
+            case 4: ScoreRows<4>(shape, page, codes, rows, out); break;
+            case 5: ScoreRows<5>(shape, page, codes, rows, out); break;
+            default: ScoreRows<6>(shape, page, codes, rows, out); break;
+        }
+    }
+}
+
+/** 2^x for x in [−126, 127], by a polynomial of the fraction in [−½, ½]. */
+HWY_INLINE VF PowerOfTwo(VF x) {
+    const VF whole = hn::Round(x);
+    const VF f = hn::Sub(x, whole);
+    // Taylor terms of e^{f ln 2}: the first left out is below 2e-6.
+    VF p = hn::Set(DF(), 1.3333558e-3f);
+    p = hn::MulAdd(p, f, hn::Set(DF(), 9.6181291e-3f));
+    p = hn::MulAdd(p, f, hn::Set(DF(), 5.5504109e-2f));
+    p = hn::MulAdd(p, f, hn::Set(DF(), 2.4022651e-1f));
+    p = hn::MulAdd(p, f, hn::Set(DF(), 6.9314718e-1f));
+    p = hn::MulAdd(p, f, hn::Set(DF(), 1.0f));
+    const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(DI(), whole), hn::Set(DI(), 127)));
+    return hn::Mul(p, hn::BitCast(DF(), exponent));
+}
+
+void CapScores(float* values, int64_t n, float cap) {
+    const auto lanes = static_cast<int64_t>(hn::Lanes(DF()));
+    const VF by = hn::Set(DF(), 1.0f / cap);
+    const VF size = hn::Set(DF(), cap);
+    for (int64_t i = 0; i < n; i += lanes)
+        hn::StoreU(hn::Mul(size, hn::Tanh(DF(), hn::Mul(by, hn::LoadU(DF(), values + i)))), DF(), values + i);
+}
+
+void AddMask(const uint16_t* mask, int64_t count, float factor, float* logits) {
+    const auto lanes = static_cast<int64_t>(hn::Lanes(DF()));
+    const VF by = hn::Set(DF(), factor);
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes)
+        hn::StoreU(hn::MulAdd(by, LoadHalves(mask + i), hn::LoadU(DF(), logits + i)), DF(), logits + i);
+    for (; i < count; ++i) logits[i] += factor * hwy::F32FromF16(hwy::float16_t::FromBits(mask[i]));
+}
+
+void WeighScores(float* values, int64_t rows, const float* shift, float* sums) {
+    const size_t lanes = hn::Lanes(DF());
+    const VF least = hn::Set(DF(), -126.0f);
+    const VF most = hn::Set(DF(), 100.0f);
+    for (int64_t row = 0; row < rows; ++row) {
+        float* at = values + row * kCodeKeys;
+        const VF by = hn::Set(DF(), shift[row]);
+        VF sum = hn::Zero(DF());
+        for (size_t key = 0; key < kKeys; key += lanes) {
+            const VF x = hn::Sub(hn::Load(DF(), at + key), by);
+            // Below the range, and NaN, which compares false: nothing.
+            const auto counts = hn::Ge(x, least);
+            const VF weight = hn::IfThenElseZero(counts, PowerOfTwo(hn::Min(hn::IfThenElse(counts, x, least), most)));
+            hn::Store(weight, DF(), at + key);
+            sum = hn::Add(sum, weight);
+        }
+        sums[row] = hn::ReduceSum(DF(), sum);
+    }
+}
+
+void ShareOfKeys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {
+    const size_t lanes = hn::Lanes(DF());
+    for (size_t key = 0; key < kKeys; key += lanes) {
+        VF largest = hn::Zero(DF());
+        for (int64_t token = 0; token < tokens; ++token) {
+            VF sum = hn::Zero(DF());
+            for (int64_t h = 0; h < group; ++h) {
+                const int64_t row = token * group + h;
+                sum = hn::MulAdd(hn::Load(DF(), weights + row * kCodeKeys + static_cast<int64_t>(key)),
+                                 hn::Set(DF(), factor[row]), sum);
+            }
+            largest = hn::Max(largest, sum);
+        }
+        hn::StoreU(largest, DF(), shares + key);
+    }
+}
+
+uint64_t KeysAtLeast(const float* shares, float least) {
+    const size_t lanes = hn::Lanes(DF());
+    const VF bound = hn::Set(DF(), least);
+    uint64_t keys = 0;
+    for (size_t key = 0; key < kKeys; key += lanes)
+        keys |= hn::BitsFromMask(DF(), hn::Ge(hn::LoadU(DF(), shares + key), bound)) << key;
+    return keys;
+}
+
+void SumWeights(const float* weights, int64_t rows, uint64_t keys, float* sums) {
+    const size_t lanes = hn::Lanes(DF());
+    HWY_ALIGN float keep[kKeys];
+    for (size_t key = 0; key < kKeys; ++key) keep[key] = (keys >> key & 1) != 0 ? 1.0f : 0.0f;
+    for (int64_t row = 0; row < rows; ++row) {
+        VF sum = hn::Zero(DF());
+        for (size_t key = 0; key < kKeys; key += lanes)
+            sum = hn::MulAdd(hn::LoadU(DF(), weights + row * kCodeKeys + static_cast<int64_t>(key)),
+                             hn::Load(DF(), keep + key), sum);
+        sums[row] = hn::ReduceSum(DF(), sum);
+    }
+}
+
+void AddValueMean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
+    const auto lanes = static_cast<int64_t>(hn::Lanes(DF()));
+    int64_t i = 0;
+    for (; i + lanes <= d_v; i += lanes) {
+        const VF v = LoadSigned(value.mean + i);
+        for (int64_t row = 0; row < rows; ++row) {
+            float* to = out + row * d_v + i;
+            hn::StoreU(hn::MulAdd(hn::Set(DF(), weights[row] * value.scale), v, hn::LoadU(DF(), to)), DF(), to);
+        }
+    }
+    for (; i < d_v; ++i) {
+        for (int64_t row = 0; row < rows; ++row)
+            out[row * d_v + i] += weights[row] * value.scale * static_cast<float>(value.mean[i]);
+    }
+}
+
+}  // namespace atlas::kernels::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace atlas::kernels {
+namespace cpu {
+HWY_EXPORT(ScoreCodes);
+HWY_EXPORT(CapScores);
+HWY_EXPORT(AddMask);
+HWY_EXPORT(WeighScores);
+HWY_EXPORT(ShareOfKeys);
+HWY_EXPORT(KeysAtLeast);
+HWY_EXPORT(SumWeights);
+HWY_EXPORT(AddValueMean);
+}  // namespace cpu
+
+void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
+    HWY_DYNAMIC_DISPATCH(cpu::ScoreCodes)(shape, queries, page, logits);
+}
+void cap_scores(float* values, int64_t n, float cap) { HWY_DYNAMIC_DISPATCH(cpu::CapScores)(values, n, cap); }
+void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {
+    HWY_DYNAMIC_DISPATCH(cpu::AddMask)(mask, count, factor, logits);
+}
+void weigh_scores(float* values, int64_t rows, const float* shift, float* sums) {
+    HWY_DYNAMIC_DISPATCH(cpu::WeighScores)(values, rows, shift, sums);
+}
+void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {
+    HWY_DYNAMIC_DISPATCH(cpu::ShareOfKeys)(weights, tokens, group, factor, shares);
+}
+uint64_t keys_at_least(const float* shares, float least) {
+    return HWY_DYNAMIC_DISPATCH(cpu::KeysAtLeast)(shares, least);
+}
+void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums) {
+    HWY_DYNAMIC_DISPATCH(cpu::SumWeights)(weights, rows, keys, sums);
+}
+void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
+    HWY_DYNAMIC_DISPATCH(cpu::AddValueMean)(value, d_v, weights, rows, out);
+}
+
+}  // namespace atlas::kernels
+#endif
