@@ -60,6 +60,9 @@ public:
             check(k_.write(cell * row_, pool.data() + random_() % 509 * row_, row_));
             check(v_.write(cell * row_, pool.data() + random_() % 509 * row_, row_));
         }
+        const kv::PageRange all{0, k_.pages()};
+        check(k_.pin({&all, 1}, &k_pages_));
+        check(v_.pin({&all, 1}, &v_pages_));
         const int64_t n_head = s.heads_kv * s.group;
         q_.resize(static_cast<size_t>(tokens * n_head * d));
         for (float& x : q_) x = normal(random_);
@@ -149,7 +152,7 @@ private:
                 cells |= uint64_t{chosen[static_cast<size_t>(key + j)] != 0} << j;
             if (cells == 0) continue;
             const int64_t page = key / kv::kPageRows;
-            runs.push_back({k_.resident(page), v_.resident(page), static_cast<int32_t>(key), std::popcount(cells), cells});
+            runs.push_back({k_pages_.page(page), v_pages_.page(page), static_cast<int32_t>(key), std::popcount(cells), cells});
         }
         return runs;
     }
@@ -161,6 +164,7 @@ private:
     kv::RamTier tier_{budget_};
     kv::WriteClock clock_;
     kv::PageTable k_, v_;
+    kv::Pinned k_pages_, v_pages_;  // all of them
     std::vector<float> q_, out_, expected_;
     std::vector<uint16_t> mask_;
     std::vector<kernels::BlockVisibility> summary_;

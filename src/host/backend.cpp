@@ -5,6 +5,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "base/log.h"
 #include "base/options.h"
@@ -12,6 +13,7 @@
 #include "host/device.h"
 #include "host/graph/graph_plan.h"
 #include "host/ops/attention.h"
+#include "host/ops/cell_check.h"
 #include "host/ops/delegate.h"
 #include "host/ops/key_shift.h"
 #include "host/ops/paged.h"
@@ -27,15 +29,13 @@ class Instance {
 public:
     /** Nothing of ours may throw into the host. */
     ggml_status compute(ggml_cgraph* graph) noexcept {
-        try {
-            return run(graph);
-        } catch (const std::bad_alloc&) {
-            log().error("graph of {} nodes: no memory left", ggml_graph_n_nodes(graph));
-            return GGML_STATUS_ALLOC_FAILED;
-        } catch (const std::exception& error) {
-            log().error("graph of {} nodes: {}", ggml_graph_n_nodes(graph), error.what());
-            return GGML_STATUS_FAILED;
+        const ggml_status status = attempt(graph);
+        // Cells that the graph changed in place, some before it failed and some not, belong to no state that the host knows of.
+        if (status != GGML_STATUS_SUCCESS) {
+            const Status reason(StatusCode::kInternal, {});
+            for (const Changed& cells : changed_) cells.place.pages->mark_damaged(cells.place.offset, cells.bytes, reason);
         }
+        return status;
     }
 
     runtime::Session& session() { return session_; }
@@ -52,10 +52,34 @@ public:
     }
 
 private:
+    /** Bytes of a cache. */
+    struct Changed {
+        Placement place;
+        size_t bytes;
+    };
+
+    ggml_status attempt(ggml_cgraph* graph) noexcept {
+        try {
+            changed_.clear();
+            return run(graph);
+        } catch (const std::bad_alloc&) {
+            log().error("graph of {} nodes: no memory left", ggml_graph_n_nodes(graph));
+            return GGML_STATUS_ALLOC_FAILED;
+        } catch (const std::exception& error) {
+            log().error("graph of {} nodes: {}", ggml_graph_n_nodes(graph), error.what());
+            return GGML_STATUS_FAILED;
+        }
+    }
+
     ggml_status run(ggml_cgraph* graph) {
         session_.begin_graph();
         write_clock().advance();
         plan_.build(graph);
+        if (kv_budget().limit() > 0) {
+            for (const Step& step : plan_.steps()) {
+                if (is_attention(step)) note_live_cells(step.node);
+            }
+        }
         for (const Step& step : plan_.steps()) {
             if (step.kind != StepKind::kDelegated && aborted()) return GGML_STATUS_ABORTED;
             if (const ggml_status status = run(step); status != GGML_STATUS_SUCCESS) return status;
@@ -70,11 +94,25 @@ private:
             case StepKind::kDelegated:
                 return delegate_.run(plan_.delegated(step));
             case StepKind::kPaged:
+                if (const Status status = check_operands(step.node); !status.is_ok()) return failed(step, status);
+                changes_in_place(step.node);
                 return run_paged(step.node, delegate_);
             case StepKind::kKeyShift:
+                changes_in_place(step.node);
                 return run_key_shift(plan_.chain(step), delegate_);
         }
         return GGML_STATUS_FAILED;
+    }
+
+    static bool is_attention(const Step& step) { return step.kind == StepKind::kOwn && step.op->mask != kNone; }
+
+    void changes_in_place(const ggml_tensor* node) {
+        if (const Placement place = placement_of(node); place.pages) changed_.push_back({place, ggml_nbytes(node)});
+    }
+
+    static ggml_status failed(const Step& step, const Status& status) {
+        log().error("{} of '{}': {}", ggml_op_name(step.node->op), step.node->name, status.to_string());
+        return status.code() == StatusCode::kOutOfMemory ? GGML_STATUS_ALLOC_FAILED : GGML_STATUS_FAILED;
     }
 
     bool aborted() const { return abort_callback_ && abort_callback_(abort_data_); }
@@ -89,15 +127,15 @@ private:
         if (step.masks_changed) session_.masks_changed();
         Status status;
         try {
+            if (is_attention(step)) status = check_attended(node);
+            if (!status.is_ok()) return failed(step, status);
             // Only ATLAS_PAGE_ALL puts anything but caches into pages.
             status = options().page_all ? run_shadowed(step) : step.op->run(node, context());
         } catch (const std::bad_alloc&) {
             log().error("{} of '{}': no memory left", step.op->name, node->name);
             return GGML_STATUS_ALLOC_FAILED;
         }
-        if (status.is_ok()) return GGML_STATUS_SUCCESS;
-        log().error("{} of '{}': {}", step.op->name, node->name, status.to_string());
-        return status.code() == StatusCode::kOutOfMemory ? GGML_STATUS_ALLOC_FAILED : GGML_STATUS_FAILED;
+        return status.is_ok() ? GGML_STATUS_SUCCESS : failed(step, status);
     }
 
     Status run_shadowed(const Step& step) {
@@ -117,6 +155,7 @@ private:
     runtime::Session session_;
     FlashAttention attention_{session_};
     GraphPlan plan_;
+    std::vector<Changed> changed_;  // in place by this graph so far
     int host_threads_ = 0;
     ggml_abort_callback abort_callback_ = nullptr;
     void* abort_data_ = nullptr;

@@ -4,8 +4,23 @@
 #include <cstring>
 #include <new>
 #include <string>
+#include <utility>
 
 namespace atlas::kv {
+namespace {
+
+bool is_zero(const std::byte* data, size_t bytes) {
+    // Data that is not zero says so early.
+    return bytes == 0 || (data[0] == std::byte{0} && std::memcmp(data, data + 1, bytes - 1) == 0);
+}
+
+/** Of the process, so that tables with different clocks, too, cannot be taken for each other. */
+uint64_t next_id() {
+    static std::atomic<uint64_t> id{1};
+    return id.fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace
 
 PageTable::PageTable(RamTier& tier, WriteClock& clock, size_t row_bytes, int64_t rows)
     : tier_(tier),
@@ -14,7 +29,7 @@ PageTable::PageTable(RamTier& tier, WriteClock& clock, size_t row_bytes, int64_t
       rows_(rows),
       page_bytes_(row_bytes * kPageRows),
       zeros_(tier.zeros(page_bytes_)),
-      id_(clock.next_table()),
+      id_(next_id()),
       slots_(static_cast<size_t>((rows + kPageRows - 1) / kPageRows)),
       pins_(slots_.size()),
       versions_(slots_.size()),
@@ -23,9 +38,11 @@ PageTable::PageTable(RamTier& tier, WriteClock& clock, size_t row_bytes, int64_t
     // Any start will do; with this one a clock near an overflow has versions near it.
     for (auto& version : versions_) version.store(clock.now(), std::memory_order_relaxed);
     for (auto& version : chunk_versions_) version.store(clock.now(), std::memory_order_relaxed);
+    tier_.add(this);
 }
 
 PageTable::~PageTable() {
+    tier_.remove(this);
     for (const auto& slot : slots_) give_back(slot.load(std::memory_order_relaxed));
     for (const Dropped& dropped : dropped_) give_back(dropped.slot);
 }
@@ -43,14 +60,21 @@ Status PageTable::for_each_page(size_t offset, size_t bytes, Visit visit) const 
     return Status::ok();
 }
 
+Status PageTable::check(const char* operation, std::span<const PageRange> ranges) const {
+    for (const PageRange& range : ranges) {
+        if (range.first < 0 || range.count < 0 || range.count > pages() - range.first)
+            return Status::invalid_argument(std::string(operation) + ": pages " + std::to_string(range.first) + " + " +
+                                            std::to_string(range.count) + " of " + std::to_string(pages()));
+    }
+    return Status::ok();
+}
+
 Status PageTable::pin(std::span<const PageRange> ranges, Pinned* out) const {
     out->unpin();
+    if (Status status = check("pin", ranges); !status.is_ok()) return status;
     int64_t first = pages();
     int64_t end = 0;
     for (const PageRange& range : ranges) {
-        if (range.first < 0 || range.count < 0 || range.count > pages() - range.first)
-            return Status::invalid_argument("pin: pages " + std::to_string(range.first) + " + " +
-                                            std::to_string(range.count) + " of " + std::to_string(pages()));
         if (range.count == 0) continue;
         first = std::min(first, range.first);
         end = std::max(end, range.first + range.count);
@@ -88,7 +112,13 @@ void PageTable::unpin(std::span<const PageRange> ranges) const noexcept {
 }
 
 void PageTable::give_back(Slot slot) const noexcept {
-    if (slot != 0) tier_.release(memory_of(slot), page_bytes_);
+    if (slot == 0) return;
+    if (slot & kShared) {
+        const auto holders = holders_.find(memory_of(slot));
+        if (--holders->second > 0) return;
+        holders_.erase(holders);
+    }
+    tier_.release(memory_of(slot), page_bytes_);
 }
 
 Status PageTable::lease(size_t offset, size_t bytes, WriteLease* out) {
@@ -99,8 +129,9 @@ Status PageTable::lease(size_t offset, size_t bytes, WriteLease* out) {
         return Status::invalid_argument("lease of bytes " + std::to_string(offset) + " + " + std::to_string(bytes) +
                                         ": pages have " + std::to_string(page_bytes_) + ", the table " +
                                         std::to_string(this->bytes()));
-    std::byte* memory = memory_of(slots_[index].load(std::memory_order_acquire));
-    if (memory == nullptr) {
+    const Slot slot = slots_[index].load(std::memory_order_acquire);
+    std::byte* memory = memory_of(slot);
+    if (!is_own(slot)) {
         if (Status status = own(index, &memory); !status.is_ok()) return status;
     }
     stamp(index);
@@ -112,18 +143,83 @@ Status PageTable::lease(size_t offset, size_t bytes, WriteLease* out) {
 
 Status PageTable::own(size_t index, std::byte** memory) {
     const std::lock_guard lock(mutex_);
-    *memory = memory_of(slots_[index].load(std::memory_order_relaxed));
-    if (*memory != nullptr) return Status::ok();
+    const Slot slot = slots_[index].load(std::memory_order_relaxed);
+    *memory = memory_of(slot);
+    if (is_own(slot)) return Status::ok();
+    if (slot != 0) {
+        const auto holders = holders_.find(*memory);
+        if (holders->second == 1) {  // the others have let go
+            holders_.erase(holders);
+            slots_[index].store(slot_of(*memory), std::memory_order_release);
+            return Status::ok();
+        }
+    }
+    reserve_dropped(index);
     if (Status status = tier_.allocate(page_bytes_, memory); !status.is_ok()) return status;
-    slots_[index].store(slot_of(*memory), std::memory_order_release);
-    layout_.fetch_add(1, std::memory_order_release);
+    if (slot != 0) std::memcpy(*memory, memory_of(slot), page_bytes_);
+    replace(index, slot_of(*memory));
     return Status::ok();
+}
+
+Status PageTable::try_reserve(const std::vector<size_t>& pages) {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::byte*> made;
+    made.reserve(pages.size());
+    dropped_.reserve(dropped_.size() + pages.size());
+    Status status;
+    for (size_t i = 0; i < pages.size() && status.is_ok(); ++i) {
+        std::byte* memory = nullptr;
+        try {
+            status = tier_.allocate(page_bytes_, &memory);
+        } catch (const std::bad_alloc&) {
+            status = Status(StatusCode::kOutOfMemory, {});
+        }
+        if (status.is_ok()) made.push_back(memory);
+    }
+    for (size_t i = 0; i < made.size(); ++i) {
+        const Slot slot = slots_[pages[i]].load(std::memory_order_relaxed);
+        if (!status.is_ok() || is_own(slot)) {
+            tier_.release(made[i], page_bytes_);
+            continue;
+        }
+        if (slot != 0) std::memcpy(made[i], memory_of(slot), page_bytes_);
+        replace(pages[i], slot_of(made[i]));
+    }
+    return status;
+}
+
+Status PageTable::reserve(std::span<const PageRange> ranges) {
+    Status status = check("reserve", ranges);
+    for (bool reclaimed = false; status.is_ok();) {
+        std::vector<size_t> missing;
+        for (const PageRange& range : ranges) {
+            for (int64_t page = range.first; page < range.first + range.count; ++page) {
+                if (!is_reserved(page)) missing.push_back(static_cast<size_t>(page));
+            }
+        }
+        std::sort(missing.begin(), missing.end());
+        missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+        if (missing.empty()) break;
+        status = try_reserve(missing);
+        if (status.code() != StatusCode::kOutOfMemory || reclaimed || !tier_.reclaim()) break;
+        // Pages of these ranges may be among those that came back.
+        reclaimed = true;
+        status = Status::ok();
+    }
+    return status;
+}
+
+Status PageTable::reserve_bytes(size_t offset, size_t bytes) {
+    if (bytes == 0) return Status::ok();
+    const auto first = static_cast<int64_t>(offset / page_bytes_);
+    const PageRange range{first, static_cast<int64_t>((offset + bytes - 1) / page_bytes_) + 1 - first};
+    return reserve({&range, 1});
 }
 
 void PageTable::read(size_t offset, void* destination, size_t bytes) const {
     auto* out = static_cast<std::byte*>(destination);
     (void)for_each_page(offset, bytes, [&](size_t index, size_t inside, size_t count) {
-        std::memcpy(out, resident(static_cast<int64_t>(index)) + inside, count);
+        std::memcpy(out, bytes_of(index) + inside, count);
         out += count;
         return Status::ok();
     });
@@ -132,18 +228,27 @@ void PageTable::read(size_t offset, void* destination, size_t bytes) const {
 Status PageTable::write_parts(size_t offset, const void* source, size_t bytes) {
     const auto* in = static_cast<const std::byte*>(source);
     return for_each_page(offset, bytes, [&](size_t index, size_t inside, size_t count) {
+        const std::byte* from = in;
+        in += count;
+        if (is_absent(index) && is_zero(from, count)) return Status::ok();
         WriteLease lease;
         if (Status status = this->lease(index * page_bytes_ + inside, count, &lease); !status.is_ok()) return status;
-        std::memcpy(lease.data(), in, count);
-        in += count;
+        std::memcpy(lease.data(), from, count);
         return Status::ok();
     });
 }
 
 Status PageTable::write(size_t offset, const void* source, size_t bytes) {
-    Status status = write_parts(offset, source, bytes);
-    if (!status.is_ok()) mark_damaged(status);
-    return status;
+    std::vector<PageRange> needed;
+    const auto* in = static_cast<const std::byte*>(source);
+    (void)for_each_page(offset, bytes, [&](size_t index, size_t, size_t count) {
+        if (!is_absent(index) || !is_zero(in, count)) needed.push_back({static_cast<int64_t>(index), 1});
+        in += count;
+        return Status::ok();
+    });
+    Status status = reserve(needed);
+    if (status.is_ok()) status = write_parts(offset, source, bytes);
+    return finish(offset, bytes, std::move(status));
 }
 
 Status PageTable::update(size_t offset, const void* source, size_t bytes) {
@@ -151,40 +256,44 @@ Status PageTable::update(size_t offset, const void* source, size_t bytes) {
     Status status = for_each_page(offset, bytes, [&](size_t index, size_t inside, size_t count) {
         const std::byte* from = in;
         in += count;
-        if (std::memcmp(resident(static_cast<int64_t>(index)) + inside, from, count) == 0) return Status::ok();
-        return write_parts(index * page_bytes_ + inside, from, count);
+        const size_t at = index * page_bytes_ + inside;
+        if (std::memcmp(bytes_of(index) + inside, from, count) == 0) return Status::ok();
+        return write_parts(at, from, count);
     });
-    if (!status.is_ok()) mark_damaged(status);
+    // Success mends nothing: what is updated was read before.
+    if (!status.is_ok()) mark_damaged(offset, bytes, status);
     return status;
 }
 
 Status PageTable::fill(size_t offset, uint8_t value, size_t bytes) {
-    const bool whole = offset == 0 && bytes == this->bytes();
-    if (value == 0 && whole) {
+    if (value == 0 && offset == 0 && bytes == this->bytes()) {
         clear();
         return Status::ok();
     }
-    Status status = for_each_page(offset, bytes, [&](size_t index, size_t inside, size_t count) {
-        // Zeros on a page that does not exist are already there.
-        if (value == 0 && slots_[index].load(std::memory_order_acquire) == 0) return Status::ok();
+    Status status = value == 0 ? Status::ok() : reserve_bytes(offset, bytes);
+    if (status.is_ok()) status = fill_parts(offset, value, bytes);
+    return finish(offset, bytes, std::move(status));
+}
+
+Status PageTable::fill_parts(size_t offset, uint8_t value, size_t bytes) {
+    return for_each_page(offset, bytes, [&](size_t index, size_t inside, size_t count) {
+        if (value == 0 && is_absent(index)) return Status::ok();
+        if (value == 0 && count == page_bytes_) {
+            const PageRange page{static_cast<int64_t>(index), 1};
+            release({&page, 1});
+            return Status::ok();
+        }
         WriteLease lease;
         if (Status leased = this->lease(index * page_bytes_ + inside, count, &lease); !leased.is_ok()) return leased;
         std::memset(lease.data(), value, count);
         return Status::ok();
     });
-    if (!status.is_ok()) {
-        mark_damaged(status);
-    } else if (whole) {
-        const std::lock_guard lock(mutex_);
-        damaged_.store(false, std::memory_order_release);
-    }
-    return status;
 }
 
 bool PageTable::is_unmade(size_t offset, size_t bytes) const {
     bool unmade = true;
     (void)for_each_page(offset, bytes, [&](size_t index, size_t, size_t) {
-        unmade = unmade && slots_[index].load(std::memory_order_acquire) == 0;
+        unmade = unmade && is_absent(index);
         return Status::ok();
     });
     return unmade;
@@ -201,45 +310,169 @@ void PageTable::drop(std::span<const PageRange> ranges) {
         for (int64_t i = range.first; i < range.first + range.count; ++i) {
             const auto index = static_cast<size_t>(i);
             stamp(index);
-            const Slot slot = slots_[index].exchange(0, std::memory_order_acq_rel);
-            if (slot == 0) continue;
-            if (pins_[index] > 0) {
-                dropped_.push_back({index, slot});
-            } else {
-                give_back(slot);
-            }
+            replace(index, 0);
             stamp(index);
         }
     }
-    layout_.fetch_add(1, std::memory_order_release);
 }
+
+void PageTable::reserve_dropped(size_t index) {
+    if (pins_[index] > 0) dropped_.reserve(dropped_.size() + 1);
+}
+
+void PageTable::replace(size_t index, Slot slot) noexcept {
+    const Slot before = slots_[index].exchange(slot, std::memory_order_acq_rel);
+    layout_.fetch_add(1, std::memory_order_release);
+    if (before != 0 && pins_[index] > 0) {
+        dropped_.push_back({index, before});
+    } else {
+        give_back(before);
+    }
+}
+
+Status PageTable::copy(size_t offset, const PageTable& source, size_t from, size_t bytes) {
+    Status status;
+    if (!covers(offset, bytes) || !source.covers(from, bytes) ||
+        (this == &source && offset < from + bytes && from < offset + bytes)) {
+        status = Status::invalid_argument("copy of " + std::to_string(bytes) + " bytes from " + std::to_string(from) +
+                                          " to " + std::to_string(offset) + ": outside of a table or overlapping");
+    } else {
+        status = copy_parts(offset, source, from, bytes);
+    }
+    status = finish(offset, bytes, std::move(status));
+    const auto first = static_cast<int64_t>(from / source.row_bytes_);
+    const auto end = static_cast<int64_t>((from + bytes + source.row_bytes_ - 1) / source.row_bytes_);
+    if (status.is_ok() && source.is_damaged(first, end)) mark_damaged(offset, bytes, source.damage());
+    return status;
+}
+
+Status PageTable::copy_parts(size_t offset, const PageTable& source, size_t from, size_t bytes) {
+    while (bytes > 0) {
+        const size_t index = from / source.page_bytes_;
+        const size_t inside = from % source.page_bytes_;
+        const size_t count =
+            std::min({bytes, source.page_bytes_ - inside, page_bytes_ - offset % page_bytes_});
+        Status status;
+        if (this == &source && count == page_bytes_) {
+            share(offset / page_bytes_, index);
+        } else if (source.is_absent(index)) {
+            status = fill_parts(offset, 0, count);
+        } else {
+            if (!is_reserved(static_cast<int64_t>(offset / page_bytes_))) status = reserve_bytes(offset, count);
+            if (status.is_ok())
+                status = write_parts(offset, source.bytes_of(index) + inside, count);
+        }
+        if (!status.is_ok()) return status;
+        offset += count;
+        from += count;
+        bytes -= count;
+    }
+    return Status::ok();
+}
+
+void PageTable::share(size_t to, size_t from) {
+    const std::lock_guard lock(mutex_);
+    const Slot slot = slots_[from].load(std::memory_order_relaxed);
+    const Slot before = slots_[to].load(std::memory_order_relaxed);
+    if (memory_of(slot) == memory_of(before)) return;
+    reserve_dropped(to);
+    if (slot != 0) {
+        const auto [holders, is_new] = holders_.try_emplace(memory_of(slot), 1);
+        ++holders->second;
+        slots_[from].store(slot | kShared, std::memory_order_release);
+    }
+    stamp(to);
+    replace(to, slot == 0 ? 0 : slot | kShared);
+    stamp(to);
+}
+
+void PageTable::note_live(int64_t first, int64_t live_end, int64_t end) {
+    const std::lock_guard lock(mutex_);
+    auto known = std::find_if(live_.begin(), live_.end(), [&](const Live& live) { return live.first == first; });
+    if (known == live_.end()) known = live_.insert(live_.end(), {first, 0, end, 0});
+    // Of several views of one graph, the largest counts.
+    if (known->time != clock_.now() || known->end != end) known->live_end = 0;
+    *known = {first, std::max(known->live_end, live_end), end, clock_.now()};
+}
+
+bool PageTable::is_needed(size_t index) const {
+    const int64_t row = static_cast<int64_t>(index) * kPageRows;
+    const int64_t end = std::min(row + kPageRows, rows_);
+    return std::none_of(live_.begin(), live_.end(), [&](const Live& live) {
+        return row >= std::max(live.first, live.live_end) && end <= live.end &&
+               epochs_[index].load(std::memory_order_relaxed) < live.time;
+    });
+}
+
+bool PageTable::reclaim() {
+    const std::lock_guard lock(mutex_);
+    bool any = false;
+    for (size_t index = 0; index < slots_.size(); ++index) {
+        const Slot slot = slots_[index].load(std::memory_order_relaxed);
+        if (slot == 0 || pins_[index] > 0) continue;
+        const bool needed = is_needed(index);
+        if (needed && !is_zero(memory_of(slot), page_bytes_)) continue;
+        const bool shared = (slot & kShared) && holders_.at(memory_of(slot)) > 1;
+        any = any || !shared;
+        if (!needed) stamp(index);
+        replace(index, 0);
+    }
+    return any;
+}
+
 
 void PageTable::clear() {
     const PageRange all{0, pages()};
     const std::lock_guard lock(mutex_);
     drop({&all, 1});
+    damage_.clear();
     damaged_.store(false, std::memory_order_release);
 }
 
 void PageTable::release(std::span<const PageRange> ranges) {
-    const std::lock_guard lock(mutex_);
-    drop(ranges);
+    {
+        const std::lock_guard lock(mutex_);
+        drop(ranges);
+    }
+    for (const PageRange& range : ranges)
+        mend(static_cast<size_t>(range.first) * page_bytes_, static_cast<size_t>(range.count) * page_bytes_);
 }
 
 Status PageTable::damage() const {
     if (!is_damaged()) return Status::ok();
     const std::lock_guard lock(mutex_);
-    return damage_.is_ok() ? Status::out_of_memory("a write failed") : damage_;
+    return damage_.reason();
 }
 
-void PageTable::mark_damaged(const Status& reason) noexcept {
+bool PageTable::is_damaged(int64_t first, int64_t end) const {
+    if (!is_damaged()) return false;
     const std::lock_guard lock(mutex_);
-    if (damaged_.exchange(true, std::memory_order_acq_rel)) return;
-    try {
-        damage_ = reason;
-    } catch (const std::bad_alloc&) {
-        damage_ = Status::ok();  // damage() has words for it
+    return damage_.overlaps(first, end);
+}
+
+void PageTable::mark_damaged(size_t offset, size_t bytes, const Status& reason) noexcept {
+    const std::lock_guard lock(mutex_);
+    const auto first = static_cast<int64_t>(offset / row_bytes_);
+    const size_t end = bytes <= this->bytes() && offset <= this->bytes() - bytes ? offset + bytes : this->bytes();
+    damage_.add(first, static_cast<int64_t>((end + row_bytes_ - 1) / row_bytes_), reason);
+    damaged_.store(!damage_.empty(), std::memory_order_release);
+}
+
+void PageTable::mend(size_t offset, size_t bytes) noexcept {
+    if (!is_damaged()) return;
+    const std::lock_guard lock(mutex_);
+    damage_.remove(static_cast<int64_t>((offset + row_bytes_ - 1) / row_bytes_),
+                   static_cast<int64_t>((offset + bytes) / row_bytes_));
+    damaged_.store(!damage_.empty(), std::memory_order_release);
+}
+
+Status PageTable::finish(size_t offset, size_t bytes, Status status) noexcept {
+    if (status.is_ok()) {
+        mend(offset, bytes);
+    } else {
+        mark_damaged(offset, bytes, status);
     }
+    return status;
 }
 
 }  // namespace atlas::kv

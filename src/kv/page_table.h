@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <mutex>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "base/status.h"
+#include "kv/damage.h"
 #include "kv/page_pins.h"
 #include "kv/pages.h"
 #include "kv/ram_tier.h"
@@ -19,10 +21,11 @@ namespace atlas::kv {
  * A tensor whose bytes live in pages of kPageRows consecutive rows. Byte offsets are those of the dense tensor. Pages come into being at
  * their first write; what was never written reads as zero. Addresses are had by pin() and lease() only.
  *
- * Reads and writes of disjoint ranges may run at the same time, and pins with all of them. What takes pages away or puts others in their
- * place (clear, release, copy, a fill with zeros of whole pages) must not run together with leases, reads or writes of the same pages.
+ * Reads, leases and updates of disjoint ranges may run at the same time, and pins with everything. What may take pages away (clear, release,
+ * reserve, write, copy, fill) must not run together with leases or reads of tables of the same tier: a host calls these between graphs, a
+ * graph between its parallel parts.
  */
-class PageTable {
+class PageTable final : private PageHolder {
 public:
     /** `row_bytes` · `rows` bytes; `tier` and `clock` outlive the table. Throws std::bad_alloc. */
     PageTable(RamTier& tier, WriteClock& clock, size_t row_bytes, int64_t rows);
@@ -47,45 +50,61 @@ public:
     void prefetch(std::span<const PageRange>) const {}
     /**
      * Memory for writing bytes offset … offset + bytes − 1, all in one page, which keeps its other contents. Errors, with nothing changed: a range
-     * outside of a page, out of memory. Thread-safe.
+     * outside of a page, out of memory: not after a reserve() of the page. Thread-safe.
      */
     Status lease(size_t offset, size_t bytes, WriteLease* out);
 
+    /**
+     * Makes pages exist that can be written without further memory. Where the budget is used up, pages of the tier's tables that hold nothing of
+     * use are given back for it (see note_live). Errors, with nothing changed but that: a range outside of the table, out of memory. Throws
+     * std::bad_alloc.
+     */
+    Status reserve(std::span<const PageRange> ranges);
+    /** Whether a lease of the page needs no memory. */
+    bool is_reserved(int64_t page) const { return is_own(slots_[static_cast<size_t>(page)].load(std::memory_order_acquire)); }
+
     /** Copies bytes out; offset + bytes must lie inside the tensor. */
     void read(size_t offset, void* destination, size_t bytes) const;
-    /** Copies bytes in. Errors: out of memory; what was written before the error stays, and the table is damaged. */
+    /** Copies bytes in; zeros make no pages. Errors, with nothing written, but the rows damaged: out of memory. */
     Status write(size_t offset, const void* source, size_t bytes);
     /**
      * As write(), but a page that has these bytes already keeps its version, or stays unmade where they are zeros: a shift of positions goes
      * over every cell of a cache, and most of them may be empty or another sequence's.
      */
     Status update(size_t offset, const void* source, size_t bytes);
-    /** Sets bytes. Zeros give whole pages back. Over the whole tensor it ends damage. Errors: as write(). */
+    /** Sets bytes. Zeros give whole pages back. Errors: as write(). */
     Status fill(size_t offset, uint8_t value, size_t bytes);
+    /**
+     * As write(offset, …) of the bytes `from` … of `source`. Inside a table whole pages are not copied but shared until one of both is written; what
+     * `source` does not have is given back here. Errors: out of memory, overlapping ranges; the rows are damaged.
+     */
+    Status copy(size_t offset, const PageTable& source, size_t from, size_t bytes);
     /** Whether no page of the range is there: all of it is zero. */
     bool is_unmade(size_t offset, size_t bytes) const;
-    /** Makes the whole tensor zero, gives its pages back and ends damage. Throws std::bad_alloc, with nothing changed, only if pages are pinned. */
+    /** Makes the whole tensor zero, gives its pages back and ends all damage. Throws std::bad_alloc, with nothing changed, only if pages are pinned. */
     void clear();
     /** Makes pages zero and gives them back. Ranges must lie inside the table. Throws as clear(). */
     void release(std::span<const PageRange> ranges);
 
     /**
-     * Ok, or why the contents are not what the host believes: a write of its data failed and it could not be told. Stays so until clear() or a
-     * fill of the whole tensor. Leases do not count: who leases has a status to return. Thread-safe.
+     * Says that of rows first … end − 1 only those before `live_end` hold anything that anybody will read before it is written anew. Holds for what
+     * was written before the present time of the clock; where the budget is used up, such pages are given back.
+     */
+    void note_live(int64_t first, int64_t live_end, int64_t end);
+
+    /**
+     * Ok, or why some rows are not what the host believes: a write(), update(), fill() or copy() failed, and the host could not be told. The rows
+     * of its range stay damaged until each was written as a whole, or released, or the table is cleared; a copy of them is damaged, too. Leases
+     * that fail damage nothing: who leases has a status to return. Thread-safe.
      */
     Status damage() const;
     bool is_damaged() const { return damaged_.load(std::memory_order_acquire); }
-    /** For writers that failed half way by other means than write(), update() and fill(). The first reason is kept. */
-    void mark_damaged(const Status& reason) noexcept;
-
-    /**
-     * FOR THE TRANSITION to pin(), and to be removed with its last caller: memory of a page that nothing keeps from being given back. Valid until
-     * layout() changes.
-     */
-    const std::byte* resident(int64_t page) const {
-        const std::byte* memory = memory_of(slots_[static_cast<size_t>(page)].load(std::memory_order_acquire));
-        return memory ? memory : zeros_;
-    }
+    /** Whether rows first … end − 1 have damage among them. */
+    bool is_damaged(int64_t first, int64_t end) const;
+    /** For writers that failed half way by other means. Of several reasons, the first is kept. */
+    void mark_damaged(size_t offset, size_t bytes, const Status& reason) noexcept;
+    /** Says that a lease's user has written all of these bytes. */
+    void mend(size_t offset, size_t bytes) noexcept;
 
     /** Changes whenever a page gets another address than before, by which pin() would give it. */
     uint64_t layout() const { return layout_.load(std::memory_order_acquire); }
@@ -101,17 +120,24 @@ public:
     uint64_t page_epoch(int64_t index) const {
         return epochs_[static_cast<size_t>(index)].load(std::memory_order_relaxed);
     }
-    /** A number that no other table with the same clock has or had. */
+    /** A number that no other table of this process has or had. */
     uint64_t id() const { return id_; }
 
 private:
     friend class Pinned;
     friend class WriteLease;
 
-    /** What a slot holds: the address of a page's memory, 0 for none. */
+    /** What a slot holds: the address of a page's memory, 0 for none; with kShared added if other slots may hold it too. */
     using Slot = uintptr_t;
-    static std::byte* memory_of(Slot slot) { return reinterpret_cast<std::byte*>(slot); }
+    static constexpr Slot kShared = 1;
+    static std::byte* memory_of(Slot slot) { return reinterpret_cast<std::byte*>(slot & ~kShared); }
     static Slot slot_of(std::byte* memory) { return reinterpret_cast<Slot>(memory); }
+    static bool is_own(Slot slot) { return slot != 0 && (slot & kShared) == 0; }
+    const std::byte* bytes_of(size_t index) const {
+        const std::byte* memory = memory_of(slots_[index].load(std::memory_order_acquire));
+        return memory ? memory : zeros_;
+    }
+    bool is_absent(size_t index) const { return slots_[index].load(std::memory_order_acquire) == 0; }
 
     template <typename Visit>
     Status for_each_page(size_t offset, size_t bytes, Visit visit) const;
@@ -121,11 +147,25 @@ private:
         chunk_versions_[index / kChunkPages].fetch_add(1, std::memory_order_relaxed);
         epochs_[index].store(clock_.now(), std::memory_order_relaxed);
     }
-    /** Memory of a page for writing, made if it is not there. */
+    Status check(const char* operation, std::span<const PageRange> ranges) const;
+    /** Memory of a page for writing, made or copied if it is not there or not the page's own. */
     Status own(size_t index, std::byte** memory);
+    Status try_reserve(const std::vector<size_t>& pages);
+    Status reserve_bytes(size_t offset, size_t bytes);
     Status write_parts(size_t offset, const void* source, size_t bytes);
+    Status fill_parts(size_t offset, uint8_t value, size_t bytes);
+    /** Ends an operation of the host on bytes: what failed is damaged, what did not is mended. */
+    Status finish(size_t offset, size_t bytes, Status status) noexcept;
+    Status copy_parts(size_t offset, const PageTable& source, size_t from, size_t bytes);
+    void share(size_t to, size_t from);
+    bool reclaim() override;
+    bool is_needed(size_t index) const;
+    // Of those below, callers hold the mutex.
     /** Takes pages out of their slots. */
     void drop(std::span<const PageRange> ranges);
+    /** Puts another page into a slot; room for one more in dropped_ was reserved if the page is pinned. */
+    void replace(size_t index, Slot slot) noexcept;
+    void reserve_dropped(size_t index);
     void unpin(std::span<const PageRange> ranges) const noexcept;
     void give_back(Slot slot) const noexcept;
 
@@ -145,7 +185,15 @@ private:
         Slot slot;
     };
     mutable std::vector<Dropped> dropped_;  // out of their slots while pinned; guarded
-    Status damage_;                         // guarded
+    /** How many slots and dropped ones hold a page that is or was shared; guarded. */
+    mutable std::unordered_map<const std::byte*, uint32_t> holders_;
+    /** Of rows first … end − 1, what note_live() said at a time; guarded. */
+    struct Live {
+        int64_t first, live_end, end;
+        uint64_t time;
+    };
+    std::vector<Live> live_;
+    Damage damage_;  // guarded
     std::atomic<bool> damaged_{false};
     std::atomic<uint64_t> layout_{0};
     std::vector<std::atomic<uint64_t>> versions_;

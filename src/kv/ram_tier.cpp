@@ -74,6 +74,23 @@ void RamTier::release(std::byte* page, size_t bytes) noexcept {
     budget_.release(size);
 }
 
+void RamTier::add(PageHolder* holder) {
+    const std::lock_guard lock(holders_mutex_);
+    holders_.push_back(holder);
+}
+
+void RamTier::remove(PageHolder* holder) noexcept {
+    const std::lock_guard lock(holders_mutex_);
+    std::erase(holders_, holder);
+}
+
+bool RamTier::reclaim() {
+    const std::lock_guard lock(holders_mutex_);
+    bool any = false;
+    for (PageHolder* holder : holders_) any = holder->reclaim() || any;
+    return any;
+}
+
 const std::byte* RamTier::zeros(size_t bytes) {
     const std::lock_guard lock(mutex_);
     if (zeros_.empty() || zeros_.back().bytes < bytes) map(bytes, PROT_READ, &zeros_);

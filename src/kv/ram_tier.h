@@ -11,6 +11,16 @@
 
 namespace atlas::kv {
 
+/** Who holds pages of a tier, and may hold some that nobody needs. */
+class PageHolder {
+public:
+    /** Gives back pages that hold nothing of use. Whether any memory came back. */
+    virtual bool reclaim() = 0;
+
+protected:
+    ~PageHolder() = default;
+};
+
 /**
  * RAM for pages: slabs of 4 MiB (huge pages where the kernel gives them) cut into pages, returned pages reused by size. What is handed out
  * counts in a budget, which may be shared. Thread-safe.
@@ -36,6 +46,12 @@ public:
 
     const Budget& budget() const { return budget_; }
 
+    /** Whom reclaim() asks, from now until remove(). Throws std::bad_alloc. */
+    void add(PageHolder* holder);
+    void remove(PageHolder* holder) noexcept;
+    /** Asks all holders to give back what they do not need. Whether any memory came back. */
+    bool reclaim();
+
 private:
     struct Area {
         std::byte* memory;
@@ -50,7 +66,10 @@ private:
     static std::byte* map(size_t bytes, int protection, std::vector<Area>* areas);
 
     Budget& budget_;
-    std::mutex mutex_;  // guards all below
+    std::mutex holders_mutex_;
+    std::vector<PageHolder*> holders_;  // guarded by holders_mutex_
+
+    std::mutex mutex_;  // guards all below; taken last of all mutexes
     std::vector<Area> slabs_;
     size_t slab_used_ = 0;
     std::map<size_t, Pages> pages_;  // by size

@@ -6,7 +6,7 @@
 namespace atlas::kv {
 
 /**
- * What orders the writes to all page tables of one device, and numbers the tables. 64 bits: at a million graphs a second it wraps after half a
+ * What orders the writes to all page tables of one device. 64 bits: at a million graphs a second it wraps after half a
  * million years. Thread-safe; outlives the tables that use it.
  */
 class WriteClock {
@@ -18,12 +18,9 @@ public:
     uint64_t now() const { return now_.load(std::memory_order_relaxed); }
     /** To be called between groups of writes that count as simultaneous (one graph). */
     void advance() { now_.fetch_add(1, std::memory_order_relaxed); }
-    /** A number that it never gave before. */
-    uint64_t next_table() { return tables_.fetch_add(1, std::memory_order_relaxed); }
 
 private:
     std::atomic<uint64_t> now_;
-    std::atomic<uint64_t> tables_{1};
 };
 
 }  // namespace atlas::kv

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <numeric>
+#include <algorithm>
+#include <memory>
+#include <string>
 
 #include "plugin.h"
 
@@ -117,6 +119,124 @@ TEST_F(OwnerBuffer, CacheAddressesCannotBeReadBehindOurBack) {
     EXPECT_EQ(errno, EFAULT);
     close(ends[0]);
     close(ends[1]);
+}
+
+/** A tensor as a server makes one from a message: nobody initialised it, and what it says besides its address is not to be trusted. */
+ggml_tensor made_by_hand(const ggml_tensor* like, size_t offset, int64_t rows) {
+    ggml_tensor tensor = *like;
+    tensor.ne[1] = rows;
+    for (int i = 2; i < GGML_MAX_DIMS; ++i) {
+        tensor.ne[i] = 1;
+        tensor.nb[i] = tensor.nb[1] * static_cast<size_t>(rows);
+    }
+    tensor.data = static_cast<std::byte*>(like->data) + offset;
+    tensor.view_src = nullptr;
+    tensor.extra = nullptr;
+    return tensor;
+}
+
+TEST_F(OwnerBuffer, TensorsMadeByHandAreFoundByTheirAddress) {
+    Bench bench(device_);
+    ggml_tensor* k = bench.tensor("cache_k_l0", GGML_TYPE_F16, {96, 200});
+    ggml_tensor* v = bench.tensor("cache_v_l0", GGML_TYPE_F16, {96, 200});
+    ggml_tensor* state = bench.tensor("cache_s_l0", GGML_TYPE_F16, {96, 200});
+    ASSERT_NE(bench.allocate(), nullptr);
+    EXPECT_EQ(k->extra, nullptr);  // an RPC server cannot hand it on
+    int garbage[64] = {1, 2, 3};
+    uint8_t step = 0;
+    for (ggml_tensor* like : {k, v, state}) {
+        for (void* extra : {static_cast<void*>(nullptr), static_cast<void*>(garbage), reinterpret_cast<void*>(0x5a5a5a5a5a5a)}) {
+            ggml_tensor part = made_by_hand(like, 70 * like->nb[1], 100);
+            part.extra = extra;
+            const auto values = counting(ggml_nbytes(&part) - 10, ++step);
+            ggml_backend_tensor_set(&part, values.data(), 10, values.size());
+            std::vector<uint8_t> back(values.size());
+            ggml_backend_tensor_get(&part, back.data(), 10, back.size());
+            EXPECT_EQ(back, values);
+            const auto whole = Bench::bytes(like);
+            EXPECT_TRUE(std::equal(values.begin(), values.end(), whole.begin() + 70 * 192 + 10));
+        }
+    }
+}
+
+TEST_F(OwnerBuffer, ACacheThatNobodyInitialisedWorks) {
+    for (const char* name : {"cache_k_l0", "cache_s_l0", "cache_k_l0 (view)"}) {
+        // Only a buffer: its tensor comes from a message.
+        const std::unique_ptr<ggml_backend_buffer, Deleter> buffer(
+            ggml_backend_buft_alloc_buffer(ggml_backend_dev_buffer_type(device_), 1 << 20));
+        ASSERT_NE(buffer, nullptr);
+        Bench bench(device_);
+        ggml_tensor* other = bench.tensor(name, GGML_TYPE_F16, {96, 200});
+        ASSERT_NE(bench.allocate(), nullptr);
+        ggml_tensor cache = *other;
+        cache.buffer = buffer.get();
+        cache.data = ggml_backend_buffer_get_base(buffer.get());
+        std::vector<uint8_t> back(ggml_nbytes(&cache), 1);
+        ggml_backend_tensor_get(&cache, back.data(), 0, back.size());
+        EXPECT_EQ(back, std::vector<uint8_t>(back.size(), 0));
+        const auto values = counting(5000, 3);
+        ggml_backend_tensor_set(&cache, values.data(), 1000, values.size());
+        ggml_backend_tensor_get(&cache, back.data(), 0, back.size());
+        EXPECT_TRUE(std::equal(values.begin(), values.end(), back.begin() + 1000));
+        ggml_backend_tensor_memset(&cache, 9, 2000, 10);
+        ggml_backend_tensor_get(&cache, back.data(), 0, back.size());
+        EXPECT_EQ(back[2009], 9);
+    }
+}
+
+TEST_F(OwnerBuffer, AGraphOfTensorsThatNobodyInitialisedRuns) {
+    // As an RPC server's: addresses in two buffers, and no buffer_init_tensor.
+    const ggml_backend_buffer_type_t type = ggml_backend_dev_buffer_type(device_);
+    const std::unique_ptr<ggml_backend_buffer, Deleter> caches(ggml_backend_buft_alloc_buffer(type, 1 << 20));
+    const std::unique_ptr<ggml_backend_buffer, Deleter> scratch(ggml_backend_buft_alloc_buffer(type, 1 << 20));
+    Bench bench(device_);
+    ggml_tensor* cache = bench.tensor("cache_k_l0", GGML_TYPE_F16, {64, 200});
+    ggml_tensor* rows = bench.tensor("rows", GGML_TYPE_F32, {64, 3});
+    ggml_tensor* where = bench.tensor("where", GGML_TYPE_I64, {3});
+    ggml_tensor* written = ggml_set_rows(bench.context(), cache, rows, where);
+    ggml_tensor* decoded = ggml_cast(bench.context(), written, GGML_TYPE_F32);
+    size_t used = 0;
+    for (ggml_tensor* tensor : {cache, rows, where, written, decoded}) {
+        const bool is_cache = tensor == cache || tensor == written;
+        tensor->buffer = is_cache ? caches.get() : scratch.get();
+        auto* base = static_cast<std::byte*>(ggml_backend_buffer_get_base(tensor->buffer));
+        tensor->data = is_cache ? base + 8192 : base + used;
+        if (!is_cache) used += (ggml_nbytes(tensor) + 127) / 128 * 128;
+    }
+    const std::vector<float> values = noise(64 * 3, 1);
+    ggml_backend_tensor_set(rows, values.data(), 0, ggml_nbytes(rows));
+    const int64_t numbers[] = {3, 70, 199};
+    ggml_backend_tensor_set(where, numbers, 0, sizeof numbers);
+    ASSERT_EQ(bench.compute(decoded), GGML_STATUS_SUCCESS);
+    const std::vector<float> result = Bench::floats(decoded);
+    for (size_t i = 0; i < values.size(); ++i)
+        ASSERT_NEAR(result[static_cast<size_t>(numbers[i / 64]) * 64 + i % 64], values[i], 1e-3f);
+    EXPECT_EQ(result[4 * 64], 0.0f);
+}
+
+TEST_F(OwnerBuffer, AccessOutsideOfACacheIsRefused) {
+    Bench bench(device_);
+    ggml_tensor* k = bench.tensor("cache_k_l0", GGML_TYPE_F16, {96, 200});
+    ggml_tensor* v = bench.tensor("cache_v_l0", GGML_TYPE_F16, {96, 200});
+    ASSERT_NE(bench.allocate(), nullptr);
+    const auto values = counting(ggml_nbytes(k), 3);
+    ggml_backend_tensor_set(v, values.data(), 0, values.size());
+    std::vector<ggml_tensor> strays;
+    strays.push_back(made_by_hand(k, 150 * k->nb[1], 100));  // ends behind the cache, in the next one's memory
+    strays.push_back(made_by_hand(k, 0, 100000));           // ends behind the buffer
+    strays.push_back(made_by_hand(k, 0, 10));
+    strays.back().data = &device_;  // somewhere else
+    for (ggml_tensor& stray : strays) {
+        testing::internal::CaptureStderr();
+        std::vector<uint8_t> data(ggml_nbytes(&stray), 7);
+        ggml_backend_tensor_set(&stray, data.data(), 0, data.size());
+        ggml_backend_tensor_get(&stray, data.data(), 0, data.size());
+        const std::string log = testing::internal::GetCapturedStderr();
+        EXPECT_NE(log.find("cache_k_l0"), std::string::npos) << log;
+        EXPECT_EQ(data, std::vector<uint8_t>(data.size(), 0));
+    }
+    EXPECT_EQ(Bench::bytes(v), values);
+    EXPECT_EQ(Bench::bytes(k), std::vector<uint8_t>(ggml_nbytes(k), 0));
 }
 
 }  // namespace

@@ -30,9 +30,11 @@ ggml_backend_buffer_t Bench::allocate() {
     return buffer_.get();
 }
 
-ggml_status Bench::compute(ggml_tensor* result) {
-    ggml_cgraph* graph = ggml_new_graph(context());
-    ggml_build_forward_expand(graph, result);
+ggml_status Bench::compute(const std::vector<ggml_tensor*>& results) {
+    const std::unique_ptr<ggml_context, Deleter> memory(
+        ggml_init({ggml_graph_overhead() + ggml_tensor_overhead(), nullptr, true}));
+    ggml_cgraph* graph = ggml_new_graph(memory.get());
+    for (ggml_tensor* result : results) ggml_build_forward_expand(graph, result);
     return ggml_backend_graph_compute(backend(), graph);
 }
 

@@ -30,7 +30,9 @@ public:
     /** Puts all tensors made so far into one buffer of the device. */
     ggml_backend_buffer_t allocate();
     /** Runs what `result` needs. Operations must have been made before allocate(). */
-    ggml_status compute(ggml_tensor* result);
+    ggml_status compute(ggml_tensor* result) { return compute(std::vector<ggml_tensor*>{result}); }
+    /** The same of several, in this order. */
+    ggml_status compute(const std::vector<ggml_tensor*>& results);
 
     static void set(ggml_tensor* tensor, const std::vector<float>& values);
     static std::vector<uint8_t> bytes(const ggml_tensor* tensor);

@@ -25,7 +25,7 @@ if(ATLAS_TEST_SERVER)
         set_tests_properties(host_sparse.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
     # Sessions beyond one text: clients, slots, a draft model, embeddings, broken files.
-    foreach(scenario clients slot_save shifts draft embeddings rerank broken_models full_disk)
+    foreach(scenario clients slot_save over_budget shifts draft embeddings rerank broken_models full_disk)
         add_test(NAME host_session.${scenario}
             COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/session_test.py --plugin $<TARGET_FILE:ggml-atlas>
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})

@@ -98,6 +98,47 @@ def slot_save(args):
             equal(texts[0], text, "saved and restored, with and without Atlas")
 
 
+def over_budget(args):
+    """A saved state that does not fit into ATLAS_KV_RAM: who continues it is told, in one line, and other work goes on."""
+    prompt, short = sample(2000), sample(200, 5000)
+    pages = {"ATLAS_KV_RAM": "1M"}  # of the model's 12 caches: 5 pages each, 320 tokens
+    lost = re.compile(r"'cache_[kv]_l\d+' does not hold what the host put there[^\n]*ATLAS_KV_RAM=1048576")
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["llama-completion", "-m", args.model, "-p", prompt, "-n", "8", "-c", "2048", "--temp", "0", "-no-cnv", "--simple-io", "--no-warmup",
+                   "-fit", "off", "-t", "2", "--prompt-cache", pathlib.Path(folder, "state.bin")]
+        saved = run(command, args.plugin)
+        require(saved.returncode == 0, f"saving: status {saved.returncode}\n{saved.stderr[-2000:]}")
+        restored = run(command, args.plugin, **pages)
+        require(restored.returncode != 0, f"a state of which a part is missing was continued:\n{restored.stdout}")
+        told = [line for line in atlas_lines(restored.stderr) if lost.search(line)]
+        require(len(told) == 1, f"{told}\n{restored.stderr[-3000:]}")
+        enough = run(command, args.plugin, ATLAS_KV_RAM="8M")
+        require(enough.returncode == 0 and saved.stdout.startswith(enough.stdout[:len(prompt)]), f"with room: {enough.stderr[-2000:]}")
+
+        with serve(args, True, folder=folder) as server:
+            server.complete(prompt, 1, id_slot=0)
+            server.ask("/slots/0?action=save", filename="slot.bin")
+        with serve(args, False) as server:
+            right = server.complete(short, TOKENS)["content"]
+        with serve(args, True, "-np", "1", folder=folder, **pages) as server:
+            server.ask("/slots/0?action=restore", filename="slot.bin")
+            try:
+                answer = server.complete(prompt, TOKENS, id_slot=0)
+                raise scenarios.Failed(f"a slot of which a part is missing was continued: {answer['content']}")
+            except Refused:
+                pass
+            require(lost.search(server.log()), server.log()[-3000:])
+            equal(right, server.complete(short, TOKENS, id_slot=0)["content"], "another prompt on the slot that could not be restored")
+            try:
+                server.complete(prompt, TOKENS, id_slot=0)
+                raise scenarios.Failed("a prompt beyond the budget was computed")
+            except Refused:
+                pass
+            for _ in range(5):
+                equal(right, server.complete(short, TOKENS, id_slot=0)["content"], "after a prompt that did not fit")
+
+
 def shifts(args):
     """Keys that move: parts of a prompt that are used again elsewhere (--cache-reuse), and two slots that run over their contexts side by side."""
     text = sample(2400)
@@ -206,7 +247,7 @@ def full_disk(args):
         require(good.stat().st_size > 100, "the good path has no statistics")
 
 
-SCENARIOS = {function.__name__: function for function in (clients, slot_save, shifts, draft, embeddings, rerank, broken_models, full_disk)}
+SCENARIOS = {function.__name__: function for function in (clients, slot_save, over_budget, shifts, draft, embeddings, rerank, broken_models, full_disk)}
 
 
 if __name__ == "__main__":

@@ -53,24 +53,25 @@ TEST_F(PageTableTest, RandomWritesAgreeWithPlainMemory) {
     std::vector<uint8_t> read(plain.size());
     tensor.read(0, read.data(), read.size());
     EXPECT_EQ(read, plain);
-    for (int64_t page = 0; page * kPageRows < tensor.rows(); ++page) {
+    Pinned pinned;
+    const PageRange all{0, tensor.pages()};
+    ASSERT_TRUE(tensor.pin({&all, 1}, &pinned).is_ok());
+    for (int64_t page = 0; page < tensor.pages(); ++page) {
         const size_t offset = static_cast<size_t>(page) * tensor.page_bytes();
         const size_t bytes = std::min(tensor.page_bytes(), plain.size() - offset);
-        EXPECT_EQ(std::memcmp(tensor.resident(page), plain.data() + offset, bytes), 0);
+        EXPECT_EQ(std::memcmp(pinned.page(page), plain.data() + offset, bytes), 0);
     }
 }
 
-TEST_F(PageTableTest, BudgetIsKeptAndNamedAndWhatWasWrittenStays) {
+TEST_F(PageTableTest, BudgetIsKeptAndNamedAndAWriteIsWholeOrNothing) {
     PageTable tensor(tier_, clock_, 64, 640);  // ten pages of 4096 bytes
     budget_.set_limit(budget_.in_use() + 2 * 4096);
     const auto data = pattern(3 * 4096);
     const Status status = tensor.write(0, data.data(), data.size());
     ASSERT_EQ(status.code(), StatusCode::kOutOfMemory);
     EXPECT_NE(status.message().find("ATLAS_KV_RAM="), std::string::npos);
-    std::vector<uint8_t> read(2 * 4096);
-    tensor.read(0, read.data(), read.size());
-    EXPECT_EQ(std::memcmp(read.data(), data.data(), read.size()), 0);
-    tensor.clear();
+    EXPECT_EQ(budget_.in_use(), 0u);
+    EXPECT_TRUE(tensor.is_unmade(0, tensor.bytes()));
     EXPECT_TRUE(tensor.write(0, data.data(), 2 * 4096).is_ok());
 }
 
@@ -115,9 +116,9 @@ TEST_F(PageTableTest, VersionsAndTheClockAreWiderThan32Bits) {
     WriteClock clock(UINT32_MAX - 1);
     PageTable tensor(tier_, clock, 64, 3 * kPageRows);
     uint64_t version = 0, chunk = 0, epoch = 0;
-    for (int i = 0; i < 5; ++i) {
+    for (int value = 1; value <= 5; ++value) {
         clock.advance();
-        ASSERT_TRUE(tensor.write(0, &i, sizeof i).is_ok());
+        ASSERT_TRUE(tensor.write(0, &value, sizeof value).is_ok());
         EXPECT_GT(tensor.page_version(0), version);
         EXPECT_GT(tensor.chunk_version(0), chunk);
         EXPECT_GT(tensor.page_epoch(0), epoch);
@@ -131,34 +132,80 @@ TEST_F(PageTableTest, VersionsAndTheClockAreWiderThan32Bits) {
     EXPECT_GT(epoch, uint64_t{UINT32_MAX});
 }
 
-TEST_F(PageTableTest, TablesOfAClockHaveDifferentNumbers) {
-    PageTable a(tier_, clock_, 64, 64), b(tier_, clock_, 64, 64);
+TEST_F(PageTableTest, TablesHaveDifferentNumbers) {
+    WriteClock other;
+    PageTable a(tier_, clock_, 64, 64), b(tier_, clock_, 64, 64), c(tier_, other, 64, 64);
+    EXPECT_NE(a.id(), c.id());
     EXPECT_NE(a.id(), b.id());
 }
 
-TEST_F(PageTableTest, AFailedWriteIsDamageUntilTheWholeIsClearedOrFilled) {
+TEST_F(PageTableTest, AFailedWriteIsDamageUntilItsRowsAreWrittenOrCleared) {
     PageTable tensor(tier_, clock_, 64, 3 * kPageRows);
     const auto data = pattern(2 * 4096);
-    const auto fail = [&](auto operation) {
+    const auto fails = [&](auto operation, int64_t first, int64_t end) {
+        tensor.clear();
+        ASSERT_TRUE(tensor.write(0, data.data(), 4096).is_ok());
+        EXPECT_TRUE(tensor.damage().is_ok());
         budget_.set_limit(4096);
         EXPECT_EQ(operation().code(), StatusCode::kOutOfMemory);
+        budget_.set_limit(0);
         EXPECT_EQ(tensor.damage().code(), StatusCode::kOutOfMemory);
         EXPECT_NE(tensor.damage().message().find("ATLAS_KV_RAM=4096"), std::string::npos);
-        budget_.set_limit(0);
-        ASSERT_TRUE(tensor.write(0, data.data(), 4096).is_ok());
-        ASSERT_TRUE(tensor.fill(4096, 0, 4096).is_ok());
-        EXPECT_FALSE(tensor.damage().is_ok());
+        for (int64_t row = 0; row < tensor.rows(); ++row)
+            ASSERT_EQ(tensor.is_damaged(row, row + 1), row >= first && row < end) << row;
+        // Parts of rows mend nothing.
+        ASSERT_TRUE(tensor.write(static_cast<size_t>(end) * 64 - 63, data.data(), 126).is_ok());
+        EXPECT_TRUE(tensor.is_damaged(end - 1, end));
+        WriteLease lease;
+        ASSERT_TRUE(tensor.lease(static_cast<size_t>(first) * 64, 64, &lease).is_ok());
+        EXPECT_TRUE(tensor.is_damaged(first, first + 1));
+        tensor.mend(static_cast<size_t>(first) * 64, 64);
+        EXPECT_FALSE(tensor.is_damaged(first, first + 1));
+        lease.end();
+        ASSERT_TRUE(tensor.fill(static_cast<size_t>(first + 1) * 64, 0, 4096).is_ok());
+        ASSERT_TRUE(tensor.write(static_cast<size_t>(first) * 64, data.data(), data.size()).is_ok());
+        EXPECT_TRUE(tensor.damage().is_ok());
     };
-    fail([&] { return tensor.write(0, data.data(), data.size()); });
-    tensor.clear();
-    EXPECT_TRUE(tensor.damage().is_ok());
-    fail([&] { return tensor.update(0, data.data(), data.size()); });
-    ASSERT_TRUE(tensor.fill(0, 3, tensor.bytes()).is_ok());
-    EXPECT_TRUE(tensor.damage().is_ok());
-    tensor.clear();
-    fail([&] { return tensor.fill(10, 1, 2 * 4096); });
-    ASSERT_TRUE(tensor.fill(0, 0, tensor.bytes()).is_ok());
-    EXPECT_TRUE(tensor.damage().is_ok());
+    fails([&] { return tensor.write(30 * 64, data.data(), 4096); }, 30, 94);
+    fails([&] { return tensor.update(30 * 64, data.data(), 4096); }, 30, 94);
+    fails([&] { return tensor.fill(64 * 64 - 3, 1, 4096); }, 63, 128);
+    fails([&] { return tensor.write(3 * 64, data.data(), 4096); }, 3, 67);
+    for (const bool release : {false, true}) {
+        tensor.clear();
+        budget_.set_limit(1);
+        EXPECT_FALSE(tensor.write(4096, data.data(), 4096).is_ok());
+        budget_.set_limit(0);
+        const PageRange page{1, 1};
+        release ? tensor.release({&page, 1}) : tensor.clear();
+        EXPECT_TRUE(tensor.damage().is_ok());
+    }
+}
+
+TEST_F(PageTableTest, ACopyOfDamageIsDamage) {
+    PageTable tensor(tier_, clock_, 64, 4 * kPageRows);
+    const auto data = pattern(4096);
+    budget_.set_limit(1);
+    EXPECT_FALSE(tensor.write(0, data.data(), 64).is_ok());
+    ASSERT_TRUE(tensor.copy(2 * 4096, tensor, 0, 4096).is_ok());
+    EXPECT_TRUE(tensor.is_damaged(2 * kPageRows, 3 * kPageRows));
+    EXPECT_FALSE(tensor.is_damaged(1, 2 * kPageRows));
+    EXPECT_FALSE(tensor.is_damaged(3 * kPageRows, 4 * kPageRows));
+}
+
+TEST_F(PageTableTest, ZerosMakeNoPages) {
+    PageTable tensor(tier_, clock_, 64, 4 * kPageRows);
+    const std::vector<uint8_t> zeros(tensor.bytes());
+    ASSERT_TRUE(tensor.write(0, zeros.data(), zeros.size()).is_ok());
+    EXPECT_EQ(budget_.in_use(), 0u);
+    std::vector<uint8_t> data = zeros;
+    data[2 * 4096 + 1] = 1;
+    ASSERT_TRUE(tensor.write(0, data.data(), data.size()).is_ok());
+    EXPECT_EQ(budget_.in_use(), 4096u);
+    std::vector<uint8_t> read(data.size());
+    tensor.read(0, read.data(), read.size());
+    EXPECT_EQ(read, data);
+    ASSERT_TRUE(tensor.fill(2 * 4096 - 5, 0, 4096 + 5).is_ok());
+    EXPECT_EQ(budget_.in_use(), 0u);
 }
 
 TEST_F(PageTableTest, ReleasedPagesAreZeroGivenBackAndCountAsWritten) {

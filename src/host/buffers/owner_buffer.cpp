@@ -1,164 +1,128 @@
 #include "host/buffers/owner_buffer.h"
 
 #include <ggml.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <new>
+#include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/log.h"
 #include "base/options.h"
 #include "host/abi/interfaces.h"
 #include "host/device.h"
+#include "host/graph/op_kind.h"
 #include "host/graph/whose.h"
 
 namespace atlas::host {
 namespace {
 
-// Tensors start on their own memory pages, so that one can be made accessible without its neighbour.
+// Of tensors: their own memory pages, so that one can be made accessible without its neighbour.
 constexpr size_t kAlignment = 4096;
-constexpr std::string_view kCachePrefixes[] = {"cache_k", "cache_v"};
 
-struct OwnerBuffer {
-    std::byte* base = nullptr;
-    size_t reserved = 0;
-    std::mutex mutex;  // guards all below
-    bool all_ordinary = false;
-    std::vector<std::pair<std::byte*, size_t>> ordinary;  // opened one by one, while all_ordinary is false
-    std::map<const std::byte*, std::unique_ptr<kv::PageTable>> paged;  // by address
-    kv::RamTier tier{kv_budget()};
+const abi::Buffer& abi_of(ggml_backend_buffer_t buffer) { return *reinterpret_cast<const abi::Buffer*>(buffer); }
 
-    ~OwnerBuffer() {
-        paged.clear();
-        if (base) munmap(base, reserved);
-    }
-};
+OwnerMemory& memory_of(ggml_backend_buffer_t buffer) { return *static_cast<OwnerMemory*>(abi_of(buffer).context); }
 
-size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-OwnerBuffer& context_of(ggml_backend_buffer_t buffer) {
-    return *static_cast<OwnerBuffer*>(reinterpret_cast<abi::Buffer*>(buffer)->context);
+/** Whether everything in the buffer is to be paged: a test switch, which leaves the host's scratch memory alone. */
+bool pages_all(ggml_backend_buffer_t buffer) {
+    return options().page_all && abi_of(buffer).usage != GGML_BACKEND_BUFFER_USAGE_COMPUTE;
 }
 
-const ggml_tensor* root_of(const ggml_tensor* tensor) {
-    while (tensor->view_src) tensor = tensor->view_src;
-    return tensor;
-}
+void buffer_free(ggml_backend_buffer_t buffer) { delete &memory_of(buffer); }
 
-bool has_cache_name(const ggml_tensor* tensor) {
-    const std::string_view name(tensor->name);
-    for (const std::string_view prefix : kCachePrefixes) {
-        if (name.starts_with(prefix)) return true;
-    }
-    return false;
-}
-
-bool wants_pages(const ggml_tensor* tensor) {
-    // What an operation makes of a cache is named after it ("cache_k_l0 (view) (copy)"), and read by pointer.
-    if (tensor->op != GGML_OP_NONE || !ggml_is_contiguous(tensor)) return false;
-    return has_cache_name(tensor) || (options().page_all && tensor->ne[1] > 1);
-}
-
-bool make_ordinary(OwnerBuffer& context, const ggml_tensor* tensor) {
-    if (context.all_ordinary) return true;
-    std::byte* begin = static_cast<std::byte*>(tensor->data);
-    size_t bytes = round_up(ggml_nbytes(tensor));
-    if (context.paged.empty()) {
-        // The usual case, a compute buffer: open it whole, once, instead of asking the kernel per tensor.
-        begin = context.base;
-        bytes = context.reserved;
-    }
-    bytes = std::min(bytes, static_cast<size_t>(context.base + context.reserved - begin));
-    if (mprotect(begin, bytes, PROT_READ | PROT_WRITE) == 0) {
-        if (context.paged.empty()) {
-            context.all_ordinary = true;
-        } else {
-            context.ordinary.emplace_back(begin, bytes);
-        }
-        return true;
-    }
-    log().error("buffer of {} bytes: the system gave no memory for tensor '{}' ({} bytes)", context.reserved,
-                tensor->name, bytes);
-    return false;
-}
-
-void buffer_free(ggml_backend_buffer_t buffer) { delete &context_of(buffer); }
-
-void* buffer_base(ggml_backend_buffer_t buffer) { return context_of(buffer).base; }
-
-ggml_status init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
-    OwnerBuffer& context = context_of(buffer);
-    if (tensor->view_src != nullptr || ggml_nbytes(tensor) == 0 || context.base == nullptr) return GGML_STATUS_SUCCESS;
-    const std::lock_guard lock(context.mutex);
-    auto* address = static_cast<const std::byte*>(tensor->data);
-    if (!wants_pages(tensor)) return make_ordinary(context, tensor) ? GGML_STATUS_SUCCESS : GGML_STATUS_ALLOC_FAILED;
-    const size_t row_bytes = tensor->nb[1];
-    const int64_t rows = static_cast<int64_t>(ggml_nbytes(tensor) / row_bytes);
-    auto found = context.paged.find(address);
-    // A buffer's ranges can be handed out again for another tensor of the same place: start afresh only if the shape changed.
-    if (found == context.paged.end() || found->second->row_bytes() != row_bytes || found->second->rows() != rows) {
-        auto pages = std::make_unique<kv::PageTable>(context.tier, write_clock(), row_bytes, rows);
-        found = context.paged.insert_or_assign(address, std::move(pages)).first;
-    }
-    if (context.all_ordinary) {
-        mprotect(tensor->data, round_up(ggml_nbytes(tensor)), PROT_NONE);
-    }
-    tensor->extra = found->second.get();
-    return GGML_STATUS_SUCCESS;
-}
+void* buffer_base(ggml_backend_buffer_t buffer) { return memory_of(buffer).base(); }
 
 ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
+    if (tensor->view_src != nullptr || ggml_nbytes(tensor) == 0) return GGML_STATUS_SUCCESS;
     try {
-        return init_tensor(buffer, tensor);
+        const Status status = memory_of(buffer).add(tensor, pages_all(buffer));
+        if (status.is_ok()) return GGML_STATUS_SUCCESS;
+        log().error("{}", status.message());
+        return status.code() == StatusCode::kOutOfMemory ? GGML_STATUS_ALLOC_FAILED : GGML_STATUS_FAILED;
     } catch (const std::bad_alloc&) {
         log().error("'{}' of {} bytes: no memory for its page table", tensor->name, ggml_nbytes(tensor));
         return GGML_STATUS_ALLOC_FAILED;
     }
 }
 
-/** The host's functions for these return nothing, so the log is the only place where a failure can be told. */
+/**
+ * Does `work(place)` on bytes of a tensor, which writes them. The host's functions for these return nothing: a failure is told in the log, once
+ * per cache, and its cells are damaged, which fails the next graph that looks at them. Whether it was done.
+ */
 template <typename Work>
-void reported(const char* operation, const ggml_tensor* tensor, Work work) {
+bool access(const char* operation, ggml_backend_buffer_t buffer, const ggml_tensor* tensor, size_t offset, size_t size,
+            Work work) {
+    Placement place;
+    bool known = false;  // that something went wrong with this cache
+    const auto failed = [&](const Status& status) {
+        // Does nothing more where the work did it.
+        if (place.pages) place.pages->mark_damaged(place.offset + offset, size, status);
+        if (!known)
+            log().error("{} of '{}', {} bytes at {}: {}", operation, tensor->name, size, offset, status.to_string());
+    };
     try {
-        const Status status = work();
-        if (!status.is_ok()) log().error("{} of '{}': {}", operation, tensor->name, status.to_string());
+        OwnerMemory& memory = memory_of(buffer);
+        Status status = memory.find(tensor, pages_all(buffer), &place);
+        if (status.is_ok()) {
+            const bool inside = place.pages ? size <= place.pages->bytes() &&
+                                                  place.offset + offset <= place.pages->bytes() - size
+                                            : memory.contains(static_cast<std::byte*>(tensor->data) + offset, size);
+            if (!inside) {
+                place = {};  // whose bytes they are nobody knows
+                status = Status::invalid_argument("outside of its memory");
+            }
+        }
+        known = place.pages && place.pages->is_damaged();
+        if (status.is_ok()) status = work(place);
+        if (status.is_ok()) return true;
+        failed(status);
     } catch (const std::bad_alloc&) {
-        log().error("{} of '{}': no memory left", operation, tensor->name);
+        failed(Status(StatusCode::kOutOfMemory, {}));
     }
+    return false;
 }
 
-void buffer_memset_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, uint8_t value, size_t offset, size_t size) {
-    const Placement place = placement_of(tensor);
-    if (place.pages) {
-        reported("memset", tensor, [&] { return place.pages->fill(place.offset + offset, value, size); });
-    } else {
-        std::memset(static_cast<std::byte*>(tensor->data) + offset, value, size);
-    }
+std::byte* ordinary(const ggml_tensor* tensor, size_t offset) { return static_cast<std::byte*>(tensor->data) + offset; }
+
+void buffer_memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, uint8_t value, size_t offset,
+                          size_t size) {
+    access("memset", buffer, tensor, offset, size, [&](const Placement& place) {
+        if (place.pages) return place.pages->fill(place.offset + offset, value, size);
+        std::memset(ordinary(tensor, offset), value, size);
+        return Status::ok();
+    });
 }
 
-void buffer_set_tensor(ggml_backend_buffer_t, ggml_tensor* tensor, const void* data, size_t offset, size_t size) {
-    const Placement place = placement_of(tensor);
-    if (place.pages) {
-        reported("write", tensor, [&] { return place.pages->write(place.offset + offset, data, size); });
-    } else {
-        std::memcpy(static_cast<std::byte*>(tensor->data) + offset, data, size);
-    }
+void buffer_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, size_t offset,
+                       size_t size) {
+    access("write", buffer, tensor, offset, size, [&](const Placement& place) {
+        if (place.pages) return place.pages->write(place.offset + offset, data, size);
+        std::memcpy(ordinary(tensor, offset), data, size);
+        return Status::ok();
+    });
 }
 
-void buffer_get_tensor(ggml_backend_buffer_t, const ggml_tensor* tensor, void* data, size_t offset, size_t size) {
-    const Placement place = placement_of(tensor);
-    if (place.pages) {
-        place.pages->read(place.offset + offset, data, size);
-    } else {
-        std::memcpy(data, static_cast<const std::byte*>(tensor->data) + offset, size);
-    }
+void buffer_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* data, size_t offset,
+                       size_t size) {
+    const bool done = access("read", buffer, tensor, offset, size, [&](const Placement& place) {
+        if (place.pages) {
+            const kv::PageTable& table = *place.pages;
+            const size_t begin = place.offset + offset, row = table.row_bytes();
+            table.read(begin, data, size);
+            if (table.is_damaged(static_cast<int64_t>(begin / row), static_cast<int64_t>((begin + size + row - 1) / row)))
+                log().error("read of '{}', {} bytes at {}: not what was to be there: {}", tensor->name, size, offset,
+                            table.damage().to_string());
+        } else {
+            std::memcpy(data, ordinary(tensor, offset), size);
+        }
+        return Status::ok();
+    });
+    // The host shall not go on with what was in its memory before.
+    if (!done) std::memset(data, 0, size);
 }
 
 void buffer_set_tensor_2d(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, size_t offset,
@@ -178,16 +142,25 @@ void buffer_get_tensor_2d(ggml_backend_buffer_t buffer, const ggml_tensor* tenso
 }
 
 bool buffer_cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggml_tensor* dst) {
-    if (ggml_nbytes(src) != ggml_nbytes(dst) || !ggml_is_contiguous(src) || !ggml_is_contiguous(dst)) return false;
+    const size_t bytes = ggml_nbytes(src);
+    if (bytes != ggml_nbytes(dst) || !ggml_is_contiguous(src) || !ggml_is_contiguous(dst)) return false;
     const ggml_backend_buffer_t from = src->view_src ? src->view_src->buffer : src->buffer;
     if (ggml_backend_buffer_is_host(from)) {
-        buffer_set_tensor(buffer, dst, src->data, 0, ggml_nbytes(src));
+        buffer_set_tensor(buffer, dst, src->data, 0, bytes);
         return true;
     }
     if (!is_owner_buffer(from)) return false;
+    const Placement source = placement_of(src);
+    if (source.pages && placement_of(dst).pages && bytes <= source.pages->bytes() - source.offset) {
+        // What a host does to copy a sequence into another stream: all cells of a stream, of which most may be empty.
+        access("copy", buffer, dst, 0, bytes, [&](const Placement& place) {
+            return place.pages->copy(place.offset, *source.pages, source.offset, bytes);
+        });
+        return true;
+    }
     std::array<std::byte, 16384> part;
-    for (size_t done = 0; done < ggml_nbytes(src); done += part.size()) {
-        const size_t count = std::min(part.size(), ggml_nbytes(src) - done);
+    for (size_t done = 0; done < bytes; done += part.size()) {
+        const size_t count = std::min(part.size(), bytes - done);
         buffer_get_tensor(from, src, part.data(), done, count);
         buffer_set_tensor(buffer, dst, part.data(), done, count);
     }
@@ -195,51 +168,26 @@ bool buffer_cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggm
 }
 
 void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
-    OwnerBuffer& context = context_of(buffer);
-    const std::lock_guard lock(context.mutex);
-    for (auto& [address, pages] : context.paged) {
-        try {
-            const Status status = pages->fill(0, value, pages->bytes());
-            if (!status.is_ok()) log().error("clearing a KV cache: {}", status.to_string());
-        } catch (const std::bad_alloc&) {
-            log().error("clearing a KV cache: no memory left");
-        }
-    }
-    for (const auto& [begin, bytes] : context.ordinary) std::memset(begin, value, bytes);
-    if (context.all_ordinary) {
-        std::byte* begin = context.base;
-        for (const auto& [address, pages] : context.paged) {
-            // Tensors of a compute buffer may overlap in time-shared ranges.
-            if (begin < address) std::memset(begin, value, static_cast<size_t>(address - begin));
-            begin = std::max(begin, context.base + (address - context.base) + round_up(pages->bytes()));
-        }
-        const std::byte* end = context.base + context.reserved;
-        if (begin < end) std::memset(begin, value, static_cast<size_t>(end - begin));
-        return;
-    }
-    if (context.paged.empty() && context.ordinary.empty() && context.base != nullptr) {
-        // Nothing lies in the buffer yet. Fresh memory is zero already; anything else has to be written now.
-        if (value == 0) return;
-        if (mprotect(context.base, context.reserved, PROT_READ | PROT_WRITE) != 0) return;
-        context.all_ordinary = true;
-        std::memset(context.base, value, context.reserved);
+    try {
+        const Status status = memory_of(buffer).fill(value);
+        if (!status.is_ok()) log().error("clearing a buffer of KV caches: {}", status.to_string());
+    } catch (const std::bad_alloc&) {
+        log().error("clearing a buffer of KV caches: no memory left");
     }
 }
 
 const char* type_name(ggml_backend_buffer_type_t) { return "ATLAS0"; }
 
 ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
-    std::unique_ptr<OwnerBuffer> context(new (std::nothrow) OwnerBuffer);
-    if (!context) return nullptr;
-    context->reserved = round_up(std::max<size_t>(size, 1));
-    void* base = mmap(nullptr, context->reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) {
+    std::unique_ptr<OwnerMemory> memory(new (std::nothrow) OwnerMemory(size, kv_budget(), write_clock()));
+    if (!memory || !memory->base()) {
         log().error("buffer of {} bytes: the system has no address range left", size);
         return nullptr;
     }
-    context->base = static_cast<std::byte*>(base);
-    if (serves_tensor_parallel())
-        context->all_ordinary = mprotect(base, context->reserved, PROT_READ | PROT_WRITE) == 0;
+    if (serves_tensor_parallel() && !memory->open_all()) {
+        log().error("buffer of {} bytes: the system has no memory left", size);
+        return nullptr;
+    }
     const abi::BufferInterface iface = {buffer_free,
                                         buffer_base,
                                         buffer_init_tensor,
@@ -251,7 +199,7 @@ ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
                                         buffer_cpy_tensor,
                                         buffer_clear,
                                         nullptr};
-    return ggml_backend_buffer_init(type, iface, context.release(), size);
+    return ggml_backend_buffer_init(type, iface, memory.release(), size);
 }
 
 size_t type_alignment(ggml_backend_buffer_type_t) { return kAlignment; }
@@ -270,7 +218,7 @@ ggml_backend_buffer_type_t owner_buffer_type() {
 }
 
 bool is_owner_buffer(ggml_backend_buffer_t buffer) {
-    return buffer != nullptr && reinterpret_cast<abi::Buffer*>(buffer)->type == owner_buffer_type();
+    return buffer != nullptr && abi_of(buffer).type == owner_buffer_type();
 }
 
 bool is_owned(const ggml_tensor* tensor) {
@@ -283,11 +231,13 @@ bool is_owned(const ggml_tensor* tensor) {
 
 Placement placement_of(const ggml_tensor* tensor) {
     const ggml_tensor* root = root_of(tensor);
-    if (!is_owner_buffer(root->buffer)) return {};
-    // Only buffer_init_tensor sets `extra` on tensors of our buffers.
-    auto* pages = static_cast<kv::PageTable*>(root->extra);
-    if (pages == nullptr) return {};
-    return {pages, static_cast<size_t>(static_cast<std::byte*>(tensor->data) - static_cast<std::byte*>(root->data))};
+    const ggml_backend_buffer_t buffer = root->buffer ? root->buffer : tensor->buffer;
+    // A buffer of size 0 is one of the host's own making, without memory of ours.
+    if (!is_owner_buffer(buffer) || abi_of(buffer).context == nullptr) return {};
+    Placement place;
+    if (const Status status = memory_of(buffer).find(tensor, pages_all(buffer), &place); !status.is_ok())
+        log().error("{}", status.message());
+    return place;
 }
 
 }  // namespace atlas::host

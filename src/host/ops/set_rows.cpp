@@ -70,6 +70,15 @@ void convert(const ggml_tensor* source, const std::byte* from, ggml_type to, std
     }
 }
 
+/** A row of a tensor, from its number in order. */
+struct RowIndex {
+    int64_t i1, i2, i3;
+    static RowIndex of(const ggml_tensor* tensor, int64_t flat) {
+        if (flat < tensor->ne[1]) return {flat, 0, 0};  // as good as always, and without divisions
+        return {flat % tensor->ne[1], flat / tensor->ne[1] % tensor->ne[2], flat / tensor->ne[1] / tensor->ne[2]};
+    }
+};
+
 /**
  * Where the rows of a SET_ROWS go. Holds the lease of the page that it was asked for last: consecutive rows, the usual case, cost one lease a
  * page. For one thread.
@@ -79,14 +88,19 @@ public:
     Destination(const ggml_tensor* op, const Placement& place, size_t row_size)
         : op_(op), place_(place), row_size_(row_size) {}
 
+    /** Byte of the table at which a row begins. */
+    size_t offset_of(const RowIndex& row) const {
+        return place_.offset +
+               static_cast<size_t>(element(op_, row.i1, row.i2, row.i3) - static_cast<const std::byte*>(op_->data));
+    }
+
     /** Errors: out of memory, a row that is not inside one page. */
-    Status row(int64_t i1, int64_t i2, int64_t i3, std::byte** out) {
-        std::byte* target = const_cast<std::byte*>(element(op_, i1, i2, i3));
+    Status row(const RowIndex& row, std::byte** out) {
         if (!place_.pages) {
-            *out = target;
+            *out = const_cast<std::byte*>(element(op_, row.i1, row.i2, row.i3));
             return Status::ok();
         }
-        const size_t offset = place_.offset + static_cast<size_t>(target - static_cast<std::byte*>(op_->data));
+        const size_t offset = offset_of(row);
         if (lease_.data() == nullptr || offset < begin_ || offset + row_size_ > end_) {
             begin_ = offset / place_.pages->page_bytes() * place_.pages->page_bytes();
             end_ = std::min(begin_ + place_.pages->page_bytes(), place_.pages->bytes());
@@ -108,6 +122,41 @@ private:
     size_t begin_ = 0, end_ = 0;  // bytes of the table that are leased
 };
 
+/**
+ * Makes the pages of rows 0 … total − 1 exist, whose places `target_of` knows. Errors: those of target_of, out of memory. Throws std::bad_alloc.
+ */
+template <typename TargetOf>
+Status reserve_pages(kv::PageTable& pages, int64_t total, const Destination& destination, const TargetOf& target_of) {
+    const auto for_each_page = [&](auto visit) {
+        int64_t last = -1;
+        for (int64_t flat = 0; flat < total; ++flat) {
+            RowIndex row;
+            if (Status found = target_of(flat, &row); !found.is_ok()) return found;
+            const auto page = static_cast<int64_t>(destination.offset_of(row) / pages.page_bytes());
+            if (page == last) continue;
+            last = page;
+            if (page >= pages.pages())
+                return Status::invalid_argument("row " + std::to_string(row.i1) + ": outside of its cache");
+            visit(page);
+        }
+        return Status::ok();
+    };
+    bool reserved = true;
+    if (Status status = for_each_page([&](int64_t page) { reserved = reserved && pages.is_reserved(page); });
+        !status.is_ok() || reserved)
+        return status;
+    // All of them, as room for some may be made of others that hold nothing any more.
+    std::vector<bool> is_needed(static_cast<size_t>(pages.pages()));
+    if (Status status = for_each_page([&](int64_t page) { is_needed[static_cast<size_t>(page)] = true; });
+        !status.is_ok())
+        return status;
+    std::vector<kv::PageRange> needed;
+    for (int64_t page = 0; page < pages.pages(); ++page) {
+        if (is_needed[static_cast<size_t>(page)]) needed.push_back({page, 1});
+    }
+    return pages.reserve(needed);
+}
+
 }  // namespace
 
 bool supports_set_rows(const ggml_tensor* op) {
@@ -128,22 +177,33 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
     const int64_t n_rows = source->ne[1];
     const int64_t total = n_rows * source->ne[2] * source->ne[3];
 
+    const bool damaged = place.pages && place.pages->is_damaged();
     std::mutex mutex;  // guards status
     Status status;
     const auto fail = [&](Status error) {
         const std::lock_guard lock(mutex);
         if (status.is_ok()) status = std::move(error);
     };
+    const auto target_of = [&](int64_t flat, RowIndex* out) {
+        const RowIndex from = RowIndex::of(source, flat);
+        *out = {row_number(rows, from.i1, from.i2, from.i3), from.i2, from.i3};
+        if (out->i1 >= 0 && out->i1 < op->ne[1]) return Status::ok();
+        return Status::invalid_argument("row " + std::to_string(out->i1) + " of " + std::to_string(op->ne[1]));
+    };
+    if (place.pages) {
+        // All pages first, while no thread holds a lease: all rows are written, or none.
+        if (Status reserved = reserve_pages(*place.pages, total, Destination(op, place, row_size), target_of);
+            !reserved.is_ok())
+            return reserved;
+    }
     const auto write = [&](int64_t flat, Destination* destination, float* scratch) {
-        const int64_t i = flat % n_rows;
-        const int64_t i2 = flat / n_rows % source->ne[2];
-        const int64_t i3 = flat / n_rows / source->ne[2];
-        const int64_t row = row_number(rows, i, i2, i3);
-        if (row < 0 || row >= op->ne[1])
-            return Status::invalid_argument("row " + std::to_string(row) + " of " + std::to_string(op->ne[1]));
+        RowIndex to;
+        if (Status found = target_of(flat, &to); !found.is_ok()) return found;
         std::byte* target = nullptr;
-        if (Status found = destination->row(row, i2, i3, &target); !found.is_ok()) return found;
-        convert(source, element(source, i, i2, i3), op->type, target, n, scratch);
+        if (Status found = destination->row(to, &target); !found.is_ok()) return found;
+        const RowIndex from = RowIndex::of(source, flat);
+        convert(source, element(source, from.i1, from.i2, from.i3), op->type, target, n, scratch);
+        if (damaged) place.pages->mend(destination->offset_of(to), row_size);
         return Status::ok();
     };
 

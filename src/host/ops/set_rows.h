@@ -10,8 +10,8 @@ namespace atlas::host {
 bool supports_set_rows(const ggml_tensor* op);
 
 /**
- * SET_ROWS: dst[row src1[i]] = src0[i], converted to the type of dst; into pages or ordinary memory. A row number outside of dst is an
- * error, and nothing is written outside.
+ * SET_ROWS: dst[row src1[i]] = src0[i], converted to the type of dst; into pages or ordinary memory. Errors: a row number outside of dst,
+ * out of memory; into pages, nothing is written then. Throws std::bad_alloc.
  */
 Status set_rows(const ggml_tensor* op, int n_threads);
 
