@@ -1,7 +1,5 @@
 #include "host/ops/set_rows.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -210,18 +208,23 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
     const int threads = total * n < kParallelElements ? 1 : std::min<int>(n_threads, static_cast<int>(total));
     std::atomic<bool> no_memory{false};  // no exception may leave the region
     std::vector<float> scratch(source->type == GGML_TYPE_F32 ? 0 : static_cast<size_t>(threads * n));
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
+    const auto write_part = [&](int64_t begin, int64_t end, float* values) {
         Destination destination(op, place, row_size);
-        float* const values = scratch.data() + (scratch.empty() ? 0 : omp_get_thread_num() * n);
-#pragma omp for schedule(static)
-        for (int64_t flat = 0; flat < total; ++flat) {
+        for (int64_t flat = begin; flat < end; ++flat) {
             try {
                 if (Status written = write(flat, &destination, values); !written.is_ok()) fail(std::move(written));
             } catch (const std::bad_alloc&) {
                 no_memory = true;
             }
         }
+    };
+    if (threads == 1) {
+        write_part(0, total, scratch.data());  // a token's row costs less than a team of one
+    } else {
+#pragma omp parallel for schedule(static) num_threads(threads)
+        for (int part = 0; part < threads; ++part)
+            write_part(total * part / threads, total * (part + 1) / threads,
+                       scratch.data() + (scratch.empty() ? 0 : part * n));
     }
     if (no_memory && status.is_ok()) throw std::bad_alloc();
     return status;
