@@ -113,15 +113,14 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
     stale_.erase(std::unique(stale_.begin(), stale_.end()), stale_.end());
     pages_.clear();
     for (const Stale& stale : stale_) {
-        pages_.push_back(stale.page);
+        pages_.add(stale.page);
         if (stale.cells == kAll) {
             index.begin(stale.page);
         } else {
             index.begin_part(stale.page, stale.cells);
         }
     }
-    ranges_of(&pages_, &ranges_);
-    if (Status status = stale_cells_.pin(call, ranges_); !status.is_ok()) return status;
+    if (Status status = stale_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
     const int64_t heads = call.args.n_head_kv;
     const auto n = static_cast<int64_t>(stale_.size()) * heads;
     const Status status = for_lists(n, n_threads, [&](int64_t i) {
@@ -200,13 +199,10 @@ Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threa
 Status Engine::pin_near(const AttentionCall& call) {
     pages_.clear();
     for (const TileView& view : *views_) {
-        for (const KeyRange& range : view.exact_keys) {
-            for (int64_t page = range.key / kv::kPageRows; page * kv::kPageRows < range.key + range.count; ++page)
-                pages_.push_back(view.base_page + page);
-        }
+        for (const KeyRange& range : view.exact_keys)
+            pages_.add(view.base_page + range.key / kv::kPageRows, (range.count + kv::kPageRows - 1) / kv::kPageRows);
     }
-    ranges_of(&pages_, &ranges_);
-    if (Status status = near_cells_.pin(call, ranges_); !status.is_ok()) return status;
+    if (Status status = near_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
     near_runs_.resize(views_->size());
     for (size_t i = 0; i < views_->size(); ++i) {
         near_runs_[i].clear();
@@ -225,10 +221,9 @@ Status Engine::pin_chosen(const AttentionCall& call) {
     pages_.clear();
     for (size_t list = 0; list < selections_.size(); ++list) {
         const int64_t base = call.base_page(tiling_.stream(static_cast<int64_t>(list)));
-        for (const PageCells& page : selections_[list].selected) pages_.push_back(base + page.key / kv::kPageRows);
+        for (const PageCells& page : selections_[list].selected) pages_.add(base + page.key / kv::kPageRows);
     }
-    ranges_of(&pages_, &ranges_);
-    if (Status status = chosen_cells_.pin(call, ranges_); !status.is_ok()) return status;
+    if (Status status = chosen_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
     chosen_runs_.resize(selections_.size());
     chosen_lists_.resize(selections_.size());
     for (size_t list = 0; list < selections_.size(); ++list) {

@@ -111,8 +111,7 @@ private:
     std::vector<std::vector<kernels::Run>> near_runs_;    // per view
     std::vector<std::vector<kernels::Run>> chosen_runs_;  // per list
     std::vector<kernels::HeadRuns> near_lists_, chosen_lists_;
-    std::vector<int64_t> pages_;
-    std::vector<kv::PageRange> ranges_;
+    PageSet pages_;
     std::vector<Stale> stale_;
     std::vector<Workspace> workspaces_;  // per thread
 };

@@ -77,10 +77,9 @@ bool FarProbe::run(const FarCall& far, const TileView& view, const Selection& re
     pages_.clear();
     for (const KeyRange& range : ranges_) {
         for (int64_t page = range.key / kernels::kBlockKeys; page * kernels::kBlockKeys < range.key + range.count; ++page)
-            pages_.push_back(view.base_page + page);
+            pages_.add(view.base_page + page);
     }
-    ranges_of(&pages_, &page_ranges_);
-    if (pages_.empty() || !cells_.pin(call, page_ranges_).is_ok()) return false;
+    if (ranges_.empty() || !cells_.pin(call, pages_.ranges()).is_ok()) return false;
     for (const KeyRange& range : ranges_) cells_.append(call, view.stream, range, &runs_);
     int64_t read = 0;
     for (const kernels::Run& run : runs_) read += run.count;

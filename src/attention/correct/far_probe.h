@@ -49,8 +49,7 @@ private:
     uint64_t keys_ = 0;
     std::vector<KeyRange> ranges_, sampled_;
     std::vector<kernels::Run> runs_;
-    std::vector<int64_t> pages_;
-    std::vector<kv::PageRange> page_ranges_;
+    PageSet pages_;
     PinnedCells cells_;
 };
 

@@ -67,17 +67,18 @@ kernels::HeadRuns list_of(const AttentionCall& call, int64_t head, std::span<con
     return {runs, inside_row(call.k) + head * call.k.head_stride, inside_row(call.v) + head * call.v.head_stride};
 }
 
-void ranges_of(std::vector<int64_t>* pages, std::vector<kv::PageRange>* ranges) {
-    std::sort(pages->begin(), pages->end());
-    ranges->clear();
-    for (const int64_t page : *pages) {
-        if (!ranges->empty() && page < ranges->back().first + ranges->back().count) continue;
-        if (!ranges->empty() && page == ranges->back().first + ranges->back().count) {
-            ++ranges->back().count;
-        } else {
-            ranges->push_back({page, 1});
-        }
+std::span<const kv::PageRange> PageSet::ranges() {
+    ranges_.clear();
+    for (size_t word = 0; word < words_.size(); ++word) {
+        for_each_range({static_cast<int64_t>(word) * 64, words_[word]}, [&](int64_t page, int64_t count) {
+            if (!ranges_.empty() && ranges_.back().first + ranges_.back().count == page) {
+                ranges_.back().count += count;
+            } else {
+                ranges_.push_back({page, count});
+            }
+        });
     }
+    return ranges_;
 }
 
 Status AllKeys::find(const AttentionCall& call, const kernels::HeadRuns** lists) {
@@ -95,25 +96,25 @@ Status AllKeys::find(const AttentionCall& call, const kernels::HeadRuns** lists)
 
 /** Pages that hold the call's keys, all heads of them. */
 Status AllKeys::pin_all(const AttentionCall& call) {
-    const auto pin = [&](const KvRows& rows, int64_t key_stride, kv::Pinned* out) {
-        out->unpin();
-        if (!rows.pages) return Status::ok();
-        const auto page = static_cast<int64_t>(rows.pages->page_bytes());
-        std::vector<int64_t> pages;
-        for (int64_t stream = 0; stream < call.args.n_stream; ++stream) {
-            for (int64_t head = 0; head < call.args.n_head_kv; ++head) {
-                const int64_t first = static_cast<int64_t>(rows.offset) + stream * rows.stream_stride + head * rows.head_stride;
-                const int64_t last = first + (call.n_keys - 1) * key_stride + rows.row_bytes - 1;
-                for (int64_t number = first / page; number <= last / page; ++number) pages.push_back(number);
-                if (call.in_cells()) break;  // other heads lie in the same pages
-            }
+    if (Status status = pin_rows(call, call.k, call.args.k_stride, &k_); !status.is_ok()) return status;
+    return pin_rows(call, call.v, call.args.v_stride, &v_);
+}
+
+Status AllKeys::pin_rows(const AttentionCall& call, const KvRows& rows, int64_t key_stride, kv::Pinned* out) {
+    out->unpin();
+    if (!rows.pages) return Status::ok();
+    const auto page = static_cast<int64_t>(rows.pages->page_bytes());
+    // Cell by cell, other heads lie in the same pages.
+    const int64_t heads = call.in_cells() ? 1 : call.args.n_head_kv;
+    pages_.clear();
+    for (int64_t stream = 0; stream < call.args.n_stream; ++stream) {
+        for (int64_t head = 0; head < heads; ++head) {
+            const int64_t first = static_cast<int64_t>(rows.offset) + stream * rows.stream_stride + head * rows.head_stride;
+            const int64_t last = first + (call.n_keys - 1) * key_stride + rows.row_bytes - 1;
+            pages_.add(first / page, last / page - first / page + 1);
         }
-        std::vector<kv::PageRange> ranges;
-        ranges_of(&pages, &ranges);
-        return rows.pages->pin(ranges, out);
-    };
-    if (Status status = pin(call.k, call.args.k_stride, &k_); !status.is_ok()) return status;
-    return pin(call.v, call.args.v_stride, &v_);
+    }
+    return rows.pages->pin(pages_.ranges(), out);
 }
 
 void AllKeys::mend(const AttentionCall& call, Lists* lists) const {

@@ -43,8 +43,26 @@ private:
 /** `runs` of a stream as a list of one KV head. */
 kernels::HeadRuns list_of(const AttentionCall& call, int64_t head, std::span<const kernels::Run> runs);
 
-/** Sorts page numbers, drops doubles, and joins neighbours. Throws std::bad_alloc. */
-void ranges_of(std::vector<int64_t>* pages, std::vector<kv::PageRange>* ranges);
+/** A set of pages, one bit each: added in any order, read in theirs. Its buffers only grow. */
+class PageSet {
+public:
+    void clear() { words_.clear(); }
+    /** Throws std::bad_alloc. */
+    void add(int64_t page) {
+        const auto word = static_cast<size_t>(page / 64);
+        if (word >= words_.size()) words_.resize(word + 1);
+        words_[word] |= uint64_t{1} << page % 64;
+    }
+    void add(int64_t page, int64_t count) {
+        for (int64_t i = 0; i < count; ++i) add(page + i);
+    }
+    /** Neighbours joined, ascending; valid until the next call. Throws std::bad_alloc. */
+    std::span<const kv::PageRange> ranges();
+
+private:
+    std::vector<uint64_t> words_;
+    std::vector<kv::PageRange> ranges_;
+};
 
 /**
  * Lists of all keys of a call, wherever they lie, for exact attention. Those of pages are kept from call to call, and mended where a page has come into being
@@ -68,11 +86,13 @@ private:
         std::vector<kernels::HeadRuns> heads;
     };
     Status pin_all(const AttentionCall& call);
+    Status pin_rows(const AttentionCall& call, const KvRows& rows, int64_t key_stride, kv::Pinned* out);
     void mend(const AttentionCall& call, Lists* lists) const;
     void build(const AttentionCall& call, Lists* lists) const;
 
     std::map<std::pair<uint64_t, uint64_t>, Lists> kept_;  // by the ids of K and V
     Lists other_;
+    PageSet pages_;
     kv::Pinned k_, v_;
 };
 
