@@ -163,7 +163,7 @@ std::string Haystack::with_words(const Trial& trial, int budget, Random& random)
 
 Prompt Haystack::prompt(const Trial& trial, int length, int depth, Random& random) const {
     std::pair<std::string, std::string> frame;
-    if (plan_.wording == Wording::kChat) {
+    if (plan_.chat) {
         frame = session_.chat_frame();
         frame.first += trial.plants.empty() ? "" : kChatIntroduction;
     }
@@ -176,7 +176,7 @@ Prompt Haystack::prompt(const Trial& trial, int length, int depth, Random& rando
     size_t longest = 0;
     for (const Question& question : trial.questions) {
         Tokens back;
-        if (plan_.wording == Wording::kChat) {
+        if (plan_.chat) {
             back = session_.tokenize("\n\n" + question.text);
             const Tokens tail = session_.tokenize(frame.second + question.opening, true);
             back.insert(back.end(), tail.begin(), tail.end());

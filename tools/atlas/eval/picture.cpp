@@ -129,7 +129,14 @@ void fit(Panel* panel, bool from_zero) {
 std::vector<Panel> panels_of(const Json& report) {
     std::vector<Panel> panels;
     const Json& modes = report["modes"];
-    for (const std::string task : report["plan"]["tasks"]) {
+    std::vector<std::string> tasks;
+    if (modes[0]["result"].contains("retrieval")) {
+        for (const Json& r : modes[0]["result"]["retrieval"]) {
+            const std::string task = r["task"];
+            if (std::find(tasks.begin(), tasks.end(), task) == tasks.end()) tasks.push_back(task);
+        }
+    }
+    for (const std::string& task : tasks) {
         Panel panel{task + ": accuracy by length", {}, 0, 1, true};
         for (const Json& mode : modes) {
             panel.lines.emplace_back();

@@ -40,6 +40,28 @@ std::string row(const Json& report, const std::string& first, Cell cell) {
     return line + "\n";
 }
 
+/** All tasks together, where there are several. */
+std::string total_row(const Json& report) {
+    if (report["modes"][0]["result"]["retrieval"].size() < 2) return {};
+    return row(report, "all", [&](const Json& result) {
+        int hits = 0;
+        int trials = 0;
+        int only_first = 0;
+        int only_here = 0;
+        for (const Json& r : result["retrieval"]) {
+            hits += r["hits"].get<int>();
+            trials += static_cast<int>(r["trials"].size());
+            only_first += r.value("only_first", 0);
+            only_here += r.value("only_here", 0);
+        }
+        const Interval interval = wilson(hits, trials);
+        std::string cell = format("%d/%d = %.0f %% (%.0f–%.0f)", hits, trials, 100.0 * hits / std::max(1, trials),
+                                  100 * interval.low, 100 * interval.high);
+        if (result["retrieval"][0].contains("only_first")) cell += format(", %d : %d", only_first, only_here);
+        return cell;
+    });
+}
+
 std::string retrieval_table(const Json& report) {
     std::string text = "Retrieval, exact match, 95 % interval:\n\n" + head(report, "task, tokens");
     const Json& rows = report["modes"][0]["result"]["retrieval"];
@@ -58,6 +80,11 @@ std::string retrieval_table(const Json& report) {
                 return format("%d/%d", result["retrieval"][i]["documents_right"].get<int>(), documents(result));
             });
         }
+        if (rows[i].contains("nll")) {
+            text += row(report, "– −ln of the answers", [&](const Json& result) {
+                return format("%.3f", result["retrieval"][i]["nll"].get<double>());
+            });
+        }
         if (report["modes"].size() > 1) {
             const std::string base = report["modes"][0]["name"];
             text += row(report, "– right only in " + base + " : only here", [&](const Json& result) {
@@ -67,7 +94,51 @@ std::string retrieval_table(const Json& report) {
             });
         }
     }
-    return text + "\n";
+    return text + total_row(report) + "\n";
+}
+
+/** Which keys were read, per phase; nothing where all was exact. */
+std::string keys_table(const Json& report) {
+    std::string text;
+    for (const char* phase : {"reading", "retrieval", "perplexity"}) {
+        const auto keys = [&](const Json& result) -> Json {
+            return result.contains("keys") ? result["keys"].value(phase, Json()) : Json();
+        };
+        const auto part = [&](const Json& result, const char* pattern, auto value) {
+            const Json k = keys(result);
+            return k.is_null() ? std::string("all") : format(pattern, value(k));
+        };
+        bool any = false;
+        for (const Json& mode : report["modes"]) any |= !keys(mode["result"]).is_null();
+        if (!any) continue;
+        text += row(report, std::string(phase) + ": share of visible keys", [&](const Json& result) {
+            return part(result, "%.2f %%", [](const Json& k) { return 100 * k["share"].get<double>(); });
+        });
+        text += row(report, "– least and most of a layer", [&](const Json& result) -> std::string {
+            const Json k = keys(result);
+            if (k.is_null()) return "";
+            double least = 1;
+            double most = 0;
+            for (const Json& layer : k["layers"]) {
+                if (layer["visible"] <= 0.0) continue;
+                const double share = layer["read"].get<double>() / layer["visible"].get<double>();
+                least = std::min(least, share);
+                most = std::max(most, share);
+            }
+            return format("%.2f–%.2f %%", 100 * least, 100 * most);
+        });
+        text += row(report, "– exact calls of all", [&](const Json& result) {
+            const Json k = keys(result);
+            return k.is_null() ? std::string()
+                               : format("%lld of %lld", static_cast<long long>(k["exact_calls"].get<int64_t>()),
+                                        static_cast<long long>(k["calls"].get<int64_t>()));
+        });
+        text += row(report, "– index, MiB", [&](const Json& result) {
+            const Json k = keys(result);
+            return k.is_null() ? std::string() : format("%.1f", k["index_bytes"].get<double>() / 1048576.0);
+        });
+    }
+    return text.empty() ? text : "Keys read:\n\n" + head(report, "") + text + "\n";
 }
 
 std::string speed_table(const Json& report) {
@@ -86,7 +157,8 @@ std::string speed_table(const Json& report) {
     std::string text = "Speed, tokens/s:\n\n" + head(report, "what, tokens");
     for (const auto& [length, _] : lengths) {
         text += row(report, "reading " + std::to_string(length), [&](const Json& result) {
-            return format("%.0f", speed(result, length, "prompt_tokens", "prompt_seconds"));
+            const double rate = speed(result, length, "prompt_tokens", "prompt_seconds");
+            return rate > 0 ? format("%.0f", rate) : std::string("–");
         });
     }
     for (const auto& [length, _] : lengths) {
@@ -127,6 +199,19 @@ std::string perplexity_table(const Json& report) {
         row(report, "KL divergence, 99th percentile", [&](const Json& result) { return kl(result, "p99", "%.5f", 1); });
     text += row(report, "same likeliest token",
                 [&](const Json& result) { return kl(result, "same_top_token", "%.2f %%", 100); });
+    const auto texts = [](const Json& p) { return p.contains("texts") ? p["texts"].size() : 0; };
+    for (size_t i = 0; texts(first) > 1 && i < texts(first); ++i) {
+        text += row(report, first["texts"][i]["name"].get<std::string>() + ": perplexity, ratio, KL, same token",
+                    [&](const Json& result) {
+                        const Json& p = perplexity(result)["texts"][i];
+                        const double loss = p["loss"];
+                        std::string cell = format("%.3f", std::exp(loss));
+                        if (p["kl"].is_null()) return cell;
+                        return cell +
+                               format(", %.4f, %.5f, %.2f %%", std::exp(loss - first["texts"][i]["loss"].get<double>()),
+                                      p["kl"]["mean"].get<double>(), 100 * p["kl"]["same_top_token"].get<double>());
+                    });
+    }
     for (size_t i = 0; i < first["by_position"].size(); ++i) {
         const Json& bucket = first["by_position"][i];
         text += row(report, format("loss at %d–%d", bucket["from"].get<int>(), bucket["to"].get<int>() - 1),
@@ -144,6 +229,8 @@ void summarize(Json* result) {
     for (Json& r : (*result)["retrieval"]) {
         int hits = 0;
         double found = 0;
+        double nll = 0;
+        int scored = 0;
         std::map<int, std::pair<int, int>> depths;  // hits, trials
         std::map<int, bool> documents;              // all right
         for (const Json& trial : r["trials"]) {
@@ -151,6 +238,7 @@ void summarize(Json* result) {
             hits += hit;
             found += trial["found"].get<double>();
             documents.try_emplace(trial["document"], true).first->second &= hit;
+            if (trial.contains("nll")) nll += trial["nll"].get<double>(), ++scored;
             if (!trial.contains("depth")) continue;
             depths[trial["depth"]].first += hit;
             ++depths[trial["depth"]].second;
@@ -166,6 +254,7 @@ void summarize(Json* result) {
         for (const auto& [depth, counts] : depths)
             by_depth.push_back({{"depth", depth}, {"hits", counts.first}, {"trials", counts.second}});
         r["by_depth"] = std::move(by_depth);
+        if (scored > 0) r["nll"] = nll / scored;
         r["documents"] = documents.size();
         r["documents_right"] =
             std::count_if(documents.begin(), documents.end(), [](const auto& d) { return d.second; });
@@ -199,6 +288,7 @@ std::string tables(const Json& report) {
     const Json& first = report["modes"][0]["result"];
     if (first.contains("retrieval")) text += retrieval_table(report) + speed_table(report);
     if (first.contains("perplexity")) text += perplexity_table(report);
+    text += keys_table(report);
     text += head(report, "") + row(report, "peak memory, MiB", [](const Json& result) {
                 return format("%.0f", result["peak_memory_mib"].get<double>());
             });

@@ -7,8 +7,8 @@
 
 namespace atlas::eval {
 
-/** Adds to each retrieval row of `result` (of run_mode) its hits, accuracy, 95 % interval, mean share found, accuracy by depth, documents
- *  and those of which every question was answered. */
+/** Adds to each retrieval row of `result` (of run_mode) its hits, accuracy, 95 % interval, mean share found, mean −ln of the answers, accuracy by
+ *  depth, documents and those of which every question was answered. */
 void summarize(nlohmann::json* result);
 
 /** Adds to the retrieval rows of all modes but the first which trials only the first answered and which only this one (McNemar's counts). */

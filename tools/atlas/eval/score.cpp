@@ -9,10 +9,20 @@ namespace {
 
 bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; }
 
-bool has_word(const std::string& text, const std::string& word) {
+bool has_one(const std::string& text, const std::string& word) {
     for (size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) {
         const size_t end = at + word.size();
         if ((at == 0 || !is_word(text[at - 1])) && (end == text.size() || !is_word(text[end]))) return true;
+    }
+    return false;
+}
+
+/** `words`: one, or several of which each is right, with | between them. */
+bool has_word(const std::string& text, const std::string& words) {
+    for (size_t begin = 0; begin <= words.size();) {
+        const size_t end = std::min(words.find('|', begin), words.size());
+        if (end > begin && has_one(text, words.substr(begin, end - begin))) return true;
+        begin = end + 1;
     }
     return false;
 }

@@ -1,6 +1,11 @@
 #include "eval/session.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <stdexcept>
 #include <thread>
 
@@ -47,6 +52,8 @@ void Session::open(int n_ctx) {
     params.n_threads_batch = params.n_threads;
     params.type_k = cache_type(plan_.cache_type_k);
     params.type_v = cache_type(plan_.cache_type_v);
+    // As llama.cpp's programs do: layers with a sliding window keep that window only.
+    params.swa_full = false;
     context_.reset(llama_init_from_model(model_.get(), params));
     if (!context_) fail("llama.cpp cannot make a context of " + std::to_string(n_ctx) + " tokens");
 }
@@ -84,10 +91,39 @@ std::pair<std::string, std::string> Session::chat_frame() const {
 
 void Session::clear() { llama_memory_clear(llama_get_memory(context_.get()), false); }
 
+bool Session::can_go_back() const {
+    const llama_model* model = model_.get();
+    return !llama_model_is_recurrent(model) && !llama_model_is_hybrid(model) && llama_model_n_swa(model) == 0;
+}
+
 bool Session::keep(int n_tokens) {
     llama_memory_t memory = llama_get_memory(context_.get());
     // A cache that keeps only a sliding window has let go of cells that the shorter text needs again.
     return llama_memory_seq_rm(memory, 0, n_tokens, -1) && llama_memory_seq_pos_min(memory, 0) == 0;
+}
+
+void Session::save(const std::string& path, const Tokens& tokens) const {
+    // Several processes may read the same document: whole files only.
+    const std::string unfinished = path + "." + std::to_string(getpid());
+    const size_t written =
+        llama_state_seq_save_file(context_.get(), unfinished.c_str(), 0, tokens.data(), tokens.size());
+    std::error_code error;
+    if (written > 0) std::filesystem::rename(unfinished, path, error);
+    if (written > 0 && !error) return;
+    const std::string why = error ? error.message() : std::strerror(errno);
+    std::filesystem::remove(unfinished, error);
+    fail(path + ": what was read cannot be written: " + why);
+}
+
+bool Session::restore(const std::string& path, const Tokens& tokens) {
+    if (std::error_code error; !std::filesystem::exists(path, error)) return false;
+    Tokens found(tokens.size() + 1);
+    size_t count = 0;
+    if (llama_state_seq_load_file(context_.get(), path.c_str(), 0, found.data(), found.size(), &count) == 0)
+        fail(path + ": llama.cpp cannot restore this state; delete the file");
+    found.resize(count);
+    if (found != tokens) fail(path + ": holds another document; delete the file");
+    return true;
 }
 
 void Session::decode(const llama_token* tokens, int count, bool all) {
@@ -103,17 +139,19 @@ void Session::decode(const llama_token* tokens, int count, bool all) {
     llama_synchronize(context_.get());
 }
 
-std::string Session::generate(int limit, bool one_line, int* n_tokens) {
+std::string Session::generate(int limit, bool one_line, int* n_tokens, llama_token first,
+                              const std::function<bool(const std::string&)>& enough) {
     std::string text;
     *n_tokens = 0;
     while (*n_tokens < limit) {
-        llama_token token = best_of(logits(-1), vocabulary());
+        llama_token token = *n_tokens == 0 && first >= 0 ? first : best_of(logits(-1), vocabulary());
         if (llama_vocab_is_eog(vocab_, token)) break;
         char piece[256];
         const int n = llama_token_to_piece(vocab_, token, piece, sizeof piece, 0, false);
         if (n > 0) text.append(piece, static_cast<size_t>(n));
         ++*n_tokens;
         if (one_line && text.find('\n') != std::string::npos) break;
+        if (enough && enough(text)) break;
         if (*n_tokens < limit) decode(&token, 1, false);
     }
     return text;

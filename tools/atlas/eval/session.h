@@ -2,6 +2,7 @@
 
 #include <llama.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,13 +34,23 @@ public:
 
     /** Forgets everything. */
     void clear();
+    /** Whether keep() can be relied on: neither recurrent state nor layers that keep a window only. */
+    bool can_go_back() const;
     /** Forgets all but the first n_tokens. False where the model's memory cannot (recurrent state): then clear() and read them again. */
     bool keep(int n_tokens);
+    /** Writes what is in the context, which are these tokens, to a file of llama.cpp's format. Throws where it cannot. */
+    void save(const std::string& path, const Tokens& tokens) const;
+    /** The context, which is clear, holds these tokens afterwards. False where there is no file; throws where it holds something else. */
+    bool restore(const std::string& path, const Tokens& tokens);
     /** Appends tokens; afterwards logits(i) are those of tokens[i] if `all`, else only the last token has them (logits(-1)). */
     void decode(const llama_token* tokens, int count, bool all);
     const float* logits(int i) const { return llama_get_logits_ith(context_.get(), i); }
-    /** Greedy continuation of what is in the context, until `limit` tokens, the end of the turn, or, if `one_line`, a line break. */
-    std::string generate(int limit, bool one_line, int* n_tokens);
+    /**
+     * Greedy continuation of what is in the context by `first` (below 0: the likeliest behind it), until `limit` tokens, the end of the turn,
+     * a line break if `one_line`, or until `enough` says so of the text.
+     */
+    std::string generate(int limit, bool one_line, int* n_tokens, llama_token first = -1,
+                         const std::function<bool(const std::string&)>& enough = nullptr);
 
     static constexpr int kBatch = 512;  ///< most tokens of a decode() with logits for all
 

@@ -7,10 +7,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -18,6 +20,7 @@
 #include <memory>
 
 #include "eval/haystack.h"
+#include "eval/keys.h"
 #include "eval/measure.h"
 
 namespace atlas::eval {
@@ -59,7 +62,7 @@ Json measure(const Json& request) {
     if (request.at("with_atlas") && !ggml_backend_dev_by_name("ATLAS0") && !ggml_backend_dev_by_name("ATLAS"))
         throw std::runtime_error("Atlas was not loaded");
     llama_backend_init();
-    const std::string text = read_texts(plan.texts);
+    const std::string text = plan.tasks.empty() ? "" : read_texts(plan.texts);
     Session session(plan);
     int longest = plan.perplexity_context;
     for (const int length : plan.lengths) longest = std::max(longest, length);
@@ -68,16 +71,20 @@ Json measure(const Json& request) {
         report({{"progress", what}, {"tokens", tokens}});
     };
     Json result;
-    if (plan.perplexity_context > 0)
-        result["perplexity"] =
-            measure_perplexity(session, plan, text, request.at("base"), request.at("write_base"), progress);
-    if (!plan.tasks.empty()) result["retrieval"] = measure_retrieval(session, plan, text, progress);
+    const std::string phase = request.at("phase");
+    Reader reader(session, plan, request.at("key"), phase == "reading" || plan.states.empty());
+    if (phase == "reading") result[phase] = read_documents(session, reader, plan, text, progress);
+    if (phase == "perplexity")
+        result[phase] =
+            measure_perplexity(session, reader, plan, request.at("base"), request.at("write_base"), progress);
+    if (phase == "retrieval") result[phase] = measure_retrieval(session, reader, plan, text, progress);
     result["peak_memory_mib"] = peak_memory();
     return result;
 }
 
 /** In the child: becomes the worker. */
-[[noreturn]] void become_worker(const Mode& mode, const std::string& plugin, int input, int events, int errors) {
+[[noreturn]] void become_worker(const Mode& mode, const std::string& plugin, const std::string& statistics, int input,
+                                int events, int errors) {
     dup2(input, 0);
     const int null = open("/dev/null", O_WRONLY);
     if (null >= 0) dup2(null, 1);
@@ -88,6 +95,7 @@ Json measure(const Json& request) {
     } else {
         unsetenv("GGML_BACKEND_PATH");
     }
+    if (mode.with_atlas) setenv("ATLAS_STATS", statistics.c_str(), 1);
     for (const auto& [name, value] : mode.environment) setenv(name.c_str(), value.c_str(), 1);
     execl("/proc/self/exe", "atlas-eval", "--worker", nullptr);
     _exit(127);
@@ -104,21 +112,9 @@ std::string last_lines(std::FILE* file, size_t most) {
     return text.size() > most ? "…" + text.substr(text.size() - most) : text;
 }
 
-}  // namespace
-
-int worker_main() {
-    prctl(PR_SET_NAME, "atlas-eval");  // in lists of processes; it was started as /proc/self/exe
-    try {
-        const std::string request((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
-        report({{"result", measure(Json::parse(request))}});
-    } catch (const std::exception& error) {
-        report({{"error", error.what()}});
-    }
-    return 0;
-}
-
-Json run_mode(const Plan& plan, const Mode& mode, const std::string& plugin, const std::string& base, bool write_base,
-              const std::function<void(const std::string&, int)>& progress) {
+/** One phase in a process of its own, whose statistics go to the file. */
+Json run_phase(const std::string& request, const Mode& mode, const std::string& plugin, const std::string& statistics,
+               const std::function<void(const std::string&, int)>& progress) {
     int input[2];
     int events[2];
     const std::unique_ptr<std::FILE, int (*)(std::FILE*)> error_file(std::tmpfile(), std::fclose);
@@ -133,11 +129,9 @@ Json run_mode(const Plan& plan, const Mode& mode, const std::string& plugin, con
         *end = high;
     }
     const pid_t child = fork();
-    if (child == 0) become_worker(mode, plugin, input[0], events[1], fileno(errors));
+    if (child == 0) become_worker(mode, plugin, statistics, input[0], events[1], fileno(errors));
     close(input[0]);
     close(events[1]);
-    const std::string request =
-        Json{{"plan", plan}, {"with_atlas", mode.with_atlas}, {"base", base}, {"write_base", write_base}}.dump();
     const bool sent =
         child > 0 && write(input[1], request.data(), request.size()) == static_cast<ssize_t>(request.size());
     close(input[1]);
@@ -166,6 +160,64 @@ Json run_mode(const Plan& plan, const Mode& mode, const std::string& plugin, con
         result = {{"error", "ended with status " + std::to_string(WEXITSTATUS(status)) + " and no result"}};
     result["messages"] = said;
     return result;
+}
+
+/** What stands for the mode in the names of what it has read. */
+std::string key_of(const Mode& mode, const std::string& plugin) {
+    if (!mode.with_atlas) return "host";
+    std::string key;
+    for (const auto& [name, value] : mode.environment) key += name + "=" + value + " ";
+    // Exact attention writes what llama.cpp writes; the others may change with every version.
+    return mode.is_exact() ? key : key + std::to_string(fingerprint(plugin));
+}
+
+std::string content_of(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+}  // namespace
+
+int worker_main() {
+    prctl(PR_SET_NAME, "atlas-eval");  // in lists of processes; it was started as /proc/self/exe
+    try {
+        const std::string request((std::istreambuf_iterator<char>(std::cin)), std::istreambuf_iterator<char>());
+        report({{"result", measure(Json::parse(request))}});
+    } catch (const std::exception& error) {
+        report({{"error", error.what()}});
+    }
+    return 0;
+}
+
+Json run_mode(const Plan& plan, const Mode& mode, const Mode& reader, const std::string& plugin,
+              const std::string& base, bool write_base, const std::function<void(const std::string&, int)>& progress) {
+    const bool keeps = !plan.states.empty();
+    std::vector<std::string> phases;
+    if (keeps) phases.emplace_back("reading");
+    if (plan.perplexity_context > 0) phases.emplace_back("perplexity");
+    if (!plan.tasks.empty()) phases.emplace_back("retrieval");
+    Json all{{"keys", Json::object()}, {"peak_memory_mib", 0.0}, {"messages", ""}};
+    const std::string statistics =
+        (std::filesystem::temp_directory_path() / ("atlas-eval-" + std::to_string(getpid()) + ".json")).string();
+    try {
+        const std::string key = keeps ? key_of(reader, plugin) : "";
+        for (const std::string& phase : phases) {
+            const Mode& runs = phase == "reading" ? reader : mode;
+            const Json request{{"plan", plan}, {"with_atlas", runs.with_atlas}, {"phase", phase}, {"key", key},
+                               {"base", base}, {"write_base", write_base}};
+            Json result = run_phase(request.dump(), runs, plugin, statistics, progress);
+            all["keys"][phase] = keys_of(content_of(statistics));
+            std::filesystem::remove(statistics);
+            all["messages"] = all["messages"].get<std::string>() + result.value("messages", "");
+            if (result.contains("error")) return {{"error", result["error"]}, {"messages", all["messages"]}};
+            all[phase] = std::move(result[phase]);
+            all["peak_memory_mib"] =
+                std::max(all["peak_memory_mib"].get<double>(), result["peak_memory_mib"].get<double>());
+        }
+    } catch (const std::exception& error) {
+        return {{"error", error.what()}, {"messages", all["messages"]}};
+    }
+    return all;
 }
 
 }  // namespace atlas::eval
