@@ -152,7 +152,8 @@ private:
                 cells |= uint64_t{chosen[static_cast<size_t>(key + j)] != 0} << j;
             if (cells == 0) continue;
             const int64_t page = key / kv::kPageRows;
-            runs.push_back({k_pages_.page(page), v_pages_.page(page), static_cast<int32_t>(key), std::popcount(cells), cells});
+            runs.push_back(
+                {k_pages_.page(page), v_pages_.page(page), static_cast<int32_t>(key), std::popcount(cells), cells});
         }
         return runs;
     }

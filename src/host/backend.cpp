@@ -33,7 +33,8 @@ public:
         // Cells that the graph changed in place, some before it failed and some not, belong to no state that the host knows of.
         if (status != GGML_STATUS_SUCCESS) {
             const Status reason(StatusCode::kInternal, {});
-            for (const Changed& cells : changed_) cells.place.pages->mark_damaged(cells.place.offset, cells.bytes, reason);
+            for (const Changed& cells : changed_)
+                cells.place.pages->mark_damaged(cells.place.offset, cells.bytes, reason);
         }
         return status;
     }

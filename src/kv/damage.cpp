@@ -12,9 +12,8 @@ Status Damage::reason() const {
 
 bool Damage::overlaps(int64_t first, int64_t end) const {
     if (first >= end) return false;
-    return everything_ || std::any_of(ranges_.begin(), ranges_.end(), [&](const Range& range) {
-               return range.first < end && first < range.end;
-           });
+    return everything_ || std::any_of(ranges_.begin(), ranges_.end(),
+                                      [&](const Range& range) { return range.first < end && first < range.end; });
 }
 
 void Damage::add(int64_t first, int64_t end, const Status& reason) noexcept {

@@ -37,8 +37,8 @@ public:
 
 private:
     friend class PageTable;
-    const PageTable* table_ = nullptr;  // nullptr: nothing is pinned
-    int64_t first_ = 0;                 // page of addresses_[0]
+    const PageTable* table_ = nullptr;         // nullptr: nothing is pinned
+    int64_t first_ = 0;                        // page of addresses_[0]
     std::vector<const std::byte*> addresses_;  // dense: looking a page up is one load; nullptr: not pinned
     std::vector<PageRange> ranges_;
 };

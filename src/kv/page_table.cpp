@@ -350,8 +350,7 @@ Status PageTable::copy_parts(size_t offset, const PageTable& source, size_t from
     while (bytes > 0) {
         const size_t index = from / source.page_bytes_;
         const size_t inside = from % source.page_bytes_;
-        const size_t count =
-            std::min({bytes, source.page_bytes_ - inside, page_bytes_ - offset % page_bytes_});
+        const size_t count = std::min({bytes, source.page_bytes_ - inside, page_bytes_ - offset % page_bytes_});
         Status status;
         if (this == &source && count == page_bytes_) {
             share(offset / page_bytes_, index);
@@ -359,8 +358,7 @@ Status PageTable::copy_parts(size_t offset, const PageTable& source, size_t from
             status = fill_parts(offset, 0, count);
         } else {
             if (!is_reserved(static_cast<int64_t>(offset / page_bytes_))) status = reserve_bytes(offset, count);
-            if (status.is_ok())
-                status = write_parts(offset, source.bytes_of(index) + inside, count);
+            if (status.is_ok()) status = write_parts(offset, source.bytes_of(index) + inside, count);
         }
         if (!status.is_ok()) return status;
         offset += count;
@@ -419,7 +417,6 @@ bool PageTable::reclaim() {
     }
     return any;
 }
-
 
 void PageTable::clear() {
     const PageRange all{0, pages()};

@@ -61,7 +61,9 @@ public:
      */
     Status reserve(std::span<const PageRange> ranges);
     /** Whether a lease of the page needs no memory. */
-    bool is_reserved(int64_t page) const { return is_own(slots_[static_cast<size_t>(page)].load(std::memory_order_acquire)); }
+    bool is_reserved(int64_t page) const {
+        return is_own(slots_[static_cast<size_t>(page)].load(std::memory_order_acquire));
+    }
 
     /** Copies bytes out; offset + bytes must lie inside the tensor. */
     void read(size_t offset, void* destination, size_t bytes) const;

@@ -29,9 +29,7 @@ struct Caches {
         q = bench.tensor("q", GGML_TYPE_F32, {kHead, 1, 1, streams});
         mask = bench.tensor("mask", GGML_TYPE_F16, {seen, 1, 1, streams});
         ggml_context* context = bench.context();
-        const auto flat = [&](ggml_tensor* cache) {
-            return ggml_reshape_2d(context, cache, kHead, kCells * kStreams);
-        };
+        const auto flat = [&](ggml_tensor* cache) { return ggml_reshape_2d(context, cache, kHead, kCells * kStreams); };
         written[0] = ggml_set_rows(context, flat(k), rows, where);
         written[1] = ggml_set_rows(context, flat(v), rows, where);
         const auto attention = [&](int64_t stream, int64_t cells) {
@@ -39,7 +37,8 @@ struct Caches {
                 return ggml_view_4d(context, cache, kHead, cells, 1, streams, cache->nb[1], kRow, cache->nb[2],
                                     static_cast<size_t>(stream) * cache->nb[2]);
             };
-            ggml_tensor* seen_part = ggml_view_4d(context, mask, cells, 1, 1, streams, mask->nb[1], mask->nb[2], mask->nb[3], 0);
+            ggml_tensor* seen_part =
+                ggml_view_4d(context, mask, cells, 1, 1, streams, mask->nb[1], mask->nb[2], mask->nb[3], 0);
             return ggml_flash_attn_ext(context, q, heads(k), heads(v), seen_part, 1.0f, 0.0f, 0.0f);
         };
         attended = attention(0, seen);

@@ -145,7 +145,8 @@ TEST_F(OwnerBuffer, TensorsMadeByHandAreFoundByTheirAddress) {
     int garbage[64] = {1, 2, 3};
     uint8_t step = 0;
     for (ggml_tensor* like : {k, v, state}) {
-        for (void* extra : {static_cast<void*>(nullptr), static_cast<void*>(garbage), reinterpret_cast<void*>(0x5a5a5a5a5a5a)}) {
+        for (void* extra :
+             {static_cast<void*>(nullptr), static_cast<void*>(garbage), reinterpret_cast<void*>(0x5a5a5a5a5a5a)}) {
             ggml_tensor part = made_by_hand(like, 70 * like->nb[1], 100);
             part.extra = extra;
             const auto values = counting(ggml_nbytes(&part) - 10, ++step);
@@ -223,7 +224,7 @@ TEST_F(OwnerBuffer, AccessOutsideOfACacheIsRefused) {
     ggml_backend_tensor_set(v, values.data(), 0, values.size());
     std::vector<ggml_tensor> strays;
     strays.push_back(made_by_hand(k, 150 * k->nb[1], 100));  // ends behind the cache, in the next one's memory
-    strays.push_back(made_by_hand(k, 0, 100000));           // ends behind the buffer
+    strays.push_back(made_by_hand(k, 0, 100000));            // ends behind the buffer
     strays.push_back(made_by_hand(k, 0, 10));
     strays.back().data = &device_;  // somewhere else
     for (ggml_tensor& stray : strays) {

@@ -68,9 +68,9 @@ bool access(const char* operation, ggml_backend_buffer_t buffer, const ggml_tens
         OwnerMemory& memory = memory_of(buffer);
         Status status = memory.find(tensor, pages_all(buffer), &place);
         if (status.is_ok()) {
-            const bool inside = place.pages ? size <= place.pages->bytes() &&
-                                                  place.offset + offset <= place.pages->bytes() - size
-                                            : memory.contains(static_cast<std::byte*>(tensor->data) + offset, size);
+            const bool inside =
+                place.pages ? size <= place.pages->bytes() && place.offset + offset <= place.pages->bytes() - size
+                            : memory.contains(static_cast<std::byte*>(tensor->data) + offset, size);
             if (!inside) {
                 place = {};  // whose bytes they are nobody knows
                 status = Status::invalid_argument("outside of its memory");
@@ -113,7 +113,8 @@ void buffer_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, 
             const kv::PageTable& table = *place.pages;
             const size_t begin = place.offset + offset, row = table.row_bytes();
             table.read(begin, data, size);
-            if (table.is_damaged(static_cast<int64_t>(begin / row), static_cast<int64_t>((begin + size + row - 1) / row)))
+            if (table.is_damaged(static_cast<int64_t>(begin / row),
+                                 static_cast<int64_t>((begin + size + row - 1) / row)))
                 log().error("read of '{}', {} bytes at {}: not what was to be there: {}", tensor->name, size, offset,
                             table.damage().to_string());
         } else {

@@ -148,7 +148,8 @@ const OwnerMemory::Regions& OwnerMemory::regions() {
     if (const Regions* known = published_.load(std::memory_order_acquire)) return *known;
     auto regions = std::make_unique<Regions>();
     regions->reserve(tables_.size() + ordinary_.size());
-    for (const auto& [address, table] : tables_) regions->push_back({address, address + round_up(table->bytes()), table.get()});
+    for (const auto& [address, table] : tables_)
+        regions->push_back({address, address + round_up(table->bytes()), table.get()});
     for (const auto& [address, bytes] : ordinary_) regions->push_back({address, address + bytes, nullptr});
     std::sort(regions->begin(), regions->end(), [](const Region& a, const Region& b) { return a.begin < b.begin; });
     made_.reserve(made_.size() + 1);

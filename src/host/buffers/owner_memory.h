@@ -76,10 +76,10 @@ private:
     std::byte* base_ = nullptr;
     size_t reserved_ = 0;
 
-    std::mutex mutex_;                       // guards changes of all below
-    std::atomic<bool> all_ordinary_{false};  // all but the tables' regions
+    std::mutex mutex_;                                                   // guards changes of all below
+    std::atomic<bool> all_ordinary_{false};                              // all but the tables' regions
     std::map<const std::byte*, std::unique_ptr<kv::PageTable>> tables_;  // by address
-    std::map<const std::byte*, size_t> ordinary_;                        // opened one by one, while all_ordinary_ is false
+    std::map<const std::byte*, size_t> ordinary_;  // opened one by one, while all_ordinary_ is false
     // What find() looks into without a lock: made anew after changes. Earlier ones stay, as another thread may still look into them.
     std::atomic<const Regions*> published_{nullptr};
     std::vector<std::unique_ptr<const Regions>> made_;

@@ -30,12 +30,12 @@ bool is_shown(const ggml_tensor* mask, int64_t n_tokens, int64_t stream, int64_t
 
 Status damaged(const ggml_tensor* tensor, const kv::PageTable& table) {
     const Status reason = table.damage();
-    const std::string words = !reason.message().empty()                    ? reason.message()
+    const std::string words = !reason.message().empty()                   ? reason.message()
                               : reason.code() == StatusCode::kOutOfMemory ? "no memory was left"
                                                                           : "a graph that changes it in place failed";
-    return {reason.code(), "'" + std::string(root_of(tensor)->name) +
-                               "' does not hold what the host put there, until it is written again or cleared: " +
-                               words};
+    return {reason.code(),
+            "'" + std::string(root_of(tensor)->name) +
+                "' does not hold what the host put there, until it is written again or cleared: " + words};
 }
 
 /** K or V of an attention node. */
@@ -46,7 +46,8 @@ Status check_keys(const ggml_tensor* node, const ggml_tensor* keys) {
     for (int64_t stream = 0; stream < keys->ne[3]; ++stream) {
         const size_t start = place.offset + static_cast<size_t>(stream) * keys->nb[3];
         for (int64_t cell = 0; cell < keys->ne[1]; ++cell) {
-            const auto row = static_cast<int64_t>((start + static_cast<size_t>(cell) * keys->nb[1]) / table.row_bytes());
+            const auto row =
+                static_cast<int64_t>((start + static_cast<size_t>(cell) * keys->nb[1]) / table.row_bytes());
             if (table.is_damaged(row, row + 1) && is_shown(node->src[3], node->src[0]->ne[1], stream, cell))
                 return damaged(keys, table);
         }

@@ -92,33 +92,39 @@ public:
                static_cast<size_t>(element(op_, row.i1, row.i2, row.i3) - static_cast<const std::byte*>(op_->data));
     }
 
-    /** Errors: out of memory, a row that is not inside one page. */
-    Status row(const RowIndex& row, std::byte** out) {
-        if (!place_.pages) {
-            *out = const_cast<std::byte*>(element(op_, row.i1, row.i2, row.i3));
-            return Status::ok();
-        }
+    /** Memory of a row; nullptr and an error in `status`: out of memory, a row that is not inside one page. */
+    std::byte* row(const RowIndex& row, Status* status) {
+        if (!place_.pages) return const_cast<std::byte*>(element(op_, row.i1, row.i2, row.i3));
         const size_t offset = offset_of(row);
-        if (lease_.data() == nullptr || offset < begin_ || offset + row_size_ > end_) {
-            begin_ = offset / place_.pages->page_bytes() * place_.pages->page_bytes();
-            end_ = std::min(begin_ + place_.pages->page_bytes(), place_.pages->bytes());
-            if (offset + row_size_ > end_)
-                return Status::unsupported("row of " + std::to_string(row_size_) + " bytes at " +
-                                           std::to_string(offset) + ": not inside a page of " +
-                                           std::to_string(place_.pages->page_bytes()));
-            if (Status leased = place_.pages->lease(begin_, end_ - begin_, &lease_); !leased.is_ok()) return leased;
-        }
-        *out = lease_.data() + (offset - begin_);
-        return Status::ok();
+        const bool leased = lease_.data() != nullptr && offset >= begin_ && offset + row_size_ <= end_;
+        if (!leased && !lease_page_of(offset, status)) return nullptr;
+        return lease_.data() + (offset - begin_);
     }
 
 private:
+    bool lease_page_of(size_t offset, Status* status) {
+        begin_ = offset / place_.pages->page_bytes() * place_.pages->page_bytes();
+        end_ = std::min(begin_ + place_.pages->page_bytes(), place_.pages->bytes());
+        if (offset + row_size_ > end_) {
+            *status =
+                Status::unsupported("row of " + std::to_string(row_size_) + " bytes at " + std::to_string(offset) +
+                                    ": not inside a page of " + std::to_string(place_.pages->page_bytes()));
+            return false;
+        }
+        *status = place_.pages->lease(begin_, end_ - begin_, &lease_);
+        return status->is_ok();
+    }
+
     const ggml_tensor* op_;
     const Placement place_;
     const size_t row_size_;
     kv::WriteLease lease_;
     size_t begin_ = 0, end_ = 0;  // bytes of the table that are leased
 };
+
+Status no_row(int64_t number) {
+    return Status::invalid_argument("row " + std::to_string(number) + ": outside of its tensor");
+}
 
 /**
  * Makes the pages of rows 0 … total − 1 exist, whose places `target_of` knows. Errors: those of target_of, out of memory. Throws std::bad_alloc.
@@ -129,12 +135,11 @@ Status reserve_pages(kv::PageTable& pages, int64_t total, const Destination& des
         int64_t last = -1;
         for (int64_t flat = 0; flat < total; ++flat) {
             RowIndex row;
-            if (Status found = target_of(flat, &row); !found.is_ok()) return found;
+            if (!target_of(flat, &row)) return no_row(row.i1);
             const auto page = static_cast<int64_t>(destination.offset_of(row) / pages.page_bytes());
             if (page == last) continue;
             last = page;
-            if (page >= pages.pages())
-                return Status::invalid_argument("row " + std::to_string(row.i1) + ": outside of its cache");
+            if (page >= pages.pages()) return no_row(row.i1);
             visit(page);
         }
         return Status::ok();
@@ -185,8 +190,7 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
     const auto target_of = [&](int64_t flat, RowIndex* out) {
         const RowIndex from = RowIndex::of(source, flat);
         *out = {row_number(rows, from.i1, from.i2, from.i3), from.i2, from.i3};
-        if (out->i1 >= 0 && out->i1 < op->ne[1]) return Status::ok();
-        return Status::invalid_argument("row " + std::to_string(out->i1) + " of " + std::to_string(op->ne[1]));
+        return out->i1 >= 0 && out->i1 < op->ne[1];
     };
     if (place.pages) {
         // All pages first, while no thread holds a lease: all rows are written, or none.
@@ -196,13 +200,13 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
     }
     const auto write = [&](int64_t flat, Destination* destination, float* scratch) {
         RowIndex to;
-        if (Status found = target_of(flat, &to); !found.is_ok()) return found;
-        std::byte* target = nullptr;
-        if (Status found = destination->row(to, &target); !found.is_ok()) return found;
+        if (!target_of(flat, &to)) return fail(no_row(to.i1));
+        Status error;
+        std::byte* target = destination->row(to, &error);
+        if (!target) return fail(std::move(error));
         const RowIndex from = RowIndex::of(source, flat);
         convert(source, element(source, from.i1, from.i2, from.i3), op->type, target, n, scratch);
         if (damaged) place.pages->mend(destination->offset_of(to), row_size);
-        return Status::ok();
     };
 
     const int threads = total * n < kParallelElements ? 1 : std::min<int>(n_threads, static_cast<int>(total));
@@ -212,7 +216,7 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
         Destination destination(op, place, row_size);
         for (int64_t flat = begin; flat < end; ++flat) {
             try {
-                if (Status written = write(flat, &destination, values); !written.is_ok()) fail(std::move(written));
+                write(flat, &destination, values);
             } catch (const std::bad_alloc&) {
                 no_memory = true;
             }
