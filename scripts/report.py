@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""Runs named sets of measurements and writes what they found to docs/results/NAME.md: the only way figures get into that folder.
+
+  ./dev report --list             what there is, how long each takes, what it needs
+  ./dev report exact retrieval    two of them; the quick form, two cores and minutes
+  ./dev report --long exact       deeper and more often, as for a release
+
+A page names commit, processor, date and every command; figures that differ between runs are medians (least–most). A set of measurements
+of which one fails leaves the page that was there. To be run while nothing else computes.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Of the processor's many flags those that decide which kernels run.
+FLAGS = ["avx2", "f16c", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "asimd", "asimddp", "bf16"]
+
+
+@dataclasses.dataclass
+class Part:
+    """One command of a set. {folder}: a scratch folder; a result is what it prints, or the file `reads` in there."""
+    title: str
+    quick: str
+    long: str = ""
+    reads: str = ""
+    repeats: int = 1  # runs whose tables are merged: medians and ranges
+
+
+@dataclasses.dataclass
+class Report:
+    title: str
+    minutes: str
+    parts: list
+    needs: str = "nothing"
+    picture: str = ""      # a file in the scratch folder that stands beside the page
+    own_page: bool = False  # the command writes the page itself
+
+
+MODELS = "./dev models (fetches 98 MB to 1.1 GB each)"
+REPORTS = {
+    "exact": Report(
+        "Exact attention in whole programs", "4 quick, 25 long",
+        [Part("A model that is nearly all attention (12M shape, random weights)",
+              "bench --variant exact --whole= --kv-types f16 --depths 0,2048,8192 --generate 64 --repetitions 3 --output {folder}/exact",
+              "bench --variant exact --whole 8192,32768 --kv-types f16,q8_0 --depths 0,2048,8192,32768 --generate 128 --repetitions 5 "
+              "--output {folder}/exact"),
+         Part("The shape of Llama 3.2 1B, q4_0, random weights",
+              "bench --variant exact --whole= --kv-types f16 --shape 1b --depths 0 --prompt 256 --generate 16 --repetitions 3 --output {folder}/1b",
+              "bench --variant exact --whole= --kv-types f16 --shape 1b --depths 0,8192 --prompt 256 --generate 24 --repetitions 4 "
+              "--output {folder}/1b")],
+        picture="exact-f16.png"),
+    "sparse": Report(
+        "Sparse attention in whole programs", "8 quick, 60 long",
+        [Part("A model that is nearly all attention (12M shape, random weights)",
+              "bench --whole= --kv-types f16 --depths 2048,8192,32768 --generate 64 --repetitions 3 --output {folder}/sparse",
+              "bench --whole 8192,32768,65536 --kv-types f16,q8_0 --depths 2048,8192,32768,131072 --generate 128 --repetitions 5 "
+              "--output {folder}/sparse"),
+         Part("A trained model (atlas-tiny)",
+              "bench -m models/atlas-tiny.gguf --whole= --kv-types f16 --depths 8192,32000 --generate 64 --repetitions 3 --output {folder}/tiny",
+              "bench -m models/atlas-tiny.gguf --whole 32000 --kv-types f16 --depths 8192,32000 --generate 128 --repetitions 5 "
+              "--output {folder}/tiny"),
+         Part("The operation alone", "bench sparse --keys 8192,32768,131072", "bench sparse --keys 8192,32768,131072 --repeats 200", repeats=3)],
+        picture="sparse-f16.png"),
+    "kernels": Report(
+        "Attention kernels beside the CPU backend's", "6 quick, 30 long",
+        [Part("One token, and 512", "bench kernels --d 64,128 --group 4 --keys 4096,16384 --tokens 1,512 --types f16,q8_0 --host-limit 2",
+              "bench kernels", repeats=3)]),
+    "quality": Report(
+        "Sparse attention against exact: perplexity and divergence", "15 quick, 120 long",
+        [Part("Real pretrained models, the ends of documents of several kinds",
+              "eval real smollm2 --tasks none --modes exact,sparse,window -o {folder}/quality",
+              "eval real --tasks none --modes exact,sparse,window --documents 3 -o {folder}/quality")],
+        needs=MODELS),
+    "retrieval": Report(
+        "Facts found in long documents", "20 quick, 240 long",
+        [Part("Real pretrained models, facts of every kind",
+              "eval real smollm2 --tail 0 --tasks facts --samples 2 --questions 4 --modes exact,sparse,window -o {folder}/retrieval",
+              "eval real --tail 0 --tasks all --samples 4 --questions 8 --modes exact,sparse,window -o {folder}/retrieval")],
+        needs=MODELS),
+    "tiny": Report(
+        "The model of this repository, full context", "10 quick, 60 long",
+        [Part("Retrieval and perplexity of atlas-tiny",
+              "eval --modes exact,sparse,window --tasks multi-key --lengths 8192 --samples 2 --questions 9 --perplexity 8192 -o {folder}/tiny",
+              "eval --modes exact,sparse,window --tasks multi-key --lengths 16384,32768 --samples 8 --questions 9 --perplexity 32768 "
+              "--documents 4 -o {folder}/tiny", reads="tiny/report.md")]),
+    "memory": Report(
+        "Test-time memory: recall, speed, and what it does beside sparse attention", "10 quick, 60 long",
+        [Part("Recall and speed", "bench memory --output {folder}/recall"),
+         Part("Beside sparse attention, atlas-tiny",
+              "bench memory quality --brief --lengths 8192 --documents 1 --output {folder}/quality",
+              "bench memory quality --lengths 16384,32768 --documents 4 --kl-positions 32768 --output {folder}/quality")]),
+    "hosts": Report(
+        "Host versions seen working", "10, and 60 when the hosts have to be built", [Part("Hosts", "test --hosts")],
+        needs="source packages of the hosts (fetched)", own_page=True),
+}
+
+
+def run(command, **options):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+def commit():
+    """Short id, and whether what could change a measurement differs from it: text cannot."""
+    head = run(["git", "log", "-1", "--format=%h of %cs"])
+    if head.returncode != 0:
+        return "unknown (no git here)"
+    changed = run(["git", "status", "--porcelain", "--", ".", ":!docs", ":!*.md"]).stdout.strip()
+    return head.stdout.strip() + (", with changes that are not committed" if changed else "")
+
+
+def processor(cpuinfo=pathlib.Path("/proc/cpuinfo")):
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else ""
+    model = re.search(r"^(?:model name|CPU part)\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    have = set(flags[1].split()) if flags else set()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model[1].strip() if model else 'unknown'}, {usable} logical cores; {' '.join(flag for flag in FLAGS if flag in have) or 'no known flags'}"
+
+
+def memory():
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (ValueError, OSError):
+        return "unknown"
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+
+
+def merged_cell(cells):
+    """Median (least–most) of a cell that is one number with the same words around it in all runs; the first run's cell otherwise."""
+    if len(set(cells)) == 1:
+        return cells[0]
+    shapes = {NUMBER.sub("#", cell) for cell in cells}
+    found = [NUMBER.findall(cell) for cell in cells]
+    if len(shapes) != 1 or any(len(numbers) != 1 for numbers in found):
+        return cells[0]
+    values = sorted((numbers[0] for numbers in found), key=float)
+    middle = values[len(values) // 2] if len(values) % 2 else f"{statistics.median(map(float, values)):g}"
+    return NUMBER.sub(f"{middle} ({values[0]}–{values[-1]})", cells[0], count=1)
+
+
+def merged(texts):
+    """One text of several runs of a command: cells of tables that differ become medians and ranges."""
+    lines = [text.splitlines() for text in texts]
+    if len(texts) == 1 or len({len(each) for each in lines}) != 1:
+        return texts[0]
+    result = []
+    for together in zip(*lines):
+        rows = [line.split("|") for line in together]
+        same = len({len(row) for row in rows}) == 1
+        result.append("|".join(merged_cell(list(cells)) for cells in zip(*rows)) if same and together[0].startswith("|") else together[0])
+    return "\n".join(result)
+
+
+def cleaned(text, folder):
+    """Without paths of this machine and what terminals understand; deeper headings than the page's."""
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace(str(folder), "…").replace(str(ROOT) + "/", "").replace(str(ROOT), ".")
+    text = text.replace(str(pathlib.Path.home()), "~")
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
+    lines = ["###" + line.lstrip("#") if re.match(r"#{1,3} ", line) else line for line in lines]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def measure(part, args, folder):
+    """(command as typed, text). Throws RuntimeError with the command and the end of what it said."""
+    words = shlex.split(part.long if args.long and part.long else part.quick)
+    shown = "./dev " + shlex.join(word.replace("{folder}/", "") for word in words)
+    texts = []
+    for turn in range(part.repeats):
+        print(f"report: {shown}" + (f" ({turn + 1} of {part.repeats})" if part.repeats > 1 else ""), file=sys.stderr, flush=True)
+        done = subprocess.run([*args.dev, *(word.replace("{folder}", str(folder)) for word in words)], cwd=ROOT, text=True,
+                              stdout=subprocess.PIPE, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{shown}: status {done.returncode}\n" + "\n".join(done.stdout.splitlines()[-10:]))
+        text = done.stdout
+        if part.reads:
+            try:
+                text = (folder / part.reads).read_text(encoding="utf-8")
+            except OSError as error:
+                raise RuntimeError(f"{shown}: wrote no {part.reads}: {error.strerror}") from error
+        if "|" not in text:
+            raise RuntimeError(f"{shown}: no table in what it printed")
+        texts.append(text)
+    return shown + (f"    ({part.repeats} runs)" if part.repeats > 1 else ""), cleaned(merged(texts), folder)
+
+
+def write_report(name, args):
+    report = REPORTS[name]
+    started = datetime.datetime.now(datetime.timezone.utc)
+    facts = {"commit": commit(), "date": f"{started:%Y-%m-%d %H:%M} UTC", "processor": processor(), "memory": memory(),
+             "load at the start": f"{os.getloadavg()[0]:.1f}"}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
+        if report.own_page:
+            command = [*args.dev, *shlex.split(report.parts[0].quick)]
+            if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+                raise RuntimeError(f"./dev {report.parts[0].quick}: failed")
+            return
+        sections = []
+        for part in report.parts:
+            command, text = measure(part, args, folder)
+            sections.append(f"## {part.title}\n\n    {command}\n\n{text}\n")
+        spent = datetime.datetime.now(datetime.timezone.utc) - started
+        facts["took"] = f"{spent.total_seconds() / 60:.0f} minutes" if spent.total_seconds() >= 90 else f"{spent.total_seconds():.0f} s"
+        args.output.mkdir(parents=True, exist_ok=True)
+        picture = folder / report.picture
+        image = ""
+        if report.picture and picture.is_file():
+            shutil.copyfile(picture, args.output / f"{name}.png")
+            image = f"![{report.title}]({name}.png)\n\n"
+        table = "| | |\n|---|---|\n" + "".join(f"| {what} | {value} |\n" for what, value in facts.items())
+        page = f"# {report.title}\n\nWritten by `./dev report{' --long' if args.long else ''} {name}`.\n\n{table}\n{image}" + "\n".join(sections)
+        (args.output / f"{name}.md").write_text(page, encoding="utf-8")
+    print(f"report: wrote {args.output / name}.md", file=sys.stderr)
+
+
+def list_reports():
+    width = max(map(len, REPORTS))
+    for name, report in REPORTS.items():
+        print(f"{name:<{width}}  {report.title}\n{'':<{width}}  minutes on two cores: {report.minutes}; needs: {report.needs}")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="./dev report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(REPORTS)}")
+    parser.add_argument("--list", action="store_true", help="say what there is and run nothing")
+    parser.add_argument("--long", action="store_true", help="the long form where there is one")
+    parser.add_argument("--output", type=pathlib.Path, default=ROOT / "docs/results", help="folder of the pages (default docs/results)")
+    parser.add_argument("--dev", type=shlex.split, default=[str(ROOT / "dev")], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.list:
+        list_reports()
+        return 0
+    if not args.names:
+        parser.error(f"no name given; there are {', '.join(REPORTS)}")
+    for name in args.names:
+        if name not in REPORTS:
+            parser.error(f"{name}: no such report; there are {', '.join(REPORTS)}")
+    failed = 0
+    for name in args.names:
+        try:
+            write_report(name, args)
+        except RuntimeError as error:
+            print(f"report: {name} failed, its page is as it was: {error}", file=sys.stderr)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
