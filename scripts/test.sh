@@ -163,6 +163,11 @@ case ${1:-} in
         valgrind_session
         finish
         ;;
+    --hosts)
+        shift
+        build release ggml-atlas
+        exec python3 "$top/scripts/hosts.py" --plugin "$(build_folder release)/src/host/libggml-atlas.so" --jobs "$jobs" "$@"
+        ;;
     --)
         shift
         build release

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "host/abi/detect.h"
+#include "host/abi/self_test.h"
 #include "host/device.h"
 #include "kernels/attention.h"
 
@@ -22,7 +23,8 @@ extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backen
         set_log_level(read.log_level);
         // A typo would else be silent.
         for (const std::string& sentence : unknown) log().warn("{}", sentence);
-        if (status.is_ok()) status = host::abi::choose_layout(host::abi::probe_host(), &layout);
+        const host::abi::HostFacts facts = host::abi::probe_host();
+        if (status.is_ok()) status = host::abi::choose_layout(facts, &layout);
         if (status.is_ok()) status = kernels::select_kernel_variant(options().kernel.c_str());
         if (!status.is_ok()) {
             log().error("not loaded: {}", status.to_string());
@@ -34,7 +36,14 @@ extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backen
             log().error("not loaded: another copy of this library is loaded already");
             return nullptr;
         }
-        log().info("backend API {}, kernels {}", static_cast<int>(layout), kernels::kernel_variant());
+        status = host::abi::self_test(host::atlas_device(), host::atlas_registry());
+        if (!status.is_ok()) {
+            log().error("not loaded: {}", host::abi::refusal(facts, status));
+            return nullptr;
+        }
+        if (const std::string sentence = host::abi::untested(facts); !sentence.empty()) log().warn("{}", sentence);
+        log().info("ggml {}, backend API {}, kernels {}", facts.version, static_cast<int>(layout),
+                   kernels::kernel_variant());
         return host::atlas_registry();
     } catch (const std::bad_alloc&) {
         std::fputs("atlas: not loaded: no memory left\n", stderr);  // perhaps there is no log either

@@ -5,6 +5,7 @@ Greedy sampling on the repository's model; the text without Atlas is the expecta
 the device list and, in the scenarios of refusal, by its absence.
 """
 
+import json
 import pathlib
 import re
 import tempfile
@@ -70,6 +71,14 @@ def backend_ops(args, device, operation, pattern, minimum, **variables):
     if lacking:
         raise Failed("\n".join(lacking))
     print(found[0])
+
+
+def bench(args):
+    """llama-bench computes a prompt and tokens on our device."""
+    result = run(["llama-bench", "-m", args.model, "-p", "64", "-n", "16", "-r", "1", "-t", "2", "-o", "json"], args.plugin)
+    rows = json.loads(result.stdout) if result.returncode == 0 else []
+    if len(rows) != 2 or not all("ATLAS" in row["backends"] and row["avg_ts"] > 0 for row in rows):
+        raise Failed(f"status {result.returncode}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}")
 
 
 def prompt_cache(args):
@@ -138,6 +147,7 @@ SCENARIOS = {
     "set_rows_ops": lambda args: backend_ops(args, "ATLAS0", "SET_ROWS", "", 100),
     "set_rows_ops_paged": lambda args: backend_ops(args, "ATLAS0", "SET_ROWS", "", 100, ATLAS_PAGE_ALL="1"),
     "set_rows_ops_accel": lambda args: backend_ops(args, "ATLAS", "SET_ROWS", "", 100),
+    "bench": bench,
     "prompt_cache": prompt_cache,
     "refusals": refusals,
     "logging": logging,

@@ -33,6 +33,9 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 HOST_HEADER = re.compile(r"^(ggml|llama|gguf)([-_.].*)?\.h$|^(ggml|llama)-cpp\.h$")
 GETENV = re.compile(r"\b(secure_)?getenv\s*\(|\benviron\b")
 STDERR = re.compile(r"std::cerr|std::cout|\bf?printf\s*\(\s*(stderr|stdout|\")")
+# A struct of ggml or llama.cpp, a function of theirs declared by hand, or more of the private interface.
+PRIVATE = re.compile(r'^[ \t]*(?:(?:struct|union)\s+(?:ggml|llama)_\w+\s*\{|extern\s+"C"[^;{]*\b(?:ggml|llama)_\w+\([^{;]*;'
+                     r'|namespace\s+atlas::host::abi\b)', re.MULTILINE)
 
 
 def without_comments(text):
@@ -63,6 +66,11 @@ def check_source(root, path, breaches):
                 breaches.append(f"{path.relative_to(root)}:{number}: {name}: src/{folder} must not include src/{target}")
         elif kind == '"' and ".." in name.split("/"):
             breaches.append(f"{path.relative_to(root)}:{number}: {name}: paths are relative to src/")
+    if relative.parts[:2] != ("host", "abi"):
+        text = without_comments(raw)
+        for found in PRIVATE.finditer(text):
+            number = text.count("\n", 0, found.start()) + 1
+            breaches.append(f"{path.relative_to(root)}:{number}: what ggml keeps private is declared in src/host/abi alone")
     for number, line in enumerate(without_comments(raw).splitlines(), 1):
         if GETENV.search(line) and relative.as_posix() != "base/options.cpp":
             breaches.append(f"{path.relative_to(root)}:{number}: the environment is read in src/base/options.cpp alone")

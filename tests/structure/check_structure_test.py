@@ -19,6 +19,8 @@ CLEAN = {
     "src/attention/a.h": '#include "kv/page.h"\n#include "memory/m.h"\n',
     "src/host/a.cpp": '#include <ggml.h>\n#include "ggml-backend.h"\n#include "runtime/session.h"\n',
     "src/base/options.def": "// A table.\n" + ROW,
+    "src/host/abi/a.h": 'namespace atlas::host::abi {}\nextern "C" void ggml_private(int a);\n',
+    "src/host/plugin.cpp": 'extern "C" int ggml_backend_score() { return 1; }\n',
     "docs/options.md": options_doc.page_of(options_doc.rows_of(ROW)),
 }
 
@@ -51,6 +53,9 @@ class CheckStructure(unittest.TestCase):
             ("src/host/b.cpp", 'void f() { std::cerr << 1; }\n', "base/log.h"),
             ("src/host/b.cpp", 'void f() { fprintf(stderr, "x"); }\n', "base/log.h"),
             ("src/kv/b.cpp", '#include "../base/log.h"\n', "relative to src/"),
+            ("src/host/b.h", "struct ggml_backend_buffer {\n    int a;\n};\n", "b.h:1: what ggml keeps private"),
+            ("src/host/ops/b.h", '\n\nextern "C" void ggml_private(int a,\n    int b);\n', "b.h:3: what ggml keeps private"),
+            ("src/host/b.h", "namespace atlas::host::abi {\nstruct Other {};\n}\n", "b.h:1: what ggml keeps private"),
             ("src/extra/b.cpp", "int a;\n", "do not know"),
             ("tools/atlas/b.cpp", '#include "base/options.h"\n', "public headers only"),
             ("src/base/options.def", ROW + ROW.replace("ATLAS_DEVICE", "ATLAS_OTHER"), "process.device has two rows"),

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "host/abi/marks.h"
+#include "host/abi/self_test.h"
 #include "host/buffers/owner_buffer.h"
 #include "host/graph/op_kind.h"
 
@@ -73,7 +73,7 @@ bool CacheChain::is_read_elsewhere(ggml_cgraph* graph) const {
 
 /** Adds a node that works on the last one's result, cell by cell. */
 bool CacheChain::append(ggml_tensor* node) {
-    if (!is_wanted(node)) return false;
+    if (!abi::is_wanted(node)) return false;
     const ggml_tensor* last = nodes_.back();
     switch (op_kind(node->op)) {
         case OpKind::kView:

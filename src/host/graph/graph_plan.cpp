@@ -1,6 +1,6 @@
 #include "host/graph/graph_plan.h"
 
-#include "host/abi/marks.h"
+#include "host/abi/self_test.h"
 #include "host/graph/op_kind.h"
 #include "host/graph/whose.h"
 #include "host/ops/table.h"
@@ -24,7 +24,7 @@ void GraphPlan::build(ggml_cgraph* graph) {
     const int n_nodes = ggml_graph_n_nodes(graph);
     for (int i = 0; i < n_nodes; ++i) {
         ggml_tensor* node = ggml_graph_node(graph, i);
-        if (op_kind(node->op) == OpKind::kView || !is_wanted(node) || ggml_is_empty(node)) continue;
+        if (op_kind(node->op) == OpKind::kView || !abi::is_wanted(node) || ggml_is_empty(node)) continue;
         if (const Op* op = own_op(node)) {
             const bool changed = op->mask != kNone && reads_mask(node->src[op->mask]);
             steps_.push_back({StepKind::kOwn, op, node, 0, 0, changed});

@@ -24,13 +24,21 @@ TEST(Abi, ChoosesTheLayoutByWhatTheHostExports) {
 TEST(Abi, RefusesOtherHostsNamingWhatItFound) {
     Layout layout{};
     for (const HostFacts& facts :
-         {HostFacts{"0.8.4", true, true}, HostFacts{"0.99.0", true, true}, HostFacts{"1.0.0", true, true},
+         {HostFacts{"0.8.4", true, true}, HostFacts{"0.20.9", true, true}, HostFacts{"1.0.0", true, true},
           HostFacts{"0.12.0", false, false}, HostFacts{"0.27.0", false, true}, HostFacts{"nonsense", true, true}}) {
         const Status status = choose_layout(facts, &layout);
         EXPECT_EQ(status.code(), StatusCode::kUnsupported);
         EXPECT_NE(status.message().find(facts.version), std::string::npos) << status.message();
     }
     EXPECT_EQ(choose_layout({nullptr, true, true}, &layout).code(), StatusCode::kUnsupported);
+}
+
+TEST(Abi, SaysOfALaterHostThatItIsUntested) {
+    Layout layout{};
+    const HostFacts later{"0.28.0", true, true};
+    EXPECT_TRUE(choose_layout(later, &layout).is_ok()) << "its self-test decides";
+    EXPECT_NE(abi::untested(later).find("0.28.0"), std::string::npos);
+    for (const char* version : {"0.21.0", "0.25.3", "0.27.9"}) EXPECT_EQ(abi::untested({version, true, true}), "");
 }
 
 TEST(Refusal, LoadedTwiceIsOneDevice) {

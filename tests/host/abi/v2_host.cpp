@@ -1,6 +1,9 @@
-// A host of April 2026 (backend API 2), as far as a plug-in can see one: its executable hides what came later and drives the plug-in
-// through tables declared here by slot number, apart from src/host/abi, so that a slip there is not repeated in its own test.
-// Usage: v2_host PLUGIN april | no_2d | contradictory | future | no_version. Status 0: the plug-in did what that host needs.
+// Hosts other than the one built against, as far as a plug-in can see them: the executable hides or replaces what the plug-in asks ggml for.
+// The host of April 2026 (backend API 2) drives the plug-in through tables declared here by slot number, apart from src/host/abi, so that a
+// slip there is not repeated in its own test.
+// Usage: v2_host PLUGIN CASE. Status 0: the plug-in did what that host needs. Taken are april and future (a later version whose interface
+// is the same); refused drifted (it says what april says, and its functions read other tables), resized (another tensor), no_2d,
+// contradictory, old and no_version.
 
 #include <dlfcn.h>
 #include <ggml-backend.h>
@@ -19,7 +22,8 @@ std::string_view g_host = "april";
 
 bool hidden(const char* symbol) {
     const std::string_view name(symbol);
-    if (name == "ggml_backend_buft_alloc_buffer_n") return g_host != "contradictory";
+    if (name == "ggml_backend_buft_alloc_buffer_n")
+        return g_host == "april" || g_host == "drifted" || g_host == "no_2d";
     if (name == "ggml_backend_tensor_set_2d") return g_host == "no_2d" || g_host == "contradictory";
     return false;
 }
@@ -47,7 +51,7 @@ enum DeviceSlot : size_t {
     kSupportsOp = 9,
     kSupportsBuft
 };
-enum BufferTypeSlot : size_t { kTypeName, kAllocBuffer, kAlignment, kMaxSize, kAllocSize, kIsHost };
+enum BufferTypeSlot : size_t { kTypeName, kAllocBuffer, kAlignment, kMaxSize, kAllocSize, kIsHost, kTypeDevice };
 enum BufferSlot : size_t {
     kFreeBuffer,
     kBase,
@@ -225,17 +229,7 @@ void drive(void* registry) {
     slot<void(void*)>(static_cast<Slot*>(backend) + kBackendTable, kFreeBackend)(backend);
 }
 
-}  // namespace
-
-// The plug-in binds to these before those of libggml-base and libc.
-extern "C" {
-
-__attribute__((visibility("default"))) const char* ggml_version() {
-    if (g_host == "no_version") return "nonsense";
-    return g_host == "future" ? "0.99.0" : "0.21.1";
-}
-
-__attribute__((visibility("default"))) void* dlsym(void* handle, const char* symbol) noexcept {
+void* real_dlsym(void* handle, const char* symbol) {
     using Lookup = void*(void*, const char*);
     static Lookup* real = [] {
         for (const char* version : {"GLIBC_2.34", "GLIBC_2.17", "GLIBC_2.2.5"}) {
@@ -243,14 +237,76 @@ __attribute__((visibility("default"))) void* dlsym(void* handle, const char* sym
         }
         return static_cast<Lookup*>(nullptr);
     }();
-    if (!real || (handle == RTLD_DEFAULT && hidden(symbol))) return nullptr;
-    return real(handle, symbol);
+    return real ? real(handle, symbol) : nullptr;
+}
+
+/** The function of libggml-base that one below stands before. */
+template <typename F>
+F* original(const char* name) {
+    static void* base = dlopen("libggml-base.so.0", RTLD_LAZY | RTLD_NOLOAD);
+    return reinterpret_cast<F*>(real_dlsym(base, name));
+}
+
+/** Whether a buffer type is the plug-in's with the table of April 2026; other types are the real host's. */
+bool is_april(ggml_backend_buffer_type_t type) {
+    return g_host == "april" && std::strcmp(slot<const char*(void*)>(type, kTypeName)(type), "ATLAS0") == 0;
+}
+
+}  // namespace
+
+#define EXPORTED __attribute__((visibility("default")))
+
+// The plug-in binds to these before those of libggml-base and libc.
+extern "C" {
+
+EXPORTED const char* ggml_version() {
+    if (g_host == "no_version") return "nonsense";
+    if (g_host == "old") return "0.20.0";
+    return g_host == "future" ? "0.99.0" : "0.21.1";
+}
+
+EXPORTED size_t ggml_tensor_overhead() {
+    static auto* real = original<size_t()>("ggml_tensor_overhead");
+    return real() + (g_host == "resized" ? 16 : 0);
+}
+
+// What the host of April 2026 has in its own libggml-base: buffer types without the two batch entries.
+EXPORTED ggml_backend_dev_t ggml_backend_buft_get_device(ggml_backend_buffer_type_t type) {
+    static auto* real = original<ggml_backend_dev_t(ggml_backend_buffer_type_t)>("ggml_backend_buft_get_device");
+    return is_april(type) ? static_cast<ggml_backend_dev_t>(reinterpret_cast<Slot*>(type)[kTypeDevice]) : real(type);
+}
+
+EXPORTED size_t ggml_backend_buft_get_alignment(ggml_backend_buffer_type_t type) {
+    static auto* real = original<size_t(ggml_backend_buffer_type_t)>("ggml_backend_buft_get_alignment");
+    return is_april(type) ? slot<size_t(void*)>(type, kAlignment)(type) : real(type);
+}
+
+EXPORTED size_t ggml_backend_buft_get_alloc_size(ggml_backend_buffer_type_t type, const ggml_tensor* tensor) {
+    using Function = size_t(ggml_backend_buffer_type_t, const ggml_tensor*);
+    static auto* real = original<Function>("ggml_backend_buft_get_alloc_size");
+    return is_april(type) ? ggml_nbytes(tensor) : real(type, tensor);
+}
+
+EXPORTED bool ggml_backend_buft_is_host(ggml_backend_buffer_type_t type) {
+    static auto* real = original<bool(ggml_backend_buffer_type_t)>("ggml_backend_buft_is_host");
+    return is_april(type) ? slot<bool(void*)>(type, kIsHost)(type) : real(type);
+}
+
+EXPORTED ggml_backend_buffer_t ggml_backend_buft_alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
+    using Function = ggml_backend_buffer_t(ggml_backend_buffer_type_t, size_t);
+    static auto* real = original<Function>("ggml_backend_buft_alloc_buffer");
+    return is_april(type) ? slot<ggml_backend_buffer_t(void*, size_t)>(type, kAllocBuffer)(type, size)
+                          : real(type, size);
+}
+
+EXPORTED void* dlsym(void* handle, const char* symbol) noexcept {
+    return handle == RTLD_DEFAULT && hidden(symbol) ? nullptr : real_dlsym(handle, symbol);
 }
 }
 
 int main(int argc, char** argv) {
     if (argc != 3) {
-        std::fprintf(stderr, "usage: v2_host PLUGIN april|no_2d|contradictory|future|no_version\n");
+        std::fprintf(stderr, "usage: v2_host PLUGIN april|future|drifted|resized|no_2d|contradictory|old|no_version\n");
         return 2;
     }
     g_host = argv[2];
@@ -265,6 +321,9 @@ int main(int argc, char** argv) {
     if (g_host == "april") {
         expect(registry != nullptr, "the plug-in declined a host of April 2026");
         if (registry) drive(registry);
+    } else if (g_host == "future") {
+        expect(registry != nullptr, "the plug-in declined a later host with the same interface");
+        if (registry) expect(*static_cast<int*>(registry) == 3, "api_version is not 3");
     } else {
         expect(registry == nullptr, "the plug-in accepted a host that it cannot know");
     }
