@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "host_attention.h"
-#include "kernels/attention.h"
+#include "kernels/kernel_table.h"
 #include "machine_limits.h"
 
 namespace {

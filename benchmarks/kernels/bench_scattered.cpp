@@ -11,9 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention.h"
-#include "kernels/reference/attention.h"
-#include "kernels/row_codec.h"
+#include "kernels/kernel_table.h"
+#include "kernels/reference/reference.h"
 #include "kv/page_table.h"
 
 namespace {
@@ -105,7 +104,7 @@ public:
         for (int i = 0; i < 8; ++i) {
             const auto token = static_cast<int64_t>(random_()) % args.n_tokens;
             const auto head = static_cast<int64_t>(random_()) % args.n_head;
-            kernels::attend_row_reference(reference, 0, token, head);
+            kernels::reference::attend_row(reference, 0, token, head);
             const auto at = static_cast<size_t>((token * args.n_head + head) * args.d_v);
             for (size_t x = at; x < at + static_cast<size_t>(args.d_v); ++x)
                 worst = std::max(worst, static_cast<double>(std::fabs(out_[x] - expected_[x])));

@@ -12,7 +12,7 @@
 
 #include "attention/engine.h"
 #include "attention/stats.h"
-#include "kernels/row_codec.h"
+#include "kernels/kernel_table.h"
 
 namespace {
 

@@ -1,15 +1,13 @@
 #include "attention/engine.h"
 
-#include <omp.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <new>
 #include <utility>
 
 #include "attention/select/rest.h"
+#include "base/parallel.h"
 #include "kernels/merge.h"
 
 namespace atlas::attention {
@@ -18,22 +16,17 @@ namespace {
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Plans kept for later graphs, one per layer where each layer is a graph of its own.
 constexpr size_t kMostPlans = 1024;
+// Up to this many rows are merged sooner than threads are started.
+constexpr int64_t kSerialRows = 256;
 
-/** Calls body(i) for i < n on some threads, the last ones first: later tiles see more. Throws std::bad_alloc if one of them does. */
+/** Calls body(i, thread) for i < n on some threads, the last ones first: later tiles see more. Throws what one of them throws. */
 template <typename Body>
 Status for_lists(int64_t n, int n_threads, Body body) {
-    std::atomic<bool> out_of_memory{false};
     std::vector<Status> errors(static_cast<size_t>(n));
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1)
-    for (int64_t i = 0; i < n; ++i) {
+    parallel_for(n, n_threads, Schedule::kDynamic, [&](int64_t i, int thread) {
         const int64_t list = n - 1 - i;
-        try {
-            errors[static_cast<size_t>(list)] = body(list);
-        } catch (const std::bad_alloc&) {
-            out_of_memory = true;
-        }
-    }
-    if (out_of_memory) throw std::bad_alloc();
+        errors[static_cast<size_t>(list)] = body(list, thread);
+    });
     for (Status& error : errors) {
         if (!error.is_ok()) return std::move(error);
     }
@@ -123,7 +116,7 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
     if (Status status = stale_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
     const int64_t heads = call.args.n_head_kv;
     const auto n = static_cast<int64_t>(stale_.size()) * heads;
-    const Status status = for_lists(n, n_threads, [&](int64_t i) {
+    const Status status = for_lists(n, n_threads, [&](int64_t i, int) {
         thread_local std::vector<float> rows, work;
         const Stale& stale = stale_[static_cast<size_t>(i / heads)];
         rows.resize(static_cast<size_t>(kv::kPageRows * (call.args.d_k + call.args.d_v)));
@@ -175,11 +168,11 @@ Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threa
         near.lse = lse_.data();
         if (Status status = kernels::attention(near, n_threads); !status.is_ok()) return status;
     }
-    Status status = for_lists(n, n_threads, [&](int64_t list) {
+    Status status = for_lists(n, n_threads, [&](int64_t list, int thread) {
         if (apart) {
             if (Status failed = attend_list(call, list, false); !failed.is_ok()) return failed;
         }
-        choose(call, index, list);
+        choose(call, index, list, &workspaces_[static_cast<size_t>(thread)]);
         return Status::ok();
     });
     near_cells_.unpin();
@@ -187,7 +180,7 @@ Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threa
     status = pin_chosen(call);
     if (!status.is_ok()) return status;
     if (apart) {
-        status = for_lists(n, n_threads, [&](int64_t list) { return attend_list(call, list, true); });
+        status = for_lists(n, n_threads, [&](int64_t list, int) { return attend_list(call, list, true); });
     } else {
         status = kernels::attention(chosen_args(call), n_threads);
         if (status.is_ok()) merge(call, true, n_threads);
@@ -236,7 +229,7 @@ Status Engine::pin_chosen(const AttentionCall& call) {
     return Status::ok();
 }
 
-void Engine::choose(const AttentionCall& call, const KeyIndex& index, int64_t list) {
+void Engine::choose(const AttentionCall& call, const KeyIndex& index, int64_t list, Workspace* work) {
     const int64_t head = tiling_.head(list);
     const int64_t stream = tiling_.stream(list);
     const TileView& view = (*views_)[tiling_.view(list)];
@@ -245,12 +238,11 @@ void Engine::choose(const AttentionCall& call, const KeyIndex& index, int64_t li
     selection.far_keys = 0;
     if (view.exact || view.chosen_from.empty() || settings_.mode == Mode::kWindow) return;
     const NearPart near{lse_.data() + call.row(stream, view.token0, head * call.group()), call.args.n_head};
-    Workspace& work = workspaces_[static_cast<size_t>(omp_get_thread_num())];
-    work.scores.score(call, index, view, head, near);
-    work.choice.choose(work.scores, budget_of(view), &selection.selected);
+    work->scores.score(call, index, view, head, near);
+    work->choice.choose(work->scores, budget_of(view), &selection.selected);
     const int64_t row = call.far_row(stream, head, view.token0);
     if (settings_.rest != Rest::kDrop)
-        selection.far_keys = estimate_rest(work.scores, selection.selected, far_lse_.data() + row,
+        selection.far_keys = estimate_rest(work->scores, selection.selected, far_lse_.data() + row,
                                            far_out_.data() + row * call.args.d_v);
 }
 
@@ -304,29 +296,35 @@ void Engine::merge(const AttentionCall& call, bool with_chosen, int n_threads) {
     const int64_t n = call.n_rows();
     const int64_t heads = call.args.n_head;
     const int64_t group = call.group();
-    double queries = 0.0;
-    double retained = 0.0;
-#pragma omp parallel for schedule(static) num_threads(n_threads) if (n > 256) reduction(+ : queries, retained)
-    for (int64_t i = 0; i < n; ++i) {
+    struct Counts {
+        double queries = 0.0;
+        double retained = 0.0;
+        Counts& operator+=(const Counts& other) {
+            queries += other.queries;
+            retained += other.retained;
+            return *this;
+        }
+    };
+    const Counts counts = parallel_sum<Counts>(n, n > kSerialRows ? n_threads : 1, [&](int64_t i, Counts& sum) {
         const int64_t head = i % heads;
         const int64_t token = i / heads % call.args.n_tokens;
         const int64_t stream = i / heads / call.args.n_tokens;
         float* out = call.output(stream, token, head);
         float* lse = &lse_[static_cast<size_t>(i)];
         if (with_chosen) {
-            kernels::merge_partial(out, lse, chosen_out_.data() + i * call.args.d_v, chosen_lse_[static_cast<size_t>(i)],
-                                   call.args.d_v);
-            continue;
+            kernels::merge_partial(out, lse, chosen_out_.data() + i * call.args.d_v,
+                                   chosen_lse_[static_cast<size_t>(i)], call.args.d_v);
+            return;
         }
         const int64_t row = call.far_row(stream, head / group, token) + head % group;
         const float far = far_lse_[static_cast<size_t>(row)];
-        if (far == kMinusInfinity) continue;
+        if (far == kMinusInfinity) return;
         const float read = *lse;
         kernels::merge_partial(out, lse, far_out_.data() + row * call.args.d_v, far, call.args.d_v);
-        queries += 1.0;
-        retained += static_cast<double>(std::exp(read - *lse));
-    }
-    if (!with_chosen) record_call(call, queries, retained);
+        sum.queries += 1.0;
+        sum.retained += static_cast<double>(std::exp(read - *lse));
+    });
+    if (!with_chosen) record_call(call, counts.queries, counts.retained);
 }
 
 void Engine::record_call(const AttentionCall& call, double queries, double retained) {

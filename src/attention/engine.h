@@ -84,7 +84,7 @@ private:
     Status pin_near(const AttentionCall& call);
     Status pin_chosen(const AttentionCall& call);
     /** Chooses the keys of one list and estimates the others, by lse_ of what is read in any case. Throws std::bad_alloc. */
-    void choose(const AttentionCall& call, const KeyIndex& index, int64_t list);
+    void choose(const AttentionCall& call, const KeyIndex& index, int64_t list, Workspace* work);
     /** One list of one token as a call of its own: near keys into out, or chosen keys added to it. */
     Status attend_list(const AttentionCall& call, int64_t list, bool chosen);
     kernels::AttentionArgs chosen_args(const AttentionCall& call);

@@ -1,5 +1,4 @@
 #include <ggml.h>
-#include <omp.h>
 
 #include <array>
 #include <exception>
@@ -9,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/options.h"
+#include "base/parallel.h"
 #include "host/abi/interfaces.h"
 #include "host/device.h"
 #include "host/graph/graph_plan.h"
@@ -120,7 +120,7 @@ private:
 
     int threads() const {
         if (options().threads > 0) return options().threads;
-        return host_threads_ > 0 ? host_threads_ : omp_get_max_threads();
+        return host_threads_ > 0 ? host_threads_ : max_threads();
     }
 
     ggml_status run_own(const Step& step) {

@@ -1,7 +1,5 @@
 #include "host/calibration.h"
 
-#include <omp.h>
-
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -11,6 +9,7 @@
 #include "atlas/calibration.h"
 #include "base/option_words.h"
 #include "base/options.h"
+#include "base/parallel.h"
 #include "host/side_car_writer.h"
 #include "side_car/calibration.h"
 #include "side_car/side_car.h"
@@ -96,7 +95,7 @@ const char* document(int held_out) {
 Status write(const atlas_calibration_target& target, atlas_calibration_report* out) {
     runtime::SideCar side_car;
     runtime::CalibrationReport report;
-    const int threads = target.threads > 0 ? target.threads : omp_get_num_procs();
+    const int threads = target.threads > 0 ? target.threads : processor_count();
     if (Status status = state().calibration->finish(threads, &side_car, &report); !status.is_ok()) return status;
     if (Status status = runtime::fingerprint_of(target.model, &side_car.fingerprint); !status.is_ok()) return status;
     side_car.origin.model_name =

@@ -13,7 +13,7 @@
 #include "host/calibration.h"
 #include "host/buffers/owner_buffer.h"
 #include "host/ops/table.h"
-#include "kernels/attention.h"
+#include "kernels/kernel_table.h"
 
 namespace atlas::host {
 namespace {

@@ -10,7 +10,7 @@
 #include "host/abi/detect.h"
 #include "host/abi/self_test.h"
 #include "host/device.h"
-#include "kernels/attention.h"
+#include "kernels/kernel_table.h"
 
 /** Entry point that ggml's loader calls. nullptr, with one line in the log, when Atlas cannot work here; the host then goes on alone. */
 extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init() {

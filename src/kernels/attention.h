@@ -114,34 +114,14 @@ struct AttentionArgs {
     const float* sinks = nullptr;  ///< f32 [n_head] extra logits without a value, or nullptr
 };
 
-/** Why a kernel cannot run `args` (types, sizes), or ok. Looks at types, sizes and strides only, never at data. */
+/** Table::check_attention of the chosen table. */
 Status check_attention(const AttentionArgs& args);
-
-/**
- * Runs the operation on up to `n_threads` OpenMP threads with the variant chosen at start-up. Does not allocate per key: workspace
- * is a per-thread buffer that grows to the largest shape seen. Errors: what check_attention says; out of memory for workspace.
- * Thread-safe for distinct outputs. Results do not depend on n_threads beyond float rounding.
- */
+/** Table::attention of the chosen table. */
 Status attention(const AttentionArgs& args, int n_threads);
-
-/** Float64 scalar oracle of the same contract; slow, single-threaded. */
-Status attention_reference(const AttentionArgs& args);
+/** Table::summarize_mask of the chosen table. */
+void summarize_mask(const Mask& mask, int64_t n_tokens, int64_t n_keys, BlockVisibility* out, int n_threads);
 
 /** Slope of head `head` of `n_head` for ALiBi with `max_bias` (2108.12409, extended to head counts that are no power of two). */
 float alibi_slope(float max_bias, int64_t head, int64_t n_head);
-
-/**
- * Classifies every 64-key block of a mask per token: out[n_streams][n_heads][n_tokens][ceil(n_keys / 64)]. Reads the mask once.
- */
-void summarize_mask(const Mask& mask, int64_t n_tokens, int64_t n_keys, BlockVisibility* out, int n_threads);
-
-/** Name of the chosen variant: "reference", "avx2", "avx512", "avx512_bf16" or "neon". */
-const char* kernel_variant();
-
-/**
- * Forces a variant by that name ("auto" undoes it). Fails, naming what the CPU has, when it cannot be run here.
- * Call before the first operation; not thread-safe.
- */
-Status select_kernel_variant(const char* name);
 
 }  // namespace atlas::kernels

@@ -26,71 +26,26 @@ struct CodeShape {
     int64_t d = 0;    ///< of a rotated key: d_k rounded up to a multiple of 16
     int64_t d_v = 0;  ///< of a value
     size_t key_scale = 0, mean = 0, value_mean = 0, factors = 0;  ///< where these begin, in bytes
-    size_t bytes = 0;                                                           ///< of a page, a multiple of 64
+    size_t bytes = 0;                                             ///< of a page, a multiple of 64
 
     CodeShape() = default;
     CodeShape(int64_t d_k, int64_t d_v);
 };
 
-/**
- * Makes a page of codes from rotated keys [64][shape.d] and values [64][d_v]. False, and nothing that can be used, unless all are finite. Thread-safe.
- */
-bool encode_codes(const CodeShape& shape, const float* keys, const float* values, std::byte* page);
-
 /** Rotated queries in eight bits, and what belongs to each. Logits are in units of ln 2, so that weights are powers of two. */
 struct CodeQueries {
     int64_t rows = 0;
-    const int8_t* codes = nullptr;    ///< [rows][d], |q| ≤ largest_query_code(d)
-    const float* exact = nullptr;     ///< [rows][d]: the same unrounded, times log2(e) and the scale of attention
-    const float* scale = nullptr;     ///< [rows] exact ≈ scale · codes
-    const float* offset = nullptr;    ///< [rows] −3 Σ codes: what the codes' range 0 … 3 adds to 2 Σ codes·(c + 3)/2
+    const int8_t* codes = nullptr;  ///< [rows][d], |q| ≤ largest_query_code(d)
+    const float* exact = nullptr;   ///< [rows][d]: the same unrounded, times log2(e) and the scale of attention
+    const float* scale = nullptr;   ///< [rows] exact ≈ scale · codes
+    const float* offset = nullptr;  ///< [rows] −3 Σ codes: what the codes' range 0 … 3 adds to 2 Σ codes·(c + 3)/2
 };
 
 /** Sums of products of codes and queries up to this size fit 16 bits. */
 int32_t largest_query_code(int64_t d);
 
-/**
- * Rounds rotated, scaled queries `exact` [rows][d] to eight bits: codes, scale, offset, and squares: |exact|². Thread-safe.
- */
-void quantise_queries(const float* exact, int64_t rows, int64_t d, int8_t* codes, float* scale, float* offset,
-                      float* squares);
-
-/**
- * x [rows][d] becomes R x: signs and Walsh–Hadamard transforms of the parts of d that are powers of two, from the front, and where d is none
- * once more from the back. signs [2][d] of ±1. Orthogonal. d a multiple of 16. Thread-safe.
- */
-void rotate_rows(const float* signs, int64_t rows, int64_t d, float* x);
-
-/** logits[row][64] of a page's keys: exact·m + s·scale·Σ codes·c. `logits` aligned to 64 bytes. Thread-safe. */
-void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits);
-
-/** values[i] = cap·tanh(values[i] / cap) of n values, a multiple of 16. Thread-safe. */
-void cap_scores(float* values, int64_t n, float cap);
-
-/** logits[i] += factor · mask[i], mask f16, i < count; −inf stays −inf. Thread-safe. */
-void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits);
-
-/**
- * values [rows][64] = 2^(values − shift[row]), at most 2^100, 0 for −inf and NaN; sums[row] = their sum. `values` aligned to 64 bytes. Relative error below 1e-5.
- */
-void weigh_scores(float* values, int64_t rows, const float* shift, float* sums);
-
-/**
- * shares[key] = largest over tokens of Σ over that token's rows of weights[row][key]·factor[row], for rows = tokens·group, [token][group]; 64 keys.
- */
-void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares);
-
-/** Bit per key: shares[key] ≥ least. */
-uint64_t keys_at_least(const float* shares, float least);
-
-/** sums[row] = Σ weights[row][key] over keys whose bit is set. */
-void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums);
-
 /** The page's noise. */
 float noise_of_codes(const CodeShape& shape, const std::byte* page);
-
-/** Rounds the mean of the rows of `values` [64][d_v] whose bit is set to `mean` [d_v] times the scale returned; NaN if one is not finite. Thread-safe. */
-float encode_value_mean(const float* values, int64_t d_v, uint64_t keys, int8_t* mean);
 
 /** A rounded mean value: `mean` [d_v] times `scale`. */
 struct ValueMean {
@@ -100,7 +55,20 @@ struct ValueMean {
 /** That of all keys of a page. */
 ValueMean value_mean_of(const CodeShape& shape, const std::byte* page);
 
-/** out[row][d_v] += weights[row] · the mean value. Thread-safe. */
+// Each is the entry of its name of the chosen table, where its contract stands (kernels/kernel_table.h).
+
+bool encode_codes(const CodeShape& shape, const float* keys, const float* values, std::byte* page);
+float encode_value_mean(const float* values, int64_t d_v, uint64_t keys, int8_t* mean);
+void quantise_queries(const float* exact, int64_t rows, int64_t d, int8_t* codes, float* scale, float* offset,
+                      float* squares);
+void rotate_rows(const float* signs, int64_t rows, int64_t d, float* x);
+void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits);
+void cap_scores(float* values, int64_t n, float cap);
+void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits);
+void weigh_scores(float* values, int64_t rows, const float* shift, float* sums);
+void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares);
+uint64_t keys_at_least(const float* shares, float least);
+void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums);
 void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out);
 
 }  // namespace atlas::kernels

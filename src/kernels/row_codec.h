@@ -7,22 +7,27 @@
 
 namespace atlas::kernels {
 
-/** Plain decoder of a native type, what the fast ones are tested against; never nullptr for a type other than kOther. */
-RowDecoder row_decoder(DataType type);
+/** Rows of K or V as they are stored, evenly spaced. */
+struct EncodedRows {
+    DataType type;
+    RowDecoder decoder = nullptr;  ///< only for type kOther
+    const std::byte* data;         ///< the first row
+    int64_t stride;                ///< bytes from row to row; 0 repeats one
+    int64_t count;                 ///< rows
+    int64_t d;                     ///< elements of a row, a multiple of the type's block
+};
 
-/** out[j·d + i] = element i of the row j·stride bytes behind `rows`, j < count, as f32; `other` decodes kOther. Vectorised. */
-void decode_rows(DataType type, RowDecoder other, const std::byte* rows, int64_t stride, int64_t count, int64_t d,
-                 float* out);
+/** Table::decode_rows of the chosen table: out[j·d + i] = element i of row j as f32. */
+void decode_rows(const EncodedRows& rows, float* out);
+inline void decode_rows(DataType type, RowDecoder other, const std::byte* rows, int64_t stride, int64_t count,
+                        int64_t d, float* out) {
+    decode_rows({type, other, rows, stride, count, d}, out);
+}
 
-/**
- * Plain encoder of a native type, rounding as GGUF's reference quantisers do (same choice of scale, same rounding; iq4_nl searches its scale
- * and may differ in the last step). Never nullptr for a type other than kOther.
- */
-RowEncoder row_encoder(DataType type);
-
-/** The same bits, vectorised for f16, bf16 and q8_0; `type` is not kOther. Of n finite elements, or with NaN in f16 and bf16. */
+/** Table::encode_row of the chosen table. */
 void encode_row(DataType type, const float* src, void* dst, int64_t n);
 
+/** Single numbers, where a kernel would be too much. */
 float f16_to_f32(uint16_t bits);
 uint16_t f32_to_f16(float value);
 

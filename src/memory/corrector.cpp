@@ -4,8 +4,8 @@
 #include <cmath>
 #include <string>
 
-#include "kernels/gemm.h"
-#include "kernels/vector_ops.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
 
 namespace atlas::memory {
 
@@ -99,7 +99,8 @@ Status Corrector::start_from(std::shared_ptr<const CorrectorState> state) {
     if (!state->coefficients.empty() && state->coefficients.size() != coefficients)
         return wrong("coefficients", state->coefficients.size(), coefficients);
     const auto finite = [](double x) { return std::isfinite(x); };
-    if (!all_finite(state->weights.data(), weights) || !all_finite(state->momentum.data(), state->momentum.size()) ||
+    if (!kernels::all_finite(state->weights.data(), weights) ||
+        !kernels::all_finite(state->momentum.data(), state->momentum.size()) ||
         !std::all_of(state->coefficients.begin(), state->coefficients.end(), finite) ||
         !std::all_of(state->evidence.begin(), state->evidence.end(), finite) || !finite(state->scale) ||
         !(state->scale > 0.0) || !(state->gate >= 0.0 && state->gate <= 1.0)) {
@@ -153,8 +154,13 @@ void Corrector::predict(const float* q, size_t n) {
     }
     const size_t features = map_->features();
     map_->map(q, n, mapped_.data());
-    gemm(n, d_out, features, 1.0f, {mapped_.data(), features}, {weights_.data(), d_out}, 0.0f, prediction_.data(),
-         d_out);
+    kernels::gemm({.m = n,
+                   .n = d_out,
+                   .k = features,
+                   .a = {mapped_.data(), features},
+                   .b = {weights_.data(), d_out},
+                   .c = prediction_.data(),
+                   .c_stride = d_out});
 }
 
 void Corrector::learn(const float* q, const float* target, float weight) {
@@ -214,8 +220,9 @@ bool Corrector::correct(const float* q, size_t n, float* out) {
         const size_t rows = std::min(kPiece, n - i);
         predict(q + i * d, rows);
         // A prediction that is not finite must not reach the output.
-        if (all_finite(prediction_.data(), rows * d_out)) {
-            scaled_add(static_cast<float>(gate_ * scale_), prediction_.data(), 1.0f, rows * d_out, out + i * d_out);
+        if (kernels::all_finite(prediction_.data(), rows * d_out)) {
+            kernels::scaled_add(static_cast<float>(gate_ * scale_), prediction_.data(), 1.0f, rows * d_out,
+                                out + i * d_out);
         } else {
             finite = false;
         }
@@ -227,8 +234,8 @@ void Corrector::observe(const float* q, const float* residual, float weight, dou
     const size_t d = config_.memory.features.d;
     const size_t d_out = config_.memory.d_out;
     tokens_ += tokens;
-    const double square = square_sum(residual, d_out);
-    if (!all_finite(q, d) || !std::isfinite(square) || !std::isfinite(weight)) {
+    const double square = kernels::square_sum(residual, d_out);
+    if (!kernels::all_finite(q, d) || !std::isfinite(square) || !std::isfinite(weight)) {
         ++skipped_;
         return;
     }
@@ -239,7 +246,7 @@ void Corrector::observe(const float* q, const float* residual, float weight, dou
     double dot = 0.0;
     for (size_t i = 0; i < d_out; ++i) dot += static_cast<double>(prediction_[i]) * static_cast<double>(residual[i]);
     dot *= scale_;
-    const double own = scale_ * scale_ * square_sum(prediction_.data(), d_out);
+    const double own = scale_ * scale_ * kernels::square_sum(prediction_.data(), d_out);
     const double keep = 1.0 - 1.0 / config_.memory_length;
     const auto w = static_cast<double>(weight);
     weight_ = keep * weight_ + w;
@@ -255,7 +262,7 @@ void Corrector::observe(const float* q, const float* residual, float weight, dou
         scale_square_ = std::max(scale_square_, 0.0) + square;
         scale_ = std::sqrt(scale_square_ / static_cast<double>(observations_));
     }
-    scaled_copy(static_cast<float>(1.0 / scale_), residual, d_out, target_.data());
+    kernels::scaled_copy(static_cast<float>(1.0 / scale_), residual, d_out, target_.data());
     learn(q, target_.data(), weight);
 }
 

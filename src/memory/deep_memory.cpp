@@ -5,8 +5,8 @@
 #include <random>
 #include <string>
 
-#include "kernels/gemm.h"
-#include "kernels/vector_ops.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
 
 namespace atlas::memory {
 namespace {
@@ -42,9 +42,18 @@ float* room(std::vector<float>* buffer, size_t n) {
     return buffer->data();
 }
 
+kernels::MatrixView transposed(const float* data, size_t row_stride) {
+    return kernels::MatrixView{data, row_stride}.transposed();
+}
+
+/** c [m][n] = A·B + beta·c, A [m][k]. */
+void product(size_t m, size_t n, size_t k, kernels::MatrixView a, kernels::MatrixView b, float* c, float beta = 0.0f) {
+    kernels::gemm({.m = m, .n = n, .k = k, .a = a, .b = b, .c = c, .c_stride = n, .beta = beta});
+}
+
 void add_bias(const float* bias, size_t n, size_t d, float* rows) {
     if (bias == nullptr) return;
-    for (size_t i = 0; i < n; ++i) scaled_add(1.0f, bias, 1.0f, d, rows + i * d);
+    for (size_t i = 0; i < n; ++i) kernels::scaled_add(1.0f, bias, 1.0f, d, rows + i * d);
 }
 
 /** Leaves z, activation, slope (if wanted), gate and the input of W1 in the workspace; y must hold n·d_out. */
@@ -55,37 +64,36 @@ void run_forward(const MemoryShape& shape, const Views& p, const float* x, size_
     if (shape.kind != MemoryKind::kLinear) {
         width = shape.hidden;
         float* z = room(&w->z, n * width);
-        gemm(n, width, shape.d_in, 1.0f, {x, shape.d_in}, MatrixView{p.w2, shape.d_in}.transposed(), 0.0f, z, width);
+        product(n, width, shape.d_in, {x, shape.d_in}, transposed(p.w2, shape.d_in), z);
         add_bias(p.b2, n, width, z);
-        gelu(z, n * width, room(&w->activation, n * width), with_slope ? room(&w->slope, n * width) : nullptr);
+        kernels::gelu(z, n * width, room(&w->activation, n * width), with_slope ? room(&w->slope, n * width) : nullptr);
         last = w->activation.data();
         if (shape.kind == MemoryKind::kGated) {
             float* gate = room(&w->gate, n * width);
-            gemm(n, width, shape.d_in, 1.0f, {x, shape.d_in}, MatrixView{p.w3, shape.d_in}.transposed(), 0.0f, gate,
-                 width);
+            product(n, width, shape.d_in, {x, shape.d_in}, transposed(p.w3, shape.d_in), gate);
             float* hidden = room(&w->hidden, n * width);
             std::copy_n(gate, n * width, hidden);
-            multiply(w->activation.data(), n * width, hidden);
+            kernels::multiply(w->activation.data(), n * width, hidden);
             last = hidden;
         }
     }
-    gemm(n, shape.d_out, width, 1.0f, {last, width}, MatrixView{p.w1, width}.transposed(), 0.0f, y, shape.d_out);
+    product(n, shape.d_out, width, {last, width}, transposed(p.w1, width), y);
     add_bias(p.b1, n, shape.d_out, y);
-    if (shape.residual != 0.0f) scaled_add(shape.residual, x, 1.0f, n * shape.d_out, y);
+    if (shape.residual != 0.0f) kernels::scaled_add(shape.residual, x, 1.0f, n * shape.d_out, y);
 }
 
 /** Gradients of one layer y = W x + b summed over rows: W = Σ e_i x_iᵀ, b = Σ e_i. */
 void layer_gradient(const float* e, size_t d_out, const float* x, size_t d_in, size_t n, float* w, float* b) {
-    gemm(d_out, d_in, n, 1.0f, MatrixView{e, d_out}.transposed(), {x, d_in}, 0.0f, w, d_in);
+    product(d_out, d_in, n, transposed(e, d_out), {x, d_in}, w);
     if (b == nullptr) return;
     std::fill_n(b, d_out, 0.0f);
-    for (size_t i = 0; i < n; ++i) scaled_add(1.0f, e + i * d_out, 1.0f, d_out, b);
+    for (size_t i = 0; i < n; ++i) kernels::scaled_add(1.0f, e + i * d_out, 1.0f, d_out, b);
 }
 
 /** scaled[i] = weights[i]·rows[i]. */
 const float* scale_rows(const float* weights, const float* rows, size_t n, size_t d, std::vector<float>* scaled) {
     float* out = room(scaled, n * d);
-    for (size_t i = 0; i < n; ++i) scaled_copy(weights[i], rows + i * d, d, out + i * d);
+    for (size_t i = 0; i < n; ++i) kernels::scaled_copy(weights[i], rows + i * d, d, out + i * d);
     return out;
 }
 
@@ -149,25 +157,26 @@ double memory_gradient(const MemoryShape& shape, const float* parameters, const 
     const size_t width = shape.kind == MemoryKind::kLinear ? shape.d_in : shape.hidden;
     float* error = room(&work->error, n * d_out);
     run_forward(shape, p, x, n, true, error, work);
-    scaled_add(-1.0f, v, 1.0f, n * d_out, error);
+    kernels::scaled_add(-1.0f, v, 1.0f, n * d_out, error);
     double loss = 0.0;
-    for (size_t i = 0; i < n; ++i) loss += static_cast<double>(weights[0][i]) * square_sum(error + i * d_out, d_out);
-    scaled_copy(2.0f, error, n * d_out, error);
+    for (size_t i = 0; i < n; ++i)
+        loss += static_cast<double>(weights[0][i]) * kernels::square_sum(error + i * d_out, d_out);
+    kernels::scaled_copy(2.0f, error, n * d_out, error);
 
     const float* last = x;
     if (shape.kind != MemoryKind::kLinear) {
         // ∂/∂z = (e W1) ⊙ gelu′(z) [⊙ W3x], ∂/∂(W3x) = (e W1) ⊙ gelu(z)
         float* d_z = room(&work->d_z, n * width);
-        gemm(n, width, d_out, 1.0f, {error, d_out}, {p.w1, width}, 0.0f, d_z, width);
+        product(n, width, d_out, {error, d_out}, {p.w1, width}, d_z);
         last = work->activation.data();
         if (shape.kind == MemoryKind::kGated) {
             float* d_gate = room(&work->d_gate, n * width);
             std::copy_n(d_z, n * width, d_gate);
-            multiply(work->activation.data(), n * width, d_gate);
-            multiply(work->gate.data(), n * width, d_z);
+            kernels::multiply(work->activation.data(), n * width, d_gate);
+            kernels::multiply(work->gate.data(), n * width, d_z);
             last = work->hidden.data();
         }
-        multiply(work->slope.data(), n * width, d_z);
+        kernels::multiply(work->slope.data(), n * width, d_z);
     }
     for (size_t k = 0; k < gradients.size(); ++k) {
         const Views g = views_of(shape, gradients[k]);
@@ -182,13 +191,13 @@ double memory_gradient(const MemoryShape& shape, const float* parameters, const 
     if (x_gradient) {
         const size_t d = shape.d_in;
         if (p.w2) {
-            gemm(n, d, width, 1.0f, {work->d_z.data(), width}, {p.w2, d}, 0.0f, x_gradient, d);
-            if (p.w3) gemm(n, d, width, 1.0f, {work->d_gate.data(), width}, {p.w3, d}, 1.0f, x_gradient, d);
+            product(n, d, width, {work->d_z.data(), width}, {p.w2, d}, x_gradient);
+            if (p.w3) product(n, d, width, {work->d_gate.data(), width}, {p.w3, d}, x_gradient, 1.0f);
         } else {
-            gemm(n, d, d_out, 1.0f, {error, d_out}, {p.w1, d}, 0.0f, x_gradient, d);
+            product(n, d, d_out, {error, d_out}, {p.w1, d}, x_gradient);
         }
-        if (shape.residual != 0.0f) scaled_add(shape.residual, error, 1.0f, n * d, x_gradient);
-        for (size_t i = 0; i < n; ++i) scaled_copy(weights[0][i], x_gradient + i * d, d, x_gradient + i * d);
+        if (shape.residual != 0.0f) kernels::scaled_add(shape.residual, error, 1.0f, n * d, x_gradient);
+        for (size_t i = 0; i < n; ++i) kernels::scaled_copy(weights[0][i], x_gradient + i * d, d, x_gradient + i * d);
     }
     return loss;
 }

@@ -7,7 +7,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#include "kernels/vector_ops.h"
+#include "kernels/elementwise.h"
 
 namespace atlas::memory {
 namespace {
@@ -37,7 +37,7 @@ void FeatureCache::map(const float* x, size_t n, float* out) {
         return;
     }
     for (size_t row = 0; row < n; ++row, x += d, out += features) {
-        if (!all_finite(x, d)) {
+        if (!kernels::all_finite(x, d)) {
             ++stats_.misses;
             map_.map(x, 1, out);
             continue;

@@ -5,8 +5,8 @@
 #include <numbers>
 #include <random>
 
-#include "kernels/gemm.h"
-#include "kernels/vector_ops.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
 
 namespace atlas::memory {
 namespace {
@@ -101,7 +101,7 @@ void FeatureMap::set_centres(std::span<const float> centres) {
     weights_.assign(centres.begin(), centres.end());
     centre_squares_.resize(features_);
     for (size_t i = 0; i < features_; ++i)
-        centre_squares_[i] = static_cast<float>(square_sum(weights_.data() + i * config_.d, config_.d));
+        centre_squares_[i] = static_cast<float>(kernels::square_sum(weights_.data() + i * config_.d, config_.d));
 }
 
 void FeatureMap::set_coefficients(std::span<const double> coefficients) {
@@ -129,7 +129,7 @@ void FeatureMap::monomials(const float* x, float* out) const {
         float* to = out + starts_[static_cast<size_t>(n)];
         for (size_t i = 0; i < d; ++i) {
             const auto count = static_cast<size_t>(lower_end - lower);
-            scaled_copy(x[i], lower, count, to);
+            kernels::scaled_copy(x[i], lower, count, to);
             to += count;
             lower += n == 2 ? 1 : d - i;
         }
@@ -139,8 +139,8 @@ void FeatureMap::monomials(const float* x, float* out) const {
 const float* FeatureMap::normalized(const float* x, std::vector<float>* buffer) const {
     if (!config_.normalize) return x;
     buffer->resize(config_.d);
-    const double length = std::sqrt(square_sum(x, config_.d));
-    scaled_copy(length > 0.0 ? static_cast<float>(1.0 / length) : 0.0f, x, config_.d, buffer->data());
+    const double length = std::sqrt(kernels::square_sum(x, config_.d));
+    kernels::scaled_copy(length > 0.0 ? static_cast<float>(1.0 / length) : 0.0f, x, config_.d, buffer->data());
     return buffer->data();
 }
 
@@ -154,7 +154,7 @@ void FeatureMap::map(const float* x, size_t n, float* out) const {
                 std::copy_n(input, d, out);
             } else {
                 monomials(input, out);
-                multiply(scale_.data(), features_, out);
+                kernels::multiply(scale_.data(), features_, out);
             }
         }
         return;
@@ -162,18 +162,24 @@ void FeatureMap::map(const float* x, size_t n, float* out) const {
     std::vector<float> inputs(x, x + n * d);
     for (size_t row = 0; config_.normalize && row < n; ++row)
         std::copy_n(normalized(x + row * d, &buffer), d, inputs.data() + row * d);
-    gemm(n, features_, d, 1.0f, {inputs.data(), d}, MatrixView{weights_.data(), d}.transposed(), 0.0f, out, features_);
+    kernels::gemm({.m = n,
+                   .n = features_,
+                   .k = d,
+                   .a = {inputs.data(), d},
+                   .b = kernels::MatrixView{weights_.data(), d}.transposed(),
+                   .c = out,
+                   .c_stride = features_});
     for (size_t row = 0; row < n; ++row, out += features_) {
         if (config_.type == FeatureType::kFourier) {
-            scaled_add(1.0f, phases_.data(), 1.0f, features_, out);
-            cosine(out, features_, std::sqrt(2.0f / static_cast<float>(features_)), out);
+            kernels::scaled_add(1.0f, phases_.data(), 1.0f, features_, out);
+            kernels::cosine(out, features_, std::sqrt(2.0f / static_cast<float>(features_)), out);
         } else {
             // −‖x − c‖² / 2b² = (x·c − ½‖x‖² − ½‖c‖²) / b²; rounding may leave it above 0.
             const auto inverse = static_cast<float>(1.0 / (bandwidth_ * bandwidth_));
-            const auto half = 0.5f * static_cast<float>(square_sum(inputs.data() + row * d, d));
+            const auto half = 0.5f * static_cast<float>(kernels::square_sum(inputs.data() + row * d, d));
             for (size_t i = 0; i < features_; ++i)
                 out[i] = std::min(0.0f, (out[i] - half - 0.5f * centre_squares_[i]) * inverse);
-            exponential(out, features_, out);
+            kernels::exponential(out, features_, out);
         }
     }
 }

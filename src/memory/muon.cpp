@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/gemm.h"
-#include "kernels/vector_ops.h"
+#include "kernels/elementwise.h"
+#include "kernels/matmul.h"
 
 namespace atlas::memory {
 
@@ -42,17 +42,16 @@ void muon_step(NewtonSchulz kind, size_t rows, size_t cols, const float* s, floa
     work->next.resize(size);
     work->gram.resize(m * m);
     work->polynomial.resize(m * m);
-    const auto inverse = static_cast<float>(1.0 / (std::sqrt(square_sum(s, size)) + 1e-7));
+    const auto inverse = static_cast<float>(1.0 / (std::sqrt(kernels::square_sum(s, size)) + 1e-7));
     for (size_t i = 0; tall && i < m; ++i) {
         for (size_t j = 0; j < n; ++j) work->x[i * n + j] = inverse * s[j * cols + i];
     }
-    if (!tall) scaled_copy(inverse, s, size, work->x.data());
-    const auto product = [&](size_t rows_out, size_t cols_out, size_t depth, float alpha, MatrixView a, MatrixView b,
-                             float beta, float* c) {
+    if (!tall) kernels::scaled_copy(inverse, s, size, work->x.data());
+    const auto product = [&](const kernels::GemmArgs& args) {
         if (bf16 && kind == NewtonSchulz::kStandard) {
-            gemm_bf16(rows_out, cols_out, depth, alpha, a, b, beta, c, cols_out, &work->bf16);
+            kernels::gemm_bf16(args, &work->bf16);
         } else {
-            gemm(rows_out, cols_out, depth, alpha, a, b, beta, c, cols_out);
+            kernels::gemm(args);
         }
     };
     const size_t count = iterations > 0 ? static_cast<size_t>(iterations) : steps.size();
@@ -60,19 +59,30 @@ void muon_step(NewtonSchulz kind, size_t rows, size_t cols, const float* s, floa
         const auto& [a, b, c] = steps[std::min(step, steps.size() - 1)];
         float* x = work->x.data();
         float* gram = work->gram.data();
-        product(m, m, n, 1.0f, {x, n}, MatrixView{x, n}.transposed(), 0.0f, gram);
+        const kernels::MatrixView x_view{x, n};
+        const kernels::MatrixView gram_view{gram, m};
+        product({.m = m, .n = m, .k = n, .a = x_view, .b = x_view.transposed(), .c = gram, .c_stride = m});
         // b·A + c·A², then a on the diagonal: X ← (aI + bA + cA²)X with one product less.
         std::copy_n(gram, m * m, work->polynomial.data());
-        product(m, m, m, static_cast<float>(c), {gram, m}, {gram, m}, static_cast<float>(b), work->polynomial.data());
+        float* polynomial = work->polynomial.data();
+        product({.m = m,
+                 .n = m,
+                 .k = m,
+                 .a = gram_view,
+                 .b = gram_view,
+                 .c = polynomial,
+                 .c_stride = m,
+                 .alpha = static_cast<float>(c),
+                 .beta = static_cast<float>(b)});
         for (size_t i = 0; i < m; ++i) work->polynomial[i * m + i] += static_cast<float>(a);
-        product(m, n, m, 1.0f, {work->polynomial.data(), m}, {x, n}, 0.0f, work->next.data());
+        product({.m = m, .n = n, .k = m, .a = {polynomial, m}, .b = x_view, .c = work->next.data(), .c_stride = n});
         work->x.swap(work->next);
     }
     const float scale = std::sqrt(std::max(1.0f, static_cast<float>(rows) / static_cast<float>(cols)));
     for (size_t i = 0; tall && i < m; ++i) {
         for (size_t j = 0; j < n; ++j) out[j * cols + i] = scale * work->x[i * n + j];
     }
-    if (!tall) scaled_copy(scale, work->x.data(), size, out);
+    if (!tall) kernels::scaled_copy(scale, work->x.data(), size, out);
 }
 
 }  // namespace atlas::memory

@@ -9,7 +9,7 @@
 #include <xxhash.h>
 
 #include "base/log.h"
-#include "kernels/vector_ops.h"
+#include "kernels/elementwise.h"
 
 namespace atlas::memory {
 
@@ -146,7 +146,7 @@ void OmegaLearner::learn(const float* x, const float* v, const float* weights, s
         float* target = v_.data() + (before + i) * d_out;
         float& gate = gates_[before + i];
         gate = weights ? weights[i] : 1.0f;
-        if (all_finite(row, d_in) && all_finite(target, d_out) && std::isfinite(gate)) {
+        if (kernels::all_finite(row, d_in) && kernels::all_finite(target, d_out) && std::isfinite(gate)) {
             good += gate != 0.0f;
             continue;
         }
@@ -171,7 +171,7 @@ void OmegaLearner::learn(const float* x, const float* v, const float* weights, s
     // work_.error holds 2(M(x) − v) of every pair.
     double loss = 0.0;
     for (size_t i = before; i < before + n; ++i) {
-        if (gates_[i] != 0.0f) loss += 0.25 * square_sum(work_.error.data() + i * d_out, d_out);
+        if (gates_[i] != 0.0f) loss += 0.25 * kernels::square_sum(work_.error.data() + i * d_out, d_out);
     }
     if (x_gradient) std::copy_n(all_x_gradient.data() + before * d_in, n * d_in, x_gradient);
 
@@ -180,8 +180,8 @@ void OmegaLearner::learn(const float* x, const float* v, const float* weights, s
     if (muon && config_.per_token) {
         apply_per_token(before, n);
     } else {
-        scaled_add(1.0f, gradient_.data(), static_cast<float>(all.momentum_kept), momentum_.size(),
-                   next_momentum_.data());
+        kernels::scaled_add(1.0f, gradient_.data(), static_cast<float>(all.momentum_kept), momentum_.size(),
+                            next_momentum_.data());
         if (muon) {
             update_.resize(parameters_.size());
             for (const ParameterTensor& t : tensors_) {
@@ -189,13 +189,13 @@ void OmegaLearner::learn(const float* x, const float* v, const float* weights, s
                           update_.data() + t.offset, &muon_, config_.iterations, config_.bf16);
             }
             stats_.muon_steps += tensors_.size();
-            scaled_add(static_cast<float>(-config_.step), update_.data(), static_cast<float>(all.memory_kept),
-                       parameters_.size(), next_parameters_.data());
+            kernels::scaled_add(static_cast<float>(-config_.step), update_.data(), static_cast<float>(all.memory_kept),
+                                parameters_.size(), next_parameters_.data());
         } else {
-            scaled_add(-1.0f, step_gradient_.data(), static_cast<float>(all.memory_kept), parameters_.size(),
-                       next_parameters_.data());
-            scaled_add(static_cast<float>(-all.memory_of_momentum), momentum_.data(), 1.0f, parameters_.size(),
-                       next_parameters_.data());
+            kernels::scaled_add(-1.0f, step_gradient_.data(), static_cast<float>(all.memory_kept), parameters_.size(),
+                                next_parameters_.data());
+            kernels::scaled_add(static_cast<float>(-all.memory_of_momentum), momentum_.data(), 1.0f, parameters_.size(),
+                                next_parameters_.data());
         }
     }
     if (commit()) {
@@ -217,20 +217,21 @@ void OmegaLearner::apply_per_token(size_t before, size_t n) {
         float* gradient = gradient_.data();
         memory_gradient(shape_, parameters_.data(), x_.data() + first * shape_.d_in, v_.data() + first * shape_.d_out,
                         t + 1 - first, {&weighting, 1}, {&gradient, 1}, nullptr, &work_);
-        scaled_add(1.0f, gradient, static_cast<float>(config_.momentum), momentum_.size(), next_momentum_.data());
+        kernels::scaled_add(1.0f, gradient, static_cast<float>(config_.momentum), momentum_.size(),
+                            next_momentum_.data());
         for (const ParameterTensor& p : tensors_) {
             muon_step(config_.orthogonalize, p.rows, p.cols, next_momentum_.data() + p.offset,
                       update_.data() + p.offset, &muon_, config_.iterations, config_.bf16);
         }
         stats_.muon_steps += tensors_.size();
-        scaled_add(static_cast<float>(-config_.step), update_.data(), static_cast<float>(config_.retention),
-                   parameters_.size(), next_parameters_.data());
+        kernels::scaled_add(static_cast<float>(-config_.step), update_.data(), static_cast<float>(config_.retention),
+                            parameters_.size(), next_parameters_.data());
     }
 }
 
 bool OmegaLearner::commit() {
-    if (!all_finite(next_parameters_.data(), next_parameters_.size()) ||
-        !all_finite(next_momentum_.data(), next_momentum_.size())) {
+    if (!kernels::all_finite(next_parameters_.data(), next_parameters_.size()) ||
+        !kernels::all_finite(next_momentum_.data(), next_momentum_.size())) {
         ++stats_.skipped_updates;
         warn_once("an update would not have been finite");
         return false;

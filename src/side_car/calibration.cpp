@@ -4,9 +4,9 @@
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <exception>
 #include <string>
 
+#include "base/parallel.h"
 #include "memory/closed_form.h"
 
 namespace atlas::runtime {
@@ -124,23 +124,15 @@ void Calibration::end_document() {
     std::vector<Head*> heads;
     heads.reserve(heads_.size());
     for (auto& [place, head] : heads_) heads.push_back(&head);
-    std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < heads.size(); ++i) {
-        try {
-            Head& head = *heads[i];
-            if (held_out_ && head.present.n > 0) {
-                head.held_out.push_back(std::move(head.present));
-            } else {
-                learn(&head, head.present);
-            }
-            head.present = {};
-        } catch (...) {
-#pragma omp critical
-            failure = std::current_exception();
+    parallel_for(static_cast<int64_t>(heads.size()), max_threads(), Schedule::kDynamic, [&](int64_t i) {
+        Head& head = *heads[static_cast<size_t>(i)];
+        if (held_out_ && head.present.n > 0) {
+            head.held_out.push_back(std::move(head.present));
+        } else {
+            learn(&head, head.present);
         }
-    }
-    if (failure) std::rethrow_exception(failure);
+        head.present = {};
+    });
 }
 
 void Calibration::learn(Head* head, const Samples& samples) const {
@@ -324,17 +316,8 @@ Status Calibration::finish(int n_threads, SideCar* out, CalibrationReport* repor
             "with "
             "ATLAS_MODE=sparse and ATLAS_MEMORY=1");
     std::vector<Choice> choices(heads.size());
-    std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
-    for (size_t i = 0; i < heads.size(); ++i) {
-        try {
-            choices[i] = choose(*heads[i].second);
-        } catch (...) {
-#pragma omp critical
-            failure = std::current_exception();
-        }
-    }
-    if (failure) std::rethrow_exception(failure);
+    parallel_for(static_cast<int64_t>(heads.size()), n_threads, Schedule::kDynamic,
+                 [&](int64_t i) { choices[static_cast<size_t>(i)] = choose(*heads[static_cast<size_t>(i)].second); });
     SideCar side_car;
     side_car.options = options_;
     side_car.seed = seed_;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention/engine.h"
+#include "kernels/kernel_table.h"
 #include "kernels/row_codec.h"
 #include "kv/page_table.h"
 
@@ -110,7 +111,7 @@ public:
         copy.args.out = result.data();
         AllKeys keys;
         EXPECT_TRUE(keys.find(copy, &copy.args.runs).is_ok());
-        EXPECT_TRUE(kernels::attention_reference(copy.args).is_ok());
+        EXPECT_TRUE(kernels::reference_table().attention(copy.args, 1).is_ok());
         return result;
     }
 

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <sstream>
 
+#include "kernels/reference/reference.h"
+
 namespace atlas::kernels::test {
 namespace {
 
@@ -73,7 +75,7 @@ std::vector<std::byte> Case::encode(DataType type, int64_t d, size_t misalign, s
         if (type == DataType::kOther) {
             std::copy(row.begin(), row.end(), reinterpret_cast<double*>(to));
         } else {
-            row_encoder(type)(row.data(), to, d);
+            reference::row_encoder(type)(row.data(), to, d);
         }
     }
     return data;

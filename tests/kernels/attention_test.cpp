@@ -1,4 +1,4 @@
-#include "kernels/attention.h"
+#include "kernels/kernel_table.h"
 
 #include <gtest/gtest.h>
 
@@ -29,7 +29,7 @@ protected:
 
     void expect_equal(const CaseSpec& spec, int n_threads = 2) {
         Case expected(spec);
-        ASSERT_TRUE(attention_reference(expected.args).is_ok());
+        ASSERT_TRUE(reference_table().attention(expected.args, 1).is_ok());
         Case actual(spec);
         ASSERT_TRUE(attention(actual.args, n_threads).is_ok());
         EXPECT_LT(output_error(actual, expected), kTolerance) << describe(spec);
@@ -139,15 +139,8 @@ TEST(AttentionContract, ReferenceVariantIsTheOracle) {
     ASSERT_TRUE(attention(forced.args, 1).is_ok());
     ASSERT_TRUE(select_kernel_variant("auto").is_ok());
     Case expected({.n_tokens = 3});
-    ASSERT_TRUE(attention_reference(expected.args).is_ok());
+    ASSERT_TRUE(reference_table().attention(expected.args, 1).is_ok());
     EXPECT_EQ(forced.out, expected.out);
-}
-
-TEST(AttentionContract, UnknownVariantNamesWhatThereIs) {
-    const Status status = select_kernel_variant("avx1024");
-    ASSERT_FALSE(status.is_ok());
-    EXPECT_NE(status.message().find("avx1024"), std::string::npos);
-    EXPECT_NE(status.message().find("auto, reference"), std::string::npos);
 }
 
 TEST(AttentionContract, BadShapesAreRefusedWithTheirValues) {

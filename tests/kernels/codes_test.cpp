@@ -84,7 +84,7 @@ struct Queries {
 };
 
 class CodesTest : public test::VariantTest {};
-INSTANTIATE_TEST_SUITE_P(Variants, CodesTest, testing::Values("avx2", "avx512", "avx512_bf16", "neon"),
+INSTANTIATE_TEST_SUITE_P(Variants, CodesTest, testing::Values("reference", "avx2", "avx512", "avx512_bf16", "neon"),
                          [](const auto& variant) { return variant.param; });
 
 /** Scores are those of the stored bytes: exact query times mean, rounded query times codes. */

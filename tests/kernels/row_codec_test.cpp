@@ -6,8 +6,8 @@
 #include <random>
 #include <vector>
 
-#include "kernels/attention.h"
-#include "kernels/merge.h"
+#include "kernels/kernel_table.h"
+#include "kernels/reference/reference.h"
 #include "variant_test.h"
 
 namespace atlas::kernels {
@@ -42,8 +42,8 @@ TEST(RowCodecTest, RoundTripStaysWithinHalfAStep) {
         for (float& x : values) x = uniform(rng);
         std::vector<std::byte> row(row_bytes(type, 256));
         std::vector<float> decoded(256);
-        row_encoder(type)(values.data(), row.data(), 256);
-        row_decoder(type)(row.data(), decoded.data(), 256);
+        reference::row_encoder(type)(values.data(), row.data(), 256);
+        reference::row_decoder(type)(row.data(), decoded.data(), 256);
         // The extreme of q4_0 and q5_0 with the other sign has no level of its own: a whole step there.
         const bool one_sided = type == DataType::kQ4_0 || type == DataType::kQ5_0;
         const double allowed = type == DataType::kF32    ? 0
@@ -62,12 +62,12 @@ TEST(RowCodecTest, ZerosStayZero) {
         const std::vector<float> zeros(64);
         std::vector<std::byte> row(row_bytes(type, 64));
         std::vector<float> decoded(64, 1.0f);
-        row_encoder(type)(zeros.data(), row.data(), 64);
-        row_decoder(type)(row.data(), decoded.data(), 64);
+        reference::row_encoder(type)(zeros.data(), row.data(), 64);
+        reference::row_decoder(type)(row.data(), decoded.data(), 64);
         for (const float x : decoded) EXPECT_EQ(x, 0.0f) << data_type_info(type).name;
     }
-    EXPECT_EQ(row_decoder(DataType::kOther), nullptr);
-    EXPECT_EQ(row_encoder(DataType::kOther), nullptr);
+    EXPECT_EQ(reference::row_decoder(DataType::kOther), nullptr);
+    EXPECT_EQ(reference::row_encoder(DataType::kOther), nullptr);
 }
 
 TEST(RowCodecTest, BlockBytesAreThoseOfTheFormat) {
@@ -75,25 +75,22 @@ TEST(RowCodecTest, BlockBytesAreThoseOfTheFormat) {
     std::vector<float> values(32);
     for (size_t i = 0; i < 32; ++i) values[i] = static_cast<float>(4 * i);
     uint8_t block[34];
-    row_encoder(DataType::kQ8_0)(values.data(), block, 32);
+    reference::row_encoder(DataType::kQ8_0)(values.data(), block, 32);
     const double scale = 124.0 / 127.0;
     EXPECT_NEAR(f16_to_f32(static_cast<uint16_t>(block[0] | block[1] << 8)), scale, 5e-4);
     for (size_t i = 0; i < 32; ++i) EXPECT_EQ(static_cast<int8_t>(block[2 + i]), std::lround(values[i] / scale));
     // q4_1: minimum 0, scale 124/15; element i in the low nibble of byte i, element i+16 in its high nibble.
     uint8_t nibbles[20];
-    row_encoder(DataType::kQ4_1)(values.data(), nibbles, 32);
+    reference::row_encoder(DataType::kQ4_1)(values.data(), nibbles, 32);
     for (size_t i = 0; i < 16; ++i) {
         EXPECT_EQ(nibbles[4 + i] & 15, static_cast<int>(values[i] / (124.0 / 15) + 0.5));
         EXPECT_EQ(nibbles[4 + i] >> 4, static_cast<int>(values[i + 16] / (124.0 / 15) + 0.5));
     }
 }
 
-class EncodeRowTest : public test::VariantTest {};
+ATLAS_VARIANT_TEST(RowCodecVariantTest);
 
-INSTANTIATE_TEST_SUITE_P(Variants, EncodeRowTest, testing::Values("avx2", "avx512", "avx512_bf16", "neon"),
-                         [](const auto& info) { return info.param; });
-
-TEST_P(EncodeRowTest, WritesTheBitsOfThePlainEncoder) {
+TEST_P(RowCodecVariantTest, WritesTheBitsOfThePlainEncoder) {
     std::mt19937 rng(9);
     std::normal_distribution<float> normal;
     for (int t = 0; t < kDataTypeCount - 1; ++t) {
@@ -110,7 +107,7 @@ TEST_P(EncodeRowTest, WritesTheBitsOfThePlainEncoder) {
                 values[n / 2] = 127 * size;
                 const size_t bytes = row_bytes(type, static_cast<int64_t>(n));
                 std::vector<std::byte> plain(bytes + 1, std::byte{0x5A}), fast(plain);
-                row_encoder(type)(values.data(), plain.data(), static_cast<int64_t>(n));
+                reference::row_encoder(type)(values.data(), plain.data(), static_cast<int64_t>(n));
                 encode_row(type, values.data(), fast.data(), static_cast<int64_t>(n));
                 EXPECT_EQ(plain, fast) << data_type_info(type).name << ", " << n << " elements of size " << size;
             }
@@ -118,30 +115,52 @@ TEST_P(EncodeRowTest, WritesTheBitsOfThePlainEncoder) {
     }
 }
 
-TEST_P(EncodeRowTest, HalfTypesKeepNanAndInfinity) {
+TEST_P(RowCodecVariantTest, HalfTypesKeepNanAndInfinity) {
     const float values[3] = {std::nanf(""), HUGE_VALF, -HUGE_VALF};
     for (const DataType type : {DataType::kF16, DataType::kBF16}) {
         uint16_t bits[3];
         float decoded[3];
         encode_row(type, values, bits, 3);
-        row_decoder(type)(bits, decoded, 3);
+        reference::row_decoder(type)(bits, decoded, 3);
         EXPECT_TRUE(std::isnan(decoded[0]));
         EXPECT_EQ(decoded[1], HUGE_VALF);
         EXPECT_EQ(decoded[2], -HUGE_VALF);
     }
 }
 
-TEST(MergeTest, EqualsSoftmaxOverTheUnion) {
-    // Two keys with logits 1 and 3 and values 10 and 20, each a set of its own.
-    float a[1] = {10.0f};
-    float lse = 1.0f;
-    const float b[1] = {20.0f};
-    merge_partial(a, &lse, b, 3.0f, 1);
-    const double weight = std::exp(1.0) / (std::exp(1.0) + std::exp(3.0));
-    EXPECT_NEAR(a[0], weight * 10 + (1 - weight) * 20, 1e-5);
-    EXPECT_NEAR(lse, std::log(std::exp(1.0) + std::exp(3.0)), 1e-6);
-    merge_partial(a, &lse, b, -HUGE_VALF, 1);
-    EXPECT_NEAR(a[0], weight * 10 + (1 - weight) * 20, 1e-5);
+TEST_P(RowCodecVariantTest, DecodedRowsEqualThePlainDecoders) {
+    std::mt19937 rng(11);
+    std::normal_distribution<float> normal;
+    for (int t = 0; t < kDataTypeCount; ++t) {
+        const auto type = static_cast<DataType>(t);
+        const bool other = type == DataType::kOther;
+        const DataType stored = other ? DataType::kQ8_0 : type;
+        for (const int64_t d : {1, 5, 31, 32, 33, 64, 96, 100, 576}) {
+            if (d % data_type_info(stored).block_elements != 0) continue;
+            for (const int64_t count : {0, 1, 3, 17}) {
+                // Rows off alignment and with something between them.
+                const auto bytes = static_cast<int64_t>(row_bytes(stored, d));
+                const int64_t stride = bytes + 6;
+                std::vector<std::byte> data(static_cast<size_t>(2 + count * stride));
+                std::vector<float> values(static_cast<size_t>(d));
+                for (int64_t j = 0; j < count; ++j) {
+                    for (float& x : values) x = normal(rng);
+                    reference::row_encoder(stored)(values.data(), data.data() + 2 + j * stride, d);
+                }
+                const EncodedRows rows{
+                    type, other ? reference::row_decoder(stored) : nullptr, data.data() + 2, stride, count, d};
+                std::vector<float> got(static_cast<size_t>(count * d + 1), -7.0f), expected(got);
+                decode_rows(rows, got.data());
+                reference_table().decode_rows(rows, expected.data());
+                // A scale, a product and a sum are the same operations, but that vectors may fuse the last two.
+                for (size_t i = 0; i < got.size(); ++i)
+                    ASSERT_NEAR(got[i], expected[i],
+                                test::kEpsilon * (1.0 + std::fabs(static_cast<double>(expected[i]))))
+                        << data_type_info(stored).name << " " << d << " " << i;
+                EXPECT_EQ(got.back(), -7.0f);
+            }
+        }
+    }
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The house rules of the source tree that no compiler enforces: who may include whom, who may read the environment, documented options.
+"""The house rules of the source tree that no compiler enforces: who may include whom, who may read the environment or start
+threads, documented options.
 
 Exit status 0 when all hold; otherwise every breach as FILE:LINE: REASON. --root lets the test of this test point at a made-up tree.
 """
@@ -26,12 +27,15 @@ MAY_INCLUDE = {
     "c_api": {"runtime", "side_car", "gguf", "attention", "weights", "memory", "kv", "kernels", "base"},
     "host": {"runtime", "side_car", "gguf", "attention", "weights", "memory", "kv", "kernels", "base"},
 }
+# Their callers say what is to be done; two runtimes in one process must not meet here.
+WITHOUT_OPTIONS = {"kernels", "memory"}
 SOURCES = {".h", ".hpp", ".cpp", ".cc", ".c", ".cu", ".cuh"}
 LONG_FILE = 500
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 HOST_HEADER = re.compile(r"^(ggml|llama|gguf)([-_.].*)?\.h$|^(ggml|llama)-cpp\.h$")
 GETENV = re.compile(r"\b(secure_)?getenv\s*\(|\benviron\b")
+OPENMP = re.compile(r"^\s*#\s*pragma\s+omp\b|^\s*#\s*include\s*[<\"]omp\.h[>\"]|\b_Pragma\s*\(\s*\"omp\b")
 STDERR = re.compile(r"std::cerr|std::cout|\bf?printf\s*\(\s*(stderr|stdout|\")")
 # A struct of ggml or llama.cpp, a function of theirs declared by hand, or more of the private interface.
 PRIVATE = re.compile(r'^[ \t]*(?:(?:struct|union)\s+(?:ggml|llama)_\w+\s*\{|extern\s+"C"[^;{]*\b(?:ggml|llama)_\w+\([^{;]*;'
@@ -58,6 +62,8 @@ def check_source(root, path, breaches):
             continue
         kind, name = found.groups()
         target = name.split("/")[0]
+        if name == "base/options.h" and folder in WITHOUT_OPTIONS:
+            breaches.append(f"{path.relative_to(root)}:{number}: src/{folder} gets its settings from its callers, not from the options")
         if HOST_HEADER.match(name.split("/")[-1]) and kind == "<" or HOST_HEADER.match(name):
             if folder != "host":
                 breaches.append(f"{path.relative_to(root)}:{number}: {name}: only src/host may include headers of ggml or llama.cpp")
@@ -76,6 +82,8 @@ def check_source(root, path, breaches):
             breaches.append(f"{path.relative_to(root)}:{number}: the environment is read in src/base/options.cpp alone")
         if STDERR.search(line):
             breaches.append(f"{path.relative_to(root)}:{number}: the library prints through base/log.h alone")
+        if OPENMP.search(line) and not relative.as_posix().startswith("base/parallel."):
+            breaches.append(f"{path.relative_to(root)}:{number}: threads are started through base/parallel.h alone")
 
 
 def check_outside(root, breaches):

@@ -3,10 +3,10 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <new>
 
 #include "attention/correct/far_memory.h"
 #include "attention/plan/runs.h"
+#include "base/parallel.h"
 
 namespace atlas::attention {
 namespace {
@@ -47,18 +47,11 @@ private:
 void FarMemory::for_each_head(const FarCall& call, int n_threads,
                               void (FarMemory::*run)(const FarCall&, int64_t, int64_t)) {
     const int64_t n = call.attention.args.n_stream * call.attention.args.n_head_kv;
-    std::atomic<bool> failed{false};
     // A decoded token's corrections take about as long as starting the threads, and few heads are observed at once.
     const bool small = call.attention.args.n_tokens <= kDecodeTokens && n <= kSerialHeads;
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads) if (n > 1 && !small)
-    for (int64_t i = 0; i < n; ++i) {
-        try {
-            (this->*run)(call, i / call.attention.args.n_head_kv, i % call.attention.args.n_head_kv);
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
-    }
-    if (failed) throw std::bad_alloc();
+    parallel_for(n, small ? 1 : n_threads, Schedule::kDynamic, [&](int64_t i) {
+        (this->*run)(call, i / call.attention.args.n_head_kv, i % call.attention.args.n_head_kv);
+    });
 }
 
 /** Tokens per observation: a memory that knows little asks more often. */
@@ -211,8 +204,8 @@ void FarMemory::blend_head(const FarCall& call, int64_t stream, int64_t kv_head)
         for (int64_t token = view.token0; token < view.token0 + view.tokens; ++token) {
             bool far = false;
             for (size_t page = 0; page < view.use.size() && !far; ++page) {
-                far = is_far(view.use[page]) &&
-                      visibility_of(attention, stream, token, static_cast<int64_t>(page)) == kernels::BlockVisibility::kAll;
+                far = is_far(view.use[page]) && visibility_of(attention, stream, token, static_cast<int64_t>(page)) ==
+                                                    kernels::BlockVisibility::kAll;
             }
             if (!far) continue;
             for (int64_t member = 0; member < group; ++member) {

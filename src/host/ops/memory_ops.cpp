@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "memory/test_time_memory.h"
-#include "kernels/vector_ops.h"
+#include "kernels/elementwise.h"
 
 struct atlas_memory {
     explicit atlas_memory(const atlas::memory::MemoryConfig& config) : memory(config) {}
@@ -151,10 +151,11 @@ void run_loss(ggml_tensor* dst, int ith, int /*nth*/, void* data) {
         memory.features().map(floats(dst->src[0]) + first * dst->src[0]->ne[0], count, mapped.data());
         MemoryWorkspace work;
         memory_forward(learner.shape(), learner.parameters().data(), mapped.data(), count, y.data(), &work);
-        scaled_add(-1.0f, floats(dst->src[1]) + static_cast<size_t>(first) * d_out, 1.0f, y.size(), y.data());
+        atlas::kernels::scaled_add(-1.0f, floats(dst->src[1]) + static_cast<size_t>(first) * d_out, 1.0f, y.size(),
+                                   y.data());
         double loss = 0.0;
         for (size_t i = 0; i < count; ++i)
-            loss = loss * learner.config().decay + square_sum(y.data() + i * d_out, d_out);
+            loss = loss * learner.config().decay + atlas::kernels::square_sum(y.data() + i * d_out, d_out);
         *static_cast<float*>(dst->data) = static_cast<float>(loss);
     });
 }

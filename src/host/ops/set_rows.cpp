@@ -1,14 +1,13 @@
 #include "host/ops/set_rows.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <mutex>
-#include <new>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/parallel.h"
 #include "host/buffers/owner_buffer.h"
 #include "kernels/row_codec.h"
 
@@ -210,27 +209,15 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
     };
 
     const int threads = total * n < kParallelElements ? 1 : std::min<int>(n_threads, static_cast<int>(total));
-    std::atomic<bool> no_memory{false};  // no exception may leave the region
     std::vector<float> scratch(source->type == GGML_TYPE_F32 ? 0 : static_cast<size_t>(threads * n));
-    const auto write_part = [&](int64_t begin, int64_t end, float* values) {
+    // A share of rows per thread, each with a lease of its own on the pages it is in.
+    parallel_for(threads, threads, Schedule::kStatic, [&](int64_t share) {
         Destination destination(op, place, row_size);
-        for (int64_t flat = begin; flat < end; ++flat) {
-            try {
-                write(flat, &destination, values);
-            } catch (const std::bad_alloc&) {
-                no_memory = true;
-            }
+        float* const values = scratch.data() + (scratch.empty() ? 0 : share * n);
+        for (int64_t flat = total * share / threads; flat < total * (share + 1) / threads; ++flat)
+            write(flat, &destination, values);
         }
-    };
-    if (threads == 1) {
-        write_part(0, total, scratch.data());  // a token's row costs less than a team of one
-    } else {
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (int part = 0; part < threads; ++part)
-            write_part(total * part / threads, total * (part + 1) / threads,
-                       scratch.data() + (scratch.empty() ? 0 : part * n));
-    }
-    if (no_memory && status.is_ok()) throw std::bad_alloc();
+    });
     return status;
 }
 

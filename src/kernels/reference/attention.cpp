@@ -1,13 +1,14 @@
-#include "kernels/reference/attention.h"
+#include "kernels/reference/reference.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
+#include <string>
+#include <tuple>
+#include <utility>
 
-#include "kernels/row_codec.h"
-
-namespace atlas::kernels {
+namespace atlas::kernels::reference {
 namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
@@ -86,7 +87,7 @@ private:
 
 }  // namespace
 
-void attend_row_reference(const AttentionArgs& args, int64_t stream, int64_t token, int64_t head) {
+void attend_row(const AttentionArgs& args, int64_t stream, int64_t token, int64_t head) {
     const HeadRuns& list = list_of(args, stream, token, head);
     const Mask& mask = args.mask;
     const uint16_t* mask_row = mask.data ? mask.data + (stream % mask.n_streams) * mask.stream_stride +
@@ -108,14 +109,38 @@ void attend_row_reference(const AttentionArgs& args, int64_t stream, int64_t tok
     row.write(out, args.lse ? args.lse + (stream * args.n_tokens + token) * args.n_head + head : nullptr);
 }
 
-Status attention_reference(const AttentionArgs& args) {
-    if (Status status = check_attention(args); !status.is_ok()) return status;
-    for (int64_t stream = 0; stream < args.n_stream; ++stream) {
-        for (int64_t token = 0; token < args.n_tokens; ++token) {
-            for (int64_t head = 0; head < args.n_head; ++head) attend_row_reference(args, stream, token, head);
+Status check_attention(const AttentionArgs& args) {
+    const auto bad = [](const std::string& what) { return Status::unsupported("attention: " + what); };
+    for (const auto& [d, name] : {std::pair{args.d_k, "key"}, {args.d_v, "value"}}) {
+        if (d < 1 || d > kMaxHeadSize) {
+            return bad(std::string(name) + " size " + std::to_string(d) + " is not in 1…" +
+                       std::to_string(kMaxHeadSize));
+        }
+    }
+    if (args.n_head_kv < 1 || args.n_head < 1 || args.n_head % args.n_head_kv != 0) {
+        return bad(std::to_string(args.n_head) + " query heads are no multiple of " + std::to_string(args.n_head_kv) +
+                   " KV heads");
+    }
+    for (const auto& [type, decode, d, name] :
+         {std::tuple{args.k_type, args.k_decode, args.d_k, "key"}, {args.v_type, args.v_decode, args.d_v, "value"}}) {
+        if (type == DataType::kOther) {
+            if (!decode) return bad(std::string(name) + " type has no decoder");
+        } else if (const DataTypeInfo& info = data_type_info(type); d % info.block_elements != 0) {
+            return bad(std::string(name) + " size " + std::to_string(d) + " with " + info.name + " is no multiple of " +
+                       std::to_string(info.block_elements));
         }
     }
     return Status::ok();
 }
 
-}  // namespace atlas::kernels
+Status attention(const AttentionArgs& args, int /*n_threads*/) {
+    if (Status status = reference::check_attention(args); !status.is_ok()) return status;
+    for (int64_t stream = 0; stream < args.n_stream; ++stream) {
+        for (int64_t token = 0; token < args.n_tokens; ++token) {
+            for (int64_t head = 0; head < args.n_head; ++head) attend_row(args, stream, token, head);
+        }
+    }
+    return Status::ok();
+}
+
+}  // namespace atlas::kernels::reference

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -7,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/parallel.h"
 #include "kernels/cpu/attention/mend_row.h"
 #include "kernels/cpu/attention/problem.h"
 #include "kernels/cpu/attention/row_batches.h"
@@ -216,31 +216,27 @@ private:
         const std::byte* decoded[kBlockKeys];
         RowSet k{batch.k, k_shift, batch.even ? args.k_stride : 0};
         const std::byte* const* next_k = next ? next->k : nullptr;
-        DataType type = args.k_type;
-        if (type == DataType::kOther) {
+        if (args.k_type == DataType::kOther) {
             decode(args.k_decode, k, batch.count, args.d_k, decode_buffer, decoded);
             k = {decoded, 0, args.d_k * static_cast<int64_t>(sizeof(float))};
-            type = DataType::kF32;
             next_k = nullptr;
         }
         float* scores = s + row0 * kBlockKeys;
-        p_.ops.score[static_cast<size_t>(type)](q + row0 * dk_, dk_, rows, k, batch.count,
-                                                static_cast<size_t>(args.d_k), scores, kBlockKeys, next_k);
+        p_.k_ops.score(q + row0 * dk_, dk_, rows, k, batch.count, static_cast<size_t>(args.d_k), scores, kBlockKeys,
+                       next_k);
         for (size_t r = 0; r < rows; ++r) weigh(of, row0 + r, batch, s);
 
         RowSet v{batch.v, v_shift, batch.even ? args.v_stride : 0};
         const std::byte* const* next_v = next ? next->v : nullptr;
-        type = args.v_type;
-        if (type == DataType::kOther) {
+        if (args.v_type == DataType::kOther) {
             decode(args.v_decode, v, batch.count, args.d_v, decode_buffer, decoded);
             v = {decoded, 0, args.d_v * static_cast<int64_t>(sizeof(float))};
-            type = DataType::kF32;
             next_v = nullptr;
         }
         const auto value = [&](size_t from, size_t count) {
-            p_.ops.value[static_cast<size_t>(type)](
-                scores + from, kBlockKeys, rows, {v.at + from, v.shift, v.stride}, count, static_cast<size_t>(args.d_v),
-                of.state + row0 * state_stride_ + 16, state_stride_, next_v ? next_v + from : nullptr);
+            p_.v_ops.value(scores + from, kBlockKeys, rows, {v.at + from, v.shift, v.stride}, count,
+                           static_cast<size_t>(args.d_v), of.state + row0 * state_stride_ + 16, state_stride_,
+                           next_v ? next_v + from : nullptr);
         };
         if (!batch.mixed) {
             value(0, batch.count);
@@ -266,7 +262,7 @@ private:
         const AttentionArgs& args = p_.args;
         float* scores = s + row * kBlockKeys;
         float* state = of.state + row * state_stride_;
-        if (args.softcap != 0.0f) p_.ops.soft_cap(scores, batch.count, args.softcap);
+        if (args.softcap != 0.0f) p_.softmax.soft_cap(scores, batch.count, args.softcap);
         if (batch.mixed) {
             const int64_t head = of.kv_head * p_.group + static_cast<int64_t>(row) % p_.group;
             const int64_t token = of.token0 + static_cast<int64_t>(row) / p_.group;
@@ -280,7 +276,7 @@ private:
             }
             add_mask(mask, batch.count, alibi_slope(args.max_bias, head, args.n_head), scores);
         }
-        const float max = std::max(state[0], p_.ops.max(scores, batch.count));
+        const float max = std::max(state[0], p_.softmax.max(scores, batch.count));
         if (max == kMinusInfinity) {
             // Nothing visible, or nothing but NaN: that one makes the row NaN.
             if (std::any_of(scores, scores + batch.count, [](float x) { return std::isnan(x); })) {
@@ -294,11 +290,11 @@ private:
             if (state[1] != 0.0f) {
                 const float shrink = std::exp(state[0] - max);
                 state[1] *= shrink;
-                p_.ops.scale(state + 16, dv_, shrink);
+                p_.softmax.scale(state + 16, dv_, shrink);
             }
             state[0] = max;
         }
-        state[1] += p_.ops.exp_sum(scores, batch.count, max);
+        state[1] += p_.softmax.exp_sum(scores, batch.count, max);
     }
 
     static void add_mask(const uint16_t* mask, size_t count, float slope, float* scores) {
@@ -337,16 +333,16 @@ private:
                 sum += state(part)[1] * weights[part];
             }
             std::fill(merged, merged + dv_, 0.0f);
+            const RowOps sum_rows = row_ops_f32();
             for (size_t part = 0; part < parts;) {
                 const std::byte* values[kBlockKeys];
                 size_t n = 0;
                 for (; n < kBlockKeys && part + n < parts; ++n)
                     values[n] = reinterpret_cast<const std::byte*>(state(part + n) + 16);
-                p_.ops.value[static_cast<size_t>(DataType::kF32)](weights + part, 0, 1, {values, 0, 0}, n, d_v, merged,
-                                                                  dv_, nullptr);
+                sum_rows.value(weights + part, 0, 1, {values, 0, 0}, n, d_v, merged, dv_, nullptr);
                 part += n;
             }
-            p_.ops.scale(merged, d_v, 1.0f / sum);
+            p_.softmax.scale(merged, d_v, 1.0f / sum);
             std::memcpy(out, merged, d_v * sizeof(float));
             if (args.lse) args.lse[(first.stream * args.n_tokens + token) * args.n_head + head] = max + std::log(sum);
             mend_row(p_, first.stream, token, head);
@@ -367,30 +363,12 @@ private:
 Status attend_few(const Problem& problem, int n_threads) {
     try {
         FewQueries few(problem, n_threads);
-        std::atomic<size_t> next{0};
-        std::atomic<bool> failed{false};
-        const int threads = static_cast<int>(std::min<size_t>(static_cast<size_t>(n_threads), few.tasks()));
         const auto n = static_cast<int64_t>(few.tasks());
-#pragma omp parallel num_threads(threads) if (threads > 1)
-        {
-            const auto guarded = [&](auto&& work) {
-                try {
-                    work();
-                } catch (const std::bad_alloc&) {
-                    failed = true;
-                }
-            };
-            for (size_t i = next++; i < few.tasks(); i = next++) guarded([&] { few.run(i); });
-#pragma omp barrier
-#pragma omp for schedule(static) nowait
-            for (int64_t i = 0; i < n; ++i) {
-                if (!failed) guarded([&] { few.finish(static_cast<size_t>(i)); });
-            }
-        }
-        if (failed) return Status::out_of_memory("attention: workspace of a thread");
+        parallel_loops(n_threads, Loop{n, Schedule::kDynamic, [&](int64_t i) { few.run(static_cast<size_t>(i)); }},
+                       Loop{n, Schedule::kStatic, [&](int64_t i) { few.finish(static_cast<size_t>(i)); }});
         return Status::ok();
     } catch (const std::bad_alloc&) {
-        return Status::out_of_memory("attention: partial results");
+        return Status::out_of_memory("attention: partial results, or a thread's workspace");
     }
 }
 

@@ -1,12 +1,12 @@
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <new>
 #include <vector>
 
+#include "base/parallel.h"
 #include "kernels/cpu/attention/mend_row.h"
 #include "kernels/cpu/attention/prefill.h"
-#include "kernels/merge.h"
+#include "kernels/cpu/cpu.h"
 
 namespace atlas::kernels::cpu {
 namespace {
@@ -92,7 +92,7 @@ private:
         const auto state = [&](size_t part) { return tasks_[first + part].partial + row * (1 + args.d_v); };
         float lse = state(0)[0];
         float* o = state(0) + 1;
-        for (size_t part = 1; part < parts; ++part) merge_partial(o, &lse, state(part) + 1, state(part)[0], args.d_v);
+        for (size_t part = 1; part < parts; ++part) cpu::merge(o, &lse, state(part) + 1, state(part)[0], args.d_v);
         const int64_t token = task.first_token + row / p_.group;
         const int64_t head = task.kv_head * p_.group + row % p_.group;
         float factor = 1.0f;
@@ -122,22 +122,12 @@ private:
 Status attend_many(const Problem& problem, int n_threads) {
     try {
         ManyQueries many(problem, n_threads);
-        std::atomic<size_t> next{0};
-        std::atomic<bool> failed{false};
-        const int threads = static_cast<int>(std::min<size_t>(static_cast<size_t>(n_threads), many.tasks()));
-#pragma omp parallel num_threads(threads) if (threads > 1)
-        for (size_t i = next++; i < many.tasks(); i = next++) {
-            try {
-                many.run(i);
-            } catch (const std::bad_alloc&) {
-                failed = true;
-            }
-        }
-        if (failed) return Status::out_of_memory("attention: workspace of a thread");
+        parallel_for(static_cast<int64_t>(many.tasks()), n_threads, Schedule::kDynamic,
+                     [&](int64_t i) { many.run(static_cast<size_t>(i)); });
         many.finish();
         return Status::ok();
     } catch (const std::bad_alloc&) {
-        return Status::out_of_memory("attention: list of tasks");
+        return Status::out_of_memory("attention: list of tasks, or a thread's workspace");
     }
 }
 

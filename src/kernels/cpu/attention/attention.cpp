@@ -1,6 +1,6 @@
-#include "kernels/cpu/attention/attention.h"
-
 #include "kernels/cpu/attention/problem.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/reference/reference.h"
 
 namespace atlas::kernels::cpu {
 namespace {
@@ -17,6 +17,8 @@ Scratch& thread_scratch() {
 }
 
 Status attention(const AttentionArgs& args, int n_threads) {
+    if (Status status = reference::check_attention(args); !status.is_ok()) return status;
+    if (args.n_tokens == 0 || args.n_stream == 0) return Status::ok();
     const Problem problem(args);
     const int threads = std::max(1, n_threads);
     return problem.tokens_per_list * problem.group <= kFewRows ? attend_few(problem, threads)

@@ -15,7 +15,7 @@
 #include <cstdint>
 
 #include "kernels/attention.h"
-#include "kernels/cpu/attention/rows-inl.h"
+#include "kernels/cpu/rows/load-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {

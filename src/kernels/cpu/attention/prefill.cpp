@@ -102,7 +102,7 @@ private:
             const Segment& segment = tile.segments[n];
             for (int32_t j = 0; j < segment.count;) {
                 const int32_t count = std::min(4 - filled, segment.count - j);
-                DecodeTo(args_.k_type, args_.k_decode, segment.k + j * args_.k_stride, args_.k_stride, count, args_.d_k,
+                DecodeTo(p_.k_decode, args_.k_decode, segment.k + j * args_.k_stride, args_.k_stride, count, args_.d_k,
                          ws_.decoded + filled * k_stride_, k_stride_);
                 j += count;
                 filled += count;
@@ -121,7 +121,7 @@ private:
             const Segment& segment = tile.segments[n];
             for (int32_t j = 0; j < segment.count; j += 4) {
                 const int32_t count = std::min(4, segment.count - j);
-                DecodeTo(args_.v_type, args_.v_decode, segment.v + j * args_.v_stride, args_.v_stride, count, args_.d_v,
+                DecodeTo(p_.v_decode, args_.v_decode, segment.v + j * args_.v_stride, args_.v_stride, count, args_.d_v,
                          ws_.decoded, o_stride_);
                 for (int32_t x = 0; x < count; ++x, ++key) {
                     float* row = ws_.decoded + x * o_stride_;
@@ -133,13 +133,13 @@ private:
         }
     }
 
-    void DecodeTo(DataType type, RowDecoder decoder, const std::byte* rows, int64_t stride, int32_t count, int64_t d,
-                  float* out, int64_t out_stride) const {
-        if (type == DataType::kOther) {
+    static void DecodeTo(DecodeFn decode, RowDecoder decoder, const std::byte* rows, int64_t stride, int32_t count,
+                         int64_t d, float* out, int64_t out_stride) {
+        if (decode == nullptr) {
             for (int32_t j = 0; j < count; ++j) decoder(rows + j * stride, out + j * out_stride, d);
         } else {
-            p_.ops.decode[static_cast<size_t>(type)](rows, static_cast<size_t>(stride), static_cast<size_t>(count),
-                                                     static_cast<size_t>(d), out, static_cast<size_t>(out_stride));
+            decode(rows, static_cast<size_t>(stride), static_cast<size_t>(count), static_cast<size_t>(d), out,
+                   static_cast<size_t>(out_stride));
         }
     }
 

@@ -3,22 +3,13 @@
 #include <algorithm>
 #include <bit>
 
+#include "kernels/cpu/attention/visibility.h"
+
 namespace atlas::kernels::cpu {
 
 namespace {
 
 constexpr uint16_t kMinusInf = 0xFC00;
-
-BlockVisibility classify(const uint16_t* mask, int n) {
-    uint16_t not_zero = 0;
-    uint16_t not_inf = 0;
-    for (int j = 0; j < n; ++j) {
-        not_zero |= static_cast<uint16_t>(mask[j] & 0x7FFF);
-        not_inf |= static_cast<uint16_t>(mask[j] ^ kMinusInf);
-    }
-    if (not_inf == 0) return BlockVisibility::kNone;
-    return not_zero == 0 ? BlockVisibility::kAll : BlockVisibility::kMixed;
-}
 
 }  // namespace
 
@@ -113,8 +104,12 @@ void TileWalker::look_at(const Segment& segment) {
     seen_all_ = true;
     for (int64_t i = 0; i < n_heads_; ++i) {
         for (int64_t t = 0; t < n_tokens_; ++t) {
-            const BlockVisibility seen = mask.summary != nullptr ? summary_row(i)[t * mask.summary_blocks + block]
-                                                                 : classify(mask_at(t, i) + segment.key, segment.count);
+            BlockVisibility seen;
+            if (mask.summary != nullptr) {
+                seen = summary_row(i)[t * mask.summary_blocks + block];
+            } else {
+                classify_blocks(mask_at(t, i) + segment.key, segment.count, &seen);  // of one block
+            }
             seen_[t * n_heads_ + i] = seen;
             seen_any_ |= seen != BlockVisibility::kNone;
             seen_all_ &= seen == BlockVisibility::kAll;

@@ -6,7 +6,9 @@
 #include <cstdint>
 
 #include "kernels/attention.h"
-#include "kernels/cpu/ops.h"
+#include "kernels/cpu/attention/row_ops.h"
+#include "kernels/cpu/elementwise/softmax.h"
+#include "kernels/cpu/rows/decode.h"
 
 namespace atlas::kernels::cpu {
 
@@ -14,7 +16,11 @@ namespace atlas::kernels::cpu {
 struct Problem {
     explicit Problem(const AttentionArgs& a)
         : args(a),
-          ops(cpu_ops()),
+          softmax(softmax_ops()),
+          k_ops(row_ops(a.k_type)),
+          v_ops(row_ops(a.v_type)),
+          k_decode(row_decode(a.k_type)),
+          v_decode(row_decode(a.v_type)),
           group(a.n_head / a.n_head_kv),
           tokens_per_list(std::min(a.tokens_per_tile, a.n_tokens)),
           lists((a.n_tokens + tokens_per_list - 1) / tokens_per_list),
@@ -40,7 +46,9 @@ struct Problem {
     }
 
     const AttentionArgs& args;
-    const CpuOps& ops;
+    const SoftmaxOps& softmax;
+    const RowOps k_ops, v_ops;          // of f32 for rows of type kOther
+    const DecodeFn k_decode, v_decode;  // nullptr for those
     const int64_t group;
     const int64_t tokens_per_list;
     const int64_t lists;

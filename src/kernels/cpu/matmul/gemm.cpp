@@ -1,6 +1,6 @@
-#include "kernels/gemm.h"
-
 #include <algorithm>
+
+#include "kernels/cpu/cpu.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul/gemm.cpp"
@@ -8,7 +8,8 @@
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace atlas::memory::HWY_NAMESPACE {
+namespace atlas::kernels::cpu::HWY_NAMESPACE {
+namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using D = hn::ScalableTag<float>;
@@ -154,8 +155,8 @@ void Dots(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b,
     }
 }
 
-void Gemm(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c,
-          size_t c_stride) {
+void Gemm(const GemmArgs& args) {
+    const auto [m, n, k, a, b, c, c_stride, alpha, beta] = args;
     if (m <= 4 && b.row_stride == 1 && b.col_stride != 1 && a.col_stride == 1) {
         Dots(m, n, k, alpha, a, b, beta, c, c_stride);
         return;
@@ -188,17 +189,15 @@ void Gemm(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b,
     }
 }
 
-}  // namespace atlas::memory::HWY_NAMESPACE
+}  // namespace
+}  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace atlas::memory {
+namespace atlas::kernels::cpu {
 HWY_EXPORT(Gemm);
 
-void gemm(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c,
-          size_t c_stride) {
-    HWY_DYNAMIC_DISPATCH(Gemm)(m, n, k, alpha, a, b, beta, c, c_stride);
-}
+void gemm(const GemmArgs& args) { HWY_DYNAMIC_DISPATCH(Gemm)(args); }
 
-}  // namespace atlas::memory
+}  // namespace atlas::kernels::cpu
 #endif

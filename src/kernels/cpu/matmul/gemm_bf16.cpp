@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "kernels/gemm.h"
+#include "kernels/cpu/cpu.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul/gemm_bf16.cpp"
@@ -8,7 +8,8 @@
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace atlas::memory::HWY_NAMESPACE {
+namespace atlas::kernels::cpu::HWY_NAMESPACE {
+namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Two bf16 that are neighbours in k share an unsigned lane, the earlier one in its lower half.
@@ -175,8 +176,8 @@ void Rows(size_t rows, size_t n, size_t half, float alpha, const uint32_t* a, co
     }
 }
 
-void GemmBf16(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c,
-              size_t c_stride, std::vector<uint32_t>* work) {
+void GemmBf16(const GemmArgs& args, std::vector<uint32_t>* work) {
+    const auto [m, n, k, a, b, c, c_stride, alpha, beta] = args;
     const size_t width = 2 * hn::Lanes(D());
     const size_t half = (k + 1) / 2;
     // B as the transpose of rows is packed like A, row after row; where it is A's own transpose (a Gram matrix), it is packed already.
@@ -204,17 +205,15 @@ void GemmBf16(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixVie
     }
 }
 
-}  // namespace atlas::memory::HWY_NAMESPACE
+}  // namespace
+}  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace atlas::memory {
+namespace atlas::kernels::cpu {
 HWY_EXPORT(GemmBf16);
 
-void gemm_bf16(size_t m, size_t n, size_t k, float alpha, MatrixView a, MatrixView b, float beta, float* c,
-               size_t c_stride, std::vector<uint32_t>* work) {
-    HWY_DYNAMIC_DISPATCH(GemmBf16)(m, n, k, alpha, a, b, beta, c, c_stride, work);
-}
+void gemm_bf16(const GemmArgs& args, std::vector<uint32_t>* work) { HWY_DYNAMIC_DISPATCH(GemmBf16)(args, work); }
 
-}  // namespace atlas::memory
+}  // namespace atlas::kernels::cpu
 #endif

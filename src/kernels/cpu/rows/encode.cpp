@@ -1,4 +1,5 @@
-#include "kernels/row_codec.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/reference/reference.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/rows/encode.cpp"
@@ -9,6 +10,7 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
+namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using D = hn::CappedTag<float, 16>;
@@ -84,23 +86,22 @@ void EncodeRow(DataType type, const float* src, void* dst, int64_t n) {
         case DataType::kQ8_0:
             return EncodeQ8_0(src, dst, n);
         default:
-            return row_encoder(type)(src, dst, n);
+            return reference::row_encoder(type)(src, dst, n);
     }
 }
 
+}  // namespace
 }  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace atlas::kernels {
-namespace cpu {
+namespace atlas::kernels::cpu {
+
 HWY_EXPORT(EncodeRow);
-}  // namespace cpu
 
 void encode_row(DataType type, const float* src, void* dst, int64_t n) {
-    using namespace cpu;  // where the macro looks for the table
     HWY_DYNAMIC_DISPATCH(EncodeRow)(type, src, dst, n);
 }
 
-}  // namespace atlas::kernels
+}  // namespace atlas::kernels::cpu
 #endif

@@ -1,8 +1,8 @@
-#include "kernels/codes.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+
+#include "kernels/cpu/select/codes.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/select/codes.cpp"
@@ -13,6 +13,7 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
+namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using DF = hn::ScalableTag<float>;
@@ -140,12 +141,24 @@ void ScoreCodes(const CodeShape& shape, const CodeQueries& queries, const std::b
         const int8_t* codes = queries.codes + row * d;
         float* out = logits + row * kKeys;
         switch (count) {
-            case 1: ScoreRows<1>(shape, page, codes, rows, out); break;
-            case 2: ScoreRows<2>(shape, page, codes, rows, out); break;
-            case 3: ScoreRows<3>(shape, page, codes, rows, out); break;
-            case 4: ScoreRows<4>(shape, page, codes, rows, out); break;
-            case 5: ScoreRows<5>(shape, page, codes, rows, out); break;
-            default: ScoreRows<6>(shape, page, codes, rows, out); break;
+            case 1:
+                ScoreRows<1>(shape, page, codes, rows, out);
+                break;
+            case 2:
+                ScoreRows<2>(shape, page, codes, rows, out);
+                break;
+            case 3:
+                ScoreRows<3>(shape, page, codes, rows, out);
+                break;
+            case 4:
+                ScoreRows<4>(shape, page, codes, rows, out);
+                break;
+            case 5:
+                ScoreRows<5>(shape, page, codes, rows, out);
+                break;
+            default:
+                ScoreRows<6>(shape, page, codes, rows, out);
+                break;
         }
     }
 }
@@ -257,12 +270,13 @@ void AddValueMean(const ValueMean& value, int64_t d_v, const float* weights, int
     }
 }
 
+}  // namespace
 }  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace atlas::kernels {
-namespace cpu {
+namespace atlas::kernels::cpu {
+
 HWY_EXPORT(ScoreCodes);
 HWY_EXPORT(CapScores);
 HWY_EXPORT(AddMask);
@@ -271,30 +285,27 @@ HWY_EXPORT(ShareOfKeys);
 HWY_EXPORT(KeysAtLeast);
 HWY_EXPORT(SumWeights);
 HWY_EXPORT(AddValueMean);
-}  // namespace cpu
 
 void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
-    HWY_DYNAMIC_DISPATCH(cpu::ScoreCodes)(shape, queries, page, logits);
+    HWY_DYNAMIC_DISPATCH(ScoreCodes)(shape, queries, page, logits);
 }
-void cap_scores(float* values, int64_t n, float cap) { HWY_DYNAMIC_DISPATCH(cpu::CapScores)(values, n, cap); }
+void cap_scores(float* values, int64_t n, float cap) { HWY_DYNAMIC_DISPATCH(CapScores)(values, n, cap); }
 void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {
-    HWY_DYNAMIC_DISPATCH(cpu::AddMask)(mask, count, factor, logits);
+    HWY_DYNAMIC_DISPATCH(AddMask)(mask, count, factor, logits);
 }
 void weigh_scores(float* values, int64_t rows, const float* shift, float* sums) {
-    HWY_DYNAMIC_DISPATCH(cpu::WeighScores)(values, rows, shift, sums);
+    HWY_DYNAMIC_DISPATCH(WeighScores)(values, rows, shift, sums);
 }
 void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {
-    HWY_DYNAMIC_DISPATCH(cpu::ShareOfKeys)(weights, tokens, group, factor, shares);
+    HWY_DYNAMIC_DISPATCH(ShareOfKeys)(weights, tokens, group, factor, shares);
 }
-uint64_t keys_at_least(const float* shares, float least) {
-    return HWY_DYNAMIC_DISPATCH(cpu::KeysAtLeast)(shares, least);
-}
+uint64_t keys_at_least(const float* shares, float least) { return HWY_DYNAMIC_DISPATCH(KeysAtLeast)(shares, least); }
 void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums) {
-    HWY_DYNAMIC_DISPATCH(cpu::SumWeights)(weights, rows, keys, sums);
+    HWY_DYNAMIC_DISPATCH(SumWeights)(weights, rows, keys, sums);
 }
 void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
-    HWY_DYNAMIC_DISPATCH(cpu::AddValueMean)(value, d_v, weights, rows, out);
+    HWY_DYNAMIC_DISPATCH(AddValueMean)(value, d_v, weights, rows, out);
 }
 
-}  // namespace atlas::kernels
+}  // namespace atlas::kernels::cpu
 #endif

@@ -1,10 +1,10 @@
-#include "kernels/codes.h"
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
+
+#include "kernels/cpu/select/codes.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/select/encode_codes.cpp"
@@ -13,6 +13,7 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
+namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 using DF = hn::ScalableTag<float>;
 using VF = hn::Vec<DF>;
@@ -223,31 +224,31 @@ void RotateRows(const float* signs, int64_t rows, int64_t d, float* x) {
     }
 }
 
+}  // namespace
 }  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace atlas::kernels {
-namespace cpu {
+namespace atlas::kernels::cpu {
+
 HWY_EXPORT(EncodeCodes);
 HWY_EXPORT(EncodeValueMean);
 HWY_EXPORT(QuantiseQueries);
 HWY_EXPORT(RotateRows);
-}  // namespace cpu
 
 bool encode_codes(const CodeShape& shape, const float* keys, const float* values, std::byte* page) {
-    return HWY_DYNAMIC_DISPATCH(cpu::EncodeCodes)(shape, keys, values, page);
+    return HWY_DYNAMIC_DISPATCH(EncodeCodes)(shape, keys, values, page);
 }
 void rotate_rows(const float* signs, int64_t rows, int64_t d, float* x) {
-    HWY_DYNAMIC_DISPATCH(cpu::RotateRows)(signs, rows, d, x);
+    HWY_DYNAMIC_DISPATCH(RotateRows)(signs, rows, d, x);
 }
 float encode_value_mean(const float* values, int64_t d_v, uint64_t keys, int8_t* mean) {
-    return HWY_DYNAMIC_DISPATCH(cpu::EncodeValueMean)(values, d_v, keys, mean);
+    return HWY_DYNAMIC_DISPATCH(EncodeValueMean)(values, d_v, keys, mean);
 }
 void quantise_queries(const float* exact, int64_t rows, int64_t d, int8_t* codes, float* scale, float* offset,
                       float* squares) {
-    HWY_DYNAMIC_DISPATCH(cpu::QuantiseQueries)(exact, rows, d, codes, scale, offset, squares);
+    HWY_DYNAMIC_DISPATCH(QuantiseQueries)(exact, rows, d, codes, scale, offset, squares);
 }
 
-}  // namespace atlas::kernels
+}  // namespace atlas::kernels::cpu
 #endif

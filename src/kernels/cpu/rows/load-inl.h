@@ -1,16 +1,17 @@
-// Per-target include: row loaders, from any KV type to f32 vectors, and small vector helpers.
-#if defined(ATLAS_KERNELS_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef ATLAS_KERNELS_ROWS_INL_H_
-#undef ATLAS_KERNELS_ROWS_INL_H_
+// Per-target include: row loaders, from any KV type to f32 vectors.
+#if defined(ATLAS_KERNELS_LOAD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATLAS_KERNELS_LOAD_INL_H_
+#undef ATLAS_KERNELS_LOAD_INL_H_
 #else
-#define ATLAS_KERNELS_ROWS_INL_H_
+#define ATLAS_KERNELS_LOAD_INL_H_
 #endif
 
 #include <hwy/highway.h>
 
 #include <cstring>
 
-#include "kernels/cpu/ops.h"
+#include "base/data_type.h"
+#include "kernels/cpu/vectors.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
@@ -156,29 +157,6 @@ struct LoadIQ4_NL : NoTail {
                      hn::Set(D(), LoadHalf(block)), hn::Zero(D()), v);
     }
 };
-
-/** e^x for x ≤ 0 or moderate; relative error below 1e-7 · |x|-independent part; exactly 0 below −87.3; NaN for NaN. */
-HWY_INLINE V Exp(V x) {
-    const D d;
-    const hn::Rebind<int32_t, D> d32;
-    const V clamped = hn::Max(x, hn::Set(d, -87.3f));
-    const V n = hn::Round(hn::Mul(clamped, hn::Set(d, 1.44269504f)));
-    // ln 2 in two parts: n · high is exact.
-    V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), clamped);
-    r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
-    // Taylor to the sixth degree: |r| ≤ 0.347, remainder below 1.2e-7.
-    V p = hn::Set(d, 1.0f / 720);
-    p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 120));
-    p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 24));
-    p = hn::MulAdd(p, r, hn::Set(d, 1.0f / 6));
-    p = hn::MulAdd(p, r, hn::Set(d, 0.5f));
-    p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-    p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-    const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(d32, n));
-    const V result = hn::BitCast(d, hn::Add(hn::BitCast(d32, p), exponent));
-    const V least = hn::Set(d, -87.3f);
-    return hn::IfThenElse(hn::Ge(x, least), result, hn::IfThenZeroElse(hn::Lt(x, least), x));
-}
 
 }  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -1,12 +1,13 @@
 // Per-target include: the few-query kernels. K and V stream through once; queries and results stay in registers and L1.
-#if defined(ATLAS_KERNELS_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef ATLAS_KERNELS_DECODE_INL_H_
-#undef ATLAS_KERNELS_DECODE_INL_H_
+#if defined(ATLAS_KERNELS_FEW_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATLAS_KERNELS_FEW_INL_H_
+#undef ATLAS_KERNELS_FEW_INL_H_
 #else
-#define ATLAS_KERNELS_DECODE_INL_H_
+#define ATLAS_KERNELS_FEW_INL_H_
 #endif
 
-#include "kernels/cpu/attention/rows-inl.h"
+#include "kernels/cpu/attention/row_ops.h"
+#include "kernels/cpu/rows/load-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
@@ -218,101 +219,6 @@ void Value(const float* p, size_t p_stride, size_t heads, const RowSet& v, size_
         ValueRows<Load>(p, p_stride, heads, even, count, d, o, o_stride, next, v.shift);
     } else {
         ValueRows<Load>(p, p_stride, heads, AnyRows{v.at, v.shift}, count, d, o, o_stride, next, v.shift);
-    }
-}
-
-template <class Load>
-void DecodeRows(const std::byte* rows, size_t stride, size_t count, size_t d, float* out, size_t out_stride) {
-    const auto* row = reinterpret_cast<const uint8_t*>(rows);
-    for (size_t j = 0; j < count; ++j, row += stride, out += out_stride) {
-        V v[kVectors];
-        size_t i = 0;
-        for (; i + kChunk <= d; i += kChunk) {
-            Load::Chunk(row, i, v);
-            ATLAS_UNROLL
-            for (size_t x = 0; x < kVectors; ++x) hn::StoreU(v[x], D(), out + i + x * kLanes);
-        }
-        if (i < d) {
-            Load::Tail(row, i, d - i, v);
-            ATLAS_UNROLL
-            for (size_t x = 0; x < kVectors; ++x) {
-                if (i + x * kLanes < d) hn::StoreN(v[x], D(), out + i + x * kLanes, d - i - x * kLanes);
-            }
-        }
-    }
-}
-
-inline float MaxOf(const float* values, size_t n) {
-    const D d;
-    V best = hn::Set(d, -HUGE_VALF);
-    size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-        // Max() of a NaN differs between processors.
-        const V v = hn::LoadU(d, values + i);
-        best = hn::IfThenElse(hn::Gt(v, best), v, best);
-    }
-    float result = hn::ReduceMax(d, best);
-    for (; i < n; ++i) result = HWY_MAX(result, values[i]);
-    return result;
-}
-
-inline float ExpSum(float* values, size_t n, float shift) {
-    const D d;
-    const V offset = hn::Set(d, shift);
-    V sum = hn::Zero(d);
-    size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-        const V e = Exp(hn::Sub(hn::LoadU(d, values + i), offset));
-        hn::StoreU(e, d, values + i);
-        sum = hn::Add(sum, e);
-    }
-    if (i < n) {
-        const V e = hn::IfThenElseZero(hn::FirstN(d, n - i), Exp(hn::Sub(hn::LoadN(d, values + i, n - i), offset)));
-        hn::StoreN(e, d, values + i, n - i);
-        sum = hn::Add(sum, e);
-    }
-    return hn::ReduceSum(d, sum);
-}
-
-inline void ScaleBy(float* values, size_t n, float factor) {
-    const D d;
-    const V f = hn::Set(d, factor);
-    size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, values + i), f), d, values + i);
-    for (; i < n; ++i) values[i] *= factor;
-}
-
-inline bool AllFinite(const float* values, size_t n) {
-    // x − x and 0·x are NaN for infinities and NaN, and the sum of zeros stays 0.
-    const D d;
-    V sum = hn::Zero(d);
-    size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-        const V v = hn::LoadU(d, values + i);
-        sum = hn::Add(sum, hn::Sub(v, v));
-    }
-    float rest = 0.0f;
-    for (; i < n; ++i) rest += values[i] * 0.0f;
-    return hn::ReduceSum(d, sum) + rest == 0.0f;
-}
-
-inline void SoftCap(float* values, size_t n, float cap) {
-    // tanh(x) = sign(x)·(1 − e^{−2|x|}) / (1 + e^{−2|x|}); for small |x| the odd series avoids the cancellation in 1 − e^{−2|x|}.
-    const D d;
-    const V one = hn::Set(d, 1.0f);
-    for (size_t i = 0; i < n; i += kLanes) {
-        const size_t left = HWY_MIN(kLanes, n - i);
-        const V x = hn::LoadN(d, values + i, left);
-        const V a = hn::Abs(x);
-        const V e = Exp(hn::Mul(a, hn::Set(d, -2.0f)));
-        const V big = hn::Div(hn::Sub(one, e), hn::Add(one, e));
-        const V a2 = hn::Mul(a, a);
-        V series = hn::Set(d, -17.0f / 315);
-        series = hn::MulAdd(series, a2, hn::Set(d, 2.0f / 15));
-        series = hn::MulAdd(series, a2, hn::Set(d, -1.0f / 3));
-        series = hn::MulAdd(hn::Mul(series, a2), a, a);
-        const V tanh = hn::IfThenElse(hn::Lt(a, hn::Set(d, 0.15f)), series, big);
-        hn::StoreN(hn::Mul(hn::CopySign(tanh, x), hn::Set(d, cap)), d, values + i, left);
     }
 }
 

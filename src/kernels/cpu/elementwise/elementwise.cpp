@@ -1,16 +1,17 @@
-#include "kernels/vector_ops.h"
-
 #include <algorithm>
 
+#include "kernels/cpu/cpu.h"
+
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/elementwise/vector_ops.cpp"
+#define HWY_TARGET_INCLUDE "kernels/cpu/elementwise/elementwise.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
 #include <hwy/contrib/math/math-inl.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace atlas::memory::HWY_NAMESPACE {
+namespace atlas::kernels::cpu::HWY_NAMESPACE {
+namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using D = hn::ScalableTag<float>;
@@ -112,11 +113,12 @@ void Exponential(const float* x, size_t n, float* y) {
                [&](size_t i, size_t count) HWY_ATTR { StoreSome(hn::Exp(d, LoadSome(x + i, count)), count, y + i); });
 }
 
-}  // namespace atlas::memory::HWY_NAMESPACE
+}  // namespace
+}  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace atlas::memory {
+namespace atlas::kernels::cpu {
 HWY_EXPORT(Gelu);
 HWY_EXPORT(ScaledCopy);
 HWY_EXPORT(ScaledAdd);
@@ -137,5 +139,5 @@ bool all_finite(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(AllFinit
 void cosine(const float* x, size_t n, float scale, float* y) { HWY_DYNAMIC_DISPATCH(Cosine)(x, n, scale, y); }
 void exponential(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(Exponential)(x, n, y); }
 
-}  // namespace atlas::memory
+}  // namespace atlas::kernels::cpu
 #endif

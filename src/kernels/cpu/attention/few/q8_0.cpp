@@ -1,0 +1,26 @@
+#include "kernels/cpu/attention/row_ops.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attention/few/q8_0.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include "kernels/cpu/attention/few-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace atlas::kernels::cpu::HWY_NAMESPACE {
+
+RowOps OpsQ8_0() { return {&Score<LoadQ8_0>, &Value<LoadQ8_0>}; }
+
+}  // namespace atlas::kernels::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace atlas::kernels::cpu {
+
+HWY_EXPORT(OpsQ8_0);
+
+RowOps row_ops_q8_0() { return HWY_DYNAMIC_DISPATCH(OpsQ8_0)(); }
+
+}  // namespace atlas::kernels::cpu
+#endif

@@ -1,0 +1,46 @@
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/select/codes.h"
+#include "kernels/cpu/variant.h"
+#include "kernels/kernel_table.h"
+#include "kernels/reference/reference.h"
+
+namespace atlas::kernels {
+namespace {
+
+constexpr Table kTable = {
+    .variant = cpu::variant,
+    .check_attention = reference::check_attention,  // the CPU runs what the oracle runs
+    .attention = cpu::attention,
+    .summarize_mask = cpu::summarize_mask,
+    .merge = cpu::merge,
+    .decode_rows = cpu::decode_rows,
+    .encode_row = cpu::encode_row,
+    .encode_codes = cpu::encode_codes,
+    .encode_value_mean = cpu::encode_value_mean,
+    .quantise_queries = cpu::quantise_queries,
+    .rotate_rows = cpu::rotate_rows,
+    .score_codes = cpu::score_codes,
+    .cap_scores = cpu::cap_scores,
+    .add_mask = cpu::add_mask,
+    .weigh_scores = cpu::weigh_scores,
+    .share_of_keys = cpu::share_of_keys,
+    .keys_at_least = cpu::keys_at_least,
+    .sum_weights = cpu::sum_weights,
+    .add_value_mean = cpu::add_value_mean,
+    .gemm = cpu::gemm,
+    .gemm_bf16 = cpu::gemm_bf16,
+    .gelu = cpu::gelu,
+    .scaled_copy = cpu::scaled_copy,
+    .scaled_add = cpu::scaled_add,
+    .multiply = cpu::multiply,
+    .square_sum = cpu::square_sum,
+    .all_finite = cpu::all_finite,
+    .cosine = cpu::cosine,
+    .exponential = cpu::exponential,
+};
+
+}  // namespace
+
+const Table& cpu_table() { return kTable; }
+
+}  // namespace atlas::kernels

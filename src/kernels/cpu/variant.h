@@ -1,0 +1,16 @@
+#pragma once
+
+#include <string>
+
+namespace atlas::kernels::cpu {
+
+/** Name of the instruction set that kernels run with, read in a kernel that was dispatched to it. */
+const char* variant();
+
+/** Forces one by name; nullptr undoes it. False, and the own choice in use, when this processor or build has none of that name. Not thread-safe. */
+bool force_variant(const char* name);
+
+/** Those that can be forced here, each behind ", ". */
+std::string available_variants();
+
+}  // namespace atlas::kernels::cpu

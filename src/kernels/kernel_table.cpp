@@ -1,0 +1,92 @@
+#include "kernels/kernel_table.h"
+
+#include <cstring>
+#include <string>
+
+#include "kernels/cpu/variant.h"
+#include "kernels/elementwise.h"
+#include "kernels/merge.h"
+
+namespace atlas::kernels {
+namespace {
+
+const Table* g_table = nullptr;  // nullptr: the CPU's
+
+}  // namespace
+
+const Table& table() { return g_table ? *g_table : cpu_table(); }
+
+const char* kernel_variant() { return table().variant(); }
+
+Status select_kernel_variant(const char* name) {
+    g_table = nullptr;
+    cpu::force_variant(nullptr);
+    if (std::strcmp(name, "auto") == 0 || cpu::force_variant(name)) return Status::ok();
+    if (std::strcmp(name, "reference") == 0) {
+        g_table = &reference_table();
+        return Status::ok();
+    }
+    if (std::strcmp(name, "cuda") == 0) return cuda_table(&g_table);
+    return Status::unsupported(std::string("kernel variant ") + name +
+                               ": this processor and build have auto, reference" + cpu::available_variants());
+}
+
+// The callers' names of the entries.
+
+Status check_attention(const AttentionArgs& args) { return table().check_attention(args); }
+Status attention(const AttentionArgs& args, int n_threads) { return table().attention(args, n_threads); }
+void summarize_mask(const Mask& mask, int64_t n_tokens, int64_t n_keys, BlockVisibility* out, int n_threads) {
+    table().summarize_mask(mask, n_tokens, n_keys, out, n_threads);
+}
+void merge_partial(float* a, float* lse_a, const float* b, float lse_b, int64_t d) {
+    table().merge(a, lse_a, b, lse_b, d);
+}
+
+void decode_rows(const EncodedRows& rows, float* out) { table().decode_rows(rows, out); }
+void encode_row(DataType type, const float* src, void* dst, int64_t n) { table().encode_row(type, src, dst, n); }
+
+bool encode_codes(const CodeShape& shape, const float* keys, const float* values, std::byte* page) {
+    return table().encode_codes(shape, keys, values, page);
+}
+float encode_value_mean(const float* values, int64_t d_v, uint64_t keys, int8_t* mean) {
+    return table().encode_value_mean(values, d_v, keys, mean);
+}
+void quantise_queries(const float* exact, int64_t rows, int64_t d, int8_t* codes, float* scale, float* offset,
+                      float* squares) {
+    table().quantise_queries(exact, rows, d, codes, scale, offset, squares);
+}
+void rotate_rows(const float* signs, int64_t rows, int64_t d, float* x) { table().rotate_rows(signs, rows, d, x); }
+void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
+    table().score_codes(shape, queries, page, logits);
+}
+void cap_scores(float* values, int64_t n, float cap) { table().cap_scores(values, n, cap); }
+void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {
+    table().add_mask(mask, count, factor, logits);
+}
+void weigh_scores(float* values, int64_t rows, const float* shift, float* sums) {
+    table().weigh_scores(values, rows, shift, sums);
+}
+void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {
+    table().share_of_keys(weights, tokens, group, factor, shares);
+}
+uint64_t keys_at_least(const float* shares, float least) { return table().keys_at_least(shares, least); }
+void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums) {
+    table().sum_weights(weights, rows, keys, sums);
+}
+void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
+    table().add_value_mean(value, d_v, weights, rows, out);
+}
+
+void gemm(const GemmArgs& args) { table().gemm(args); }
+void gemm_bf16(const GemmArgs& args, std::vector<uint32_t>* work) { table().gemm_bf16(args, work); }
+
+void gelu(const float* z, size_t n, float* value, float* slope) { table().gelu(z, n, value, slope); }
+void scaled_copy(float a, const float* x, size_t n, float* y) { table().scaled_copy(a, x, n, y); }
+void scaled_add(float a, const float* x, float b, size_t n, float* y) { table().scaled_add(a, x, b, n, y); }
+void multiply(const float* x, size_t n, float* y) { table().multiply(x, n, y); }
+double square_sum(const float* x, size_t n) { return table().square_sum(x, n); }
+bool all_finite(const float* x, size_t n) { return table().all_finite(x, n); }
+void cosine(const float* x, size_t n, float scale, float* y) { table().cosine(x, n, scale, y); }
+void exponential(const float* x, size_t n, float* y) { table().exponential(x, n, y); }
+
+}  // namespace atlas::kernels

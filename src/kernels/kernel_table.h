@@ -1,0 +1,154 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/attention.h"
+#include "kernels/codes.h"
+#include "kernels/matmul.h"
+#include "kernels/row_codec.h"
+
+namespace atlas::kernels {
+
+/**
+ * What a device computes: one function per operation, over plain arguments. A device is a table; which one is in use is chosen once, when
+ * the library is loaded (select_kernel_variant), and everything outside kernels/ calls through it.
+ *
+ * For all entries, unless one says otherwise:
+ * - f32 and contiguous; no pointer need be aligned beyond its element; outputs overlap inputs only where it is said;
+ * - n = 0 does nothing (a sum is 0); nothing is written beyond the last element;
+ * - logs are natural;
+ * - thread-safe for distinct outputs, single-threaded unless there is an `n_threads` (base/parallel.h), and without exceptions;
+ * - NaN and infinities go through as in the formula.
+ *
+ * Callers may write kernels::gemm(…) for kernels::table().gemm(…): the free function of an entry's name, in attention.h, codes.h,
+ * elementwise.h, matmul.h, merge.h and row_codec.h, is that call and nothing else. There is no other way to an implementation.
+ */
+struct Table {
+    /** Name of what runs: "reference", "avx2", "avx512", "avx512_bf16", "neon", "baseline". */
+    const char* (*variant)();
+
+    // --- attention (kernels/attention.h) ---
+
+    /** Why this device cannot run `args` (types, sizes), or ok. Looks at types, sizes and strides only, never at data. */
+    Status (*check_attention)(const AttentionArgs& args);
+    /**
+     * The operation that AttentionArgs describes. Allocates nothing per key: workspace is a per-thread buffer that grows to the largest shape
+     * seen. Errors: what check_attention says; out of memory for workspace, `out` is then undefined. Results do not depend on n_threads
+     * beyond float rounding.
+     */
+    Status (*attention)(const AttentionArgs& args, int n_threads);
+    /** Classifies every 64-key block of a mask per token: out[n_streams][n_heads][n_tokens][ceil(n_keys / 64)]. Reads the mask once. */
+    void (*summarize_mask)(const Mask& mask, int64_t n_tokens, int64_t n_keys, BlockVisibility* out, int n_threads);
+    /**
+     * Merges attention over two disjoint key sets: o = e^{lse_a − L}·a + e^{lse_b − L}·b with L = ln(e^{lse_a} + e^{lse_b}), in place into `a`
+     * [d] and *lse_a. A set without a visible key has lse −inf and does not change the other.
+     */
+    void (*merge)(float* a, float* lse_a, const float* b, float lse_b, int64_t d);
+
+    // --- rows of K and V (kernels/row_codec.h) ---
+
+    /** rows.out[j·d + i] = element i of row j, as f32. */
+    void (*decode_rows)(const EncodedRows& rows, float* out);
+    /**
+     * The bits that GGUF's reference quantisers write (same choice of scale, same rounding; iq4_nl searches its scale and may differ in the
+     * last step). `type` is not kOther, n a multiple of its block; n finite elements, or any in f32, f16 and bf16.
+     */
+    void (*encode_row)(DataType type, const float* src, void* dst, int64_t n);
+
+    // --- two-bit codes of keys (kernels/codes.h) ---
+
+    /**
+     * Makes a page of codes from rotated keys [64][shape.d] and values [64][d_v]. False, and nothing that can be used, unless all are finite.
+     */
+    bool (*encode_codes)(const CodeShape& shape, const float* keys, const float* values, std::byte* page);
+    /**
+     * Rounds the mean of the rows of `values` [64][d_v] whose bit is set to `mean` [d_v] times the scale returned; NaN if one is not finite.
+     */
+    float (*encode_value_mean)(const float* values, int64_t d_v, uint64_t keys, int8_t* mean);
+    /**
+     * Rounds rotated, scaled queries `exact` [rows][d] to eight bits: codes, scale, offset, and squares: |exact|².
+     */
+    void (*quantise_queries)(const float* exact, int64_t rows, int64_t d, int8_t* codes, float* scale, float* offset,
+                             float* squares);
+    /**
+     * x [rows][d] becomes R x: signs and Walsh–Hadamard transforms of the parts of d that are powers of two, from the front, and where d is none
+     * once more from the back. signs [2][d] of ±1. Orthogonal. d a multiple of 16.
+     */
+    void (*rotate_rows)(const float* signs, int64_t rows, int64_t d, float* x);
+    /** logits[row][64] of a page's keys: exact·m + s·scale·Σ codes·c. `logits` aligned to 64 bytes. */
+    void (*score_codes)(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits);
+    /** values[i] = cap·tanh(values[i] / cap) of n values, a multiple of 16. */
+    void (*cap_scores)(float* values, int64_t n, float cap);
+    /** logits[i] += factor · mask[i], mask f16, i < count; −inf stays −inf. */
+    void (*add_mask)(const uint16_t* mask, int64_t count, float factor, float* logits);
+    /**
+     * values [rows][64] = 2^(values − shift[row]), at most 2^100, 0 for −inf and NaN; sums[row] = their sum. `values` aligned to 64 bytes. Relative error below 1e-5.
+     */
+    void (*weigh_scores)(float* values, int64_t rows, const float* shift, float* sums);
+    /**
+     * shares[key] = largest over tokens of Σ over that token's rows of weights[row][key]·factor[row], for rows = tokens·group, [token][group]; 64 keys.
+     */
+    void (*share_of_keys)(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares);
+    /** Bit per key: shares[key] ≥ least. */
+    uint64_t (*keys_at_least)(const float* shares, float least);
+    /** sums[row] = Σ weights[row][key] over keys whose bit is set. */
+    void (*sum_weights)(const float* weights, int64_t rows, uint64_t keys, float* sums);
+    /** out[row][d_v] += weights[row] · the mean value. */
+    void (*add_value_mean)(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out);
+
+    // --- products of matrices (kernels/matmul.h) ---
+
+    /** C = alpha·A·B + beta·C. Allocates nothing. */
+    void (*gemm)(const GemmArgs& args);
+    /**
+     * The same with A and B rounded to bf16 (to the nearest, ties to even) and sums in f32. Where the CPU has no bf16 products they are
+     * emulated, which is slower than gemm. Each product is off by at most 2⁻⁷ of itself. `work` grows to half of the elements of A and B
+     * (std::bad_alloc).
+     */
+    void (*gemm_bf16)(const GemmArgs& args, std::vector<uint32_t>* work);
+
+    // --- element by element (kernels/elementwise.h); outputs may be the inputs themselves ---
+
+    /** GELU in its tanh form, gelu(z) = z·σ(2√(2/π)(z + 0.044715z³)): value and derivative; `slope` may be null. */
+    void (*gelu)(const float* z, size_t n, float* value, float* slope);
+    /** y = a·x. */
+    void (*scaled_copy)(float a, const float* x, size_t n, float* y);
+    /** y = a·x + b·y. */
+    void (*scaled_add)(float a, const float* x, float b, size_t n, float* y);
+    /** y = x ⊙ y. */
+    void (*multiply)(const float* x, size_t n, float* y);
+    /** Σ x². In double across blocks, so that it does not drift with n. */
+    double (*square_sum)(const float* x, size_t n);
+    /** Whether all are finite. */
+    bool (*all_finite)(const float* x, size_t n);
+    /** y = scale·cos(x). */
+    void (*cosine)(const float* x, size_t n, float scale, float* y);
+    /** y = e^x. */
+    void (*exponential)(const float* x, size_t n, float* y);
+};
+
+/** Scalar float64 oracle of every entry: slow, single-threaded, what the others are tested against. */
+const Table& reference_table();
+
+/** SIMD for the CPU: every entry picks the instruction set that runs (Highway's dynamic dispatch), or that select_kernel_variant forced. */
+const Table& cpu_table();
+
+/** The GPU's. Unsupported, with the reason, where the build or the machine has none; *table is then untouched. */
+Status cuda_table(const Table** table);
+
+/** The chosen table: the CPU's until select_kernel_variant says otherwise. */
+const Table& table();
+
+/** Name of the chosen variant: table().variant(). */
+const char* kernel_variant();
+
+/**
+ * Forces a variant by its name ("auto" undoes it, "cuda" is the GPU's table). Fails, naming what there is, when it cannot be run here; the CPU's
+ * own choice is then in use. Call before the first operation; not thread-safe.
+ */
+Status select_kernel_variant(const char* name);
+
+}  // namespace atlas::kernels

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/status.h"
+#include "kernels/attention.h"
+#include "kernels/matmul.h"
+#include "kernels/row_codec.h"
+
+// The scalar entries of reference_table(), one file per group; contracts are those of Table.
+
+namespace atlas::kernels::reference {
+
+Status check_attention(const AttentionArgs& args);
+Status attention(const AttentionArgs& args, int n_threads);
+void summarize_mask(const Mask& mask, int64_t n_tokens, int64_t n_keys, BlockVisibility* out, int n_threads);
+void merge(float* a, float* lse_a, const float* b, float lse_b, int64_t d);
+
+void decode_rows(const EncodedRows& rows, float* out);
+void encode_row(DataType type, const float* src, void* dst, int64_t n);
+
+void gemm(const GemmArgs& args);
+void gemm_bf16(const GemmArgs& args, std::vector<uint32_t>* work);
+
+void gelu(const float* z, size_t n, float* value, float* slope);
+void scaled_copy(float a, const float* x, size_t n, float* y);
+void scaled_add(float a, const float* x, float b, size_t n, float* y);
+void multiply(const float* x, size_t n, float* y);
+double square_sum(const float* x, size_t n);
+bool all_finite(const float* x, size_t n);
+void cosine(const float* x, size_t n, float scale, float* y);
+void exponential(const float* x, size_t n, float* y);
+
+/**
+ * One row (token and head of a stream) of what attention() computes, in float64, cell by cell; hidden cells are never read. A visible score
+ * that is NaN makes the row and its lse NaN. `args` has passed check_attention. Allocates nothing; thread-safe for different rows.
+ */
+void attend_row(const AttentionArgs& args, int64_t stream, int64_t token, int64_t head);
+
+/** Plain decoder of a native type; never nullptr for a type other than kOther. */
+RowDecoder row_decoder(DataType type);
+/** Plain encoder of a native type; never nullptr for a type other than kOther. */
+RowEncoder row_encoder(DataType type);
+
+}  // namespace atlas::kernels::reference
