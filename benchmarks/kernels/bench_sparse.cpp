@@ -108,9 +108,9 @@ public:
 };
 
 /** Prints one row and returns the median time of a sparse call. */
-double bench(const Shape& shape, int64_t n_keys, int threads, int repeats, double first_cost) {
+double bench(const Shape& shape, int64_t n_keys, int threads, int repeats, double first_cost, const Options& options) {
     Problem problem(shape, n_keys);
-    attention::Settings settings = options().sparse;
+    attention::Settings settings = options.sparse;
     if (settings.mode == attention::Mode::kExact) settings.mode = attention::Mode::kSparse;
     attention::KeyIndex index(problem.k, problem.v, shape.heads_kv, shape.d, shape.d);
     attention::Engine engine(settings);
@@ -172,11 +172,13 @@ int main(int argc, char** argv) {
         else
             argc = 0;
     }
-    if (argc % 2 == 0 || !options_status().is_ok()) {
+    Options options;
+    const Status status = read_environment(&options, nullptr);
+    if (argc % 2 == 0 || !status.is_ok()) {
         std::fprintf(stderr,
                      "bench_sparse [--keys 8192,32768,131072] [--shape HEADS,KV_HEADS,D] [--tokens 1] [--threads 2] "
                      "[--repeats 40]\n%s\n",
-                     options_status().to_string().c_str());
+                     status.to_string().c_str());
         return 2;
     }
     std::printf(
@@ -187,7 +189,7 @@ int main(int argc, char** argv) {
         threads, kernels::kernel_variant());
     double first = 0.0;
     for (const int64_t n : keys) {
-        const double cost = bench(shape, n, threads, repeats, first);
+        const double cost = bench(shape, n, threads, repeats, first, options);
         if (first == 0.0) first = cost;
     }
 }

@@ -6,6 +6,7 @@
 #include <new>
 #include <utility>
 
+#include "attention/absence.h"
 #include "attention/select/rest.h"
 #include "base/parallel.h"
 #include "kernels/merge.h"
@@ -37,10 +38,10 @@ Status for_lists(int64_t n, int n_threads, Body body) {
 
 bool can_choose(const AttentionCall& call) {
     return call.in_cells() && (call.args.mask.data == nullptr || call.args.mask.summary != nullptr) &&
-           call.args.n_tokens < 65536;
+           call.args.n_tokens <= kMostTokens;
 }
 
-bool memory_applies(const kernels::AttentionArgs& args) { return args.max_bias == 0.0f && args.mask.n_heads == 1; }
+bool memory_applies(const kernels::AttentionArgs& args) { return memory_absence_of(args) == Absence::kNone; }
 
 bool Engine::wants_index(const AttentionCall& call) const {
     return settings_.mode != Mode::kExact && call.n_keys > settings_.threshold && can_choose(call) &&
@@ -346,7 +347,7 @@ void Engine::record_call(const AttentionCall& call, double queries, double retai
 
 void Engine::record(int layer, const LayerStats& part) {
     totals_.add(part);
-    Stats::instance().add(layer, part);
+    if (stats_) stats_->add(layer, part);
 }
 
 Status Engine::attend(const AttentionCall& call, KeyIndex& index, int n_threads) {

@@ -31,8 +31,9 @@ bool memory_applies(const kernels::AttentionArgs& args);
  */
 class Engine {
 public:
-    explicit Engine(const Settings& settings, const MemoryOptions& memory = {})
-        : settings_(settings), memory_(memory, static_cast<uint64_t>(settings.seed)) {}
+    /** stats: null, or where what it did is added per layer; outlives the engine. */
+    explicit Engine(const Settings& settings, const MemoryOptions& memory = {}, Stats* stats = nullptr)
+        : settings_(settings), memory_(memory, static_cast<uint64_t>(settings.seed)), stats_(stats) {}
 
     const Settings& settings() const { return settings_; }
 
@@ -49,7 +50,7 @@ public:
         plans_in_use_ = 0;
     }
 
-    /** Sums over all layers since the engine was made; Stats has those of the process, per layer. */
+    /** Sums over all layers since the engine was made; Stats has them per layer. */
     const LayerStats& totals() const { return totals_; }
 
     /** Whether keys may be chosen for a call at all, so that it needs an index: false for attend() to be exact. */
@@ -96,17 +97,18 @@ private:
     LayerStats totals_;
     FarMemory memory_;
     AllKeys all_keys_;
+    Stats* const stats_;
     bool in_graph_ = false;
     std::vector<MaskPlan> plans_;  // the first plans_in_use_ belong to this graph
     size_t plans_in_use_ = 0;
     const std::vector<TileView>* views_ = nullptr;  // [stream][tile], of the present call
     Tiling tiling_;
-    std::vector<Selection> selections_;            // per list: [stream][KV head][tile]
-    std::vector<float> far_lse_;                   // [stream][KV head][token][group]
-    std::vector<float> far_out_;                   // the same, [d_v]
-    std::vector<float> lse_;                       // [stream][token][head]
-    std::vector<float> chosen_lse_;                // the same, of what was chosen
-    std::vector<float> chosen_out_;                // the same, [d_v]
+    std::vector<Selection> selections_;  // per list: [stream][KV head][tile]
+    std::vector<float> far_lse_;         // [stream][KV head][token][group]
+    std::vector<float> far_out_;         // the same, [d_v]
+    std::vector<float> lse_;             // [stream][token][head]
+    std::vector<float> chosen_lse_;      // the same, of what was chosen
+    std::vector<float> chosen_out_;      // the same, [d_v]
     PinnedCells near_cells_, chosen_cells_, stale_cells_;
     std::vector<std::vector<kernels::Run>> near_runs_;    // per view
     std::vector<std::vector<kernels::Run>> chosen_runs_;  // per list

@@ -8,12 +8,11 @@
 #include <new>
 #include <string>
 
-#include "base/options.h"
 #include "c_api/host_functions.h"
 #include "c_api/last_error.h"
 #include "runtime/collector.h"
 #include "runtime/models.h"
-#include "runtime/registry.h"
+#include "runtime/plugin_runtime.h"
 #include "runtime/session.h"
 
 namespace atlas::c_api {
@@ -51,7 +50,7 @@ llama_atlas_status for_sessions(llama_context* ctx, const char* function, Body b
         reinterpret_cast<void (*)(llama_context*)>(address)(ctx);
         if (collector.sessions().empty()) {
             const std::string text =
-                "this context does not run on Atlas (" + std::to_string(runtime::Registry::instance().size()) +
+                "this context does not run on Atlas (" + std::to_string(runtime::plugin_runtime()->sessions().size()) +
                 " contexts of this process do); its model was loaded before the backend, or for other devices";
             return fail(LLAMA_ATLAS_NOT_ACTIVE, function, text.c_str());
         }
@@ -123,7 +122,7 @@ bool llama_model_has_atlas(const llama_model* model) {
         if (status.is_ok()) status = find_host_function("llama_model_n_params", &n_params);
         if (!status.is_ok()) return fail(LLAMA_ATLAS_NO_LLAMA, function, status.message().c_str());
         found =
-            runtime::has_learned_memories({meta(text, model, "general.architecture"), meta(text, model, "general.name"),
+            runtime::has_learned_memories(*runtime::plugin_runtime(), {meta(text, model, "general.architecture"), meta(text, model, "general.name"),
                                            reinterpret_cast<uint64_t (*)(const llama_model*)>(n_params)(model)});
         return LLAMA_ATLAS_OK;
     });
@@ -132,7 +131,7 @@ bool llama_model_has_atlas(const llama_model* model) {
 
 llama_atlas_status llama_set_atlas_enabled(llama_context* ctx, bool enabled) {
     return for_sessions(ctx, __func__, [&](runtime::Session& session) {
-        if (enabled && options().device == DeviceMode::kAccel)
+        if (enabled && session.runtime().options().device == DeviceMode::kAccel)
             return Status::unsupported(
                 "enabled = true: with ATLAS_DEVICE=accel the KV cache is the CPU's, and every key is read");
         session.set_enabled(enabled);

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "base/log.h"
-#include "base/options.h"
 #include "base/parallel.h"
 #include "host/abi/interfaces.h"
 #include "host/device.h"
@@ -19,6 +18,7 @@
 #include "host/ops/paged.h"
 #include "host/ops/shadow.h"
 #include "runtime/collector.h"
+#include "runtime/plugin_runtime.h"
 #include "runtime/session.h"
 
 namespace atlas::host {
@@ -119,7 +119,7 @@ private:
     bool aborted() const { return abort_callback_ && abort_callback_(abort_data_); }
 
     int threads() const {
-        if (options().threads > 0) return options().threads;
+        if (const int asked = session_.runtime().options().threads; asked > 0) return asked;
         return host_threads_ > 0 ? host_threads_ : max_threads();
     }
 
@@ -131,7 +131,7 @@ private:
             if (is_attention(step)) status = check_attended(node);
             if (!status.is_ok()) return failed(step, status);
             // Only ATLAS_PAGE_ALL puts anything but caches into pages.
-            status = options().page_all ? run_shadowed(step) : step.op->run(node, context());
+            status = session_.runtime().options().page_all ? run_shadowed(step) : step.op->run(node, context());
         } catch (const std::bad_alloc&) {
             log().error("{} of '{}': no memory left", step.op->name, node->name);
             return GGML_STATUS_ALLOC_FAILED;
@@ -153,7 +153,7 @@ private:
     OpContext context() { return {attention_, threads()}; }
 
     CpuDelegate delegate_;
-    runtime::Session session_;
+    runtime::Session session_{runtime::plugin_runtime()};
     FlashAttention attention_{session_};
     GraphPlan plan_;
     std::vector<Changed> changed_;  // in place by this graph so far

@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "base/parallel.h"
 #include "host/side_car_writer.h"
+#include "runtime/plugin_runtime.h"
 #include "side_car/calibration.h"
 #include "side_car/side_car.h"
 
@@ -30,7 +31,7 @@ State& state() {
 
 void stop() {
     attention::set_probe_sink(nullptr);
-    runtime::set_active_calibration(nullptr);
+    runtime::plugin_runtime()->set_calibration(nullptr);
     state().calibration.reset();
 }
 
@@ -75,10 +76,11 @@ std::string planner_text(const SparseOptions& options) {
 
 const char* begin() {
     return guarded([] {
-        if (Status status = check_options(options()); !status.is_ok()) return status;
+        const Options& options = runtime::plugin_runtime()->options();
+        if (Status status = check_options(options); !status.is_ok()) return status;
         state().calibration =
-            std::make_unique<runtime::Calibration>(options().memory, static_cast<uint64_t>(options().sparse.seed));
-        runtime::set_active_calibration(state().calibration.get());
+            std::make_unique<runtime::Calibration>(options.memory, static_cast<uint64_t>(options.sparse.seed));
+        runtime::plugin_runtime()->set_calibration(state().calibration.get());
         attention::set_probe_sink(state().calibration.get());
         return Status::ok();
     });
@@ -101,7 +103,7 @@ Status write(const atlas_calibration_target& target, atlas_calibration_report* o
     side_car.origin.model_name =
         target.model_name ? target.model_name : std::filesystem::path(target.model).filename().string();
     side_car.origin.context = target.context;
-    side_car.origin.planner = planner_text(options().sparse);
+    side_car.origin.planner = planner_text(runtime::plugin_runtime()->options().sparse);
     runtime::SideCarContent content;
     if (Status status = encode_side_car(side_car, &content); !status.is_ok()) return status;
     if (Status status = write_side_car(content, target.output); !status.is_ok()) return status;

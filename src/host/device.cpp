@@ -3,24 +3,25 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
+#include <string>
 #include <string_view>
 #include <utility>
 
 #include "atlas/llama-atlas.h"
 #include "base/log.h"
-#include "base/options.h"
 #include "host/abi/interfaces.h"
 #include "host/calibration.h"
 #include "host/buffers/owner_buffer.h"
 #include "host/ops/table.h"
 #include "kernels/kernel_table.h"
+#include "runtime/plugin_runtime.h"
 
 namespace atlas::host {
 namespace {
 
 abi::Layout g_layout = abi::Layout::kV3;
 
-bool owner_mode() { return options().device == DeviceMode::kOwner; }
+bool owner_mode() { return runtime::plugin_runtime()->options().device == DeviceMode::kOwner; }
 
 const char* device_name(ggml_backend_dev_t) { return owner_mode() ? "ATLAS0" : "ATLAS"; }
 const char* device_description(ggml_backend_dev_t) {
@@ -93,6 +94,26 @@ ggml_backend_dev_t registry_device(ggml_backend_reg_t, size_t) { return atlas_de
 /** For `-sm row`, which loads no model on devices without it. There is one device, and no weight goes to it: nothing is to be split. */
 ggml_backend_buffer_type_t split_buffer_type(int, const float*) { return owner_buffer_type(); }
 
+/** For `atlas info`: the result of `make`, valid until the thread's next call; "" without memory for it. */
+template <typename Make>
+const char* text_of(const Make& make) noexcept {
+    thread_local std::string text;
+    try {
+        text = make(*runtime::plugin_runtime());
+    } catch (const std::bad_alloc&) {
+        return "";
+    }
+    return text.c_str();
+}
+
+const char* statistics_text() {
+    return text_of([](const runtime::Runtime& runtime) { return runtime.statistics(); });
+}
+
+const char* asked_text() {
+    return text_of([](const runtime::Runtime& runtime) { return runtime::what_is_asked(runtime.options()); });
+}
+
 const char* backend_api_text() { return g_layout == abi::Layout::kV3 ? "3" : "2"; }
 
 void* registry_proc_address(ggml_backend_reg_t, const char* name) {
@@ -102,6 +123,8 @@ void* registry_proc_address(ggml_backend_reg_t, const char* name) {
     if (wanted == "ggml_backend_split_buffer_type" && owner_mode()) return reinterpret_cast<void*>(&split_buffer_type);
     // Read by `atlas info`.
     if (wanted == "atlas_kernel_variant") return reinterpret_cast<void*>(&kernels::kernel_variant);
+    if (wanted == "atlas_asked") return reinterpret_cast<void*>(&asked_text);
+    if (wanted == "atlas_statistics") return reinterpret_cast<void*>(&statistics_text);
     if (wanted == "atlas_backend_api") return reinterpret_cast<void*>(&backend_api_text);
     // The C API, for programs that do not link this library.
     static const std::pair<std::string_view, void*> exported[] = {
@@ -125,16 +148,8 @@ void* registry_proc_address(ggml_backend_reg_t, const char* name) {
 abi::Layout host_layout() { return g_layout; }
 void set_host_layout(abi::Layout layout) { g_layout = layout; }
 
-// Never destroyed: a host may end with buffers of ours still alive.
-kv::Budget& kv_budget() {
-    static kv::Budget& budget = *new kv::Budget(options().kv_ram_bytes);
-    return budget;
-}
-
-kv::WriteClock& write_clock() {
-    static kv::WriteClock& clock = *new kv::WriteClock;
-    return clock;
-}
+kv::Budget& kv_budget() { return runtime::plugin_runtime()->kv_budget(); }
+kv::WriteClock& write_clock() { return runtime::plugin_runtime()->write_clock(); }
 
 ggml_backend_reg_t atlas_registry() {
     static abi::Registry registry{static_cast<int>(g_layout),

@@ -11,6 +11,7 @@
 #include "host/abi/self_test.h"
 #include "host/device.h"
 #include "kernels/kernel_table.h"
+#include "runtime/plugin_runtime.h"
 
 /** Entry point that ggml's loader calls. nullptr, with one line in the log, when Atlas cannot work here; the host then goes on alone. */
 extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backend_init() {
@@ -18,19 +19,20 @@ extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backen
     try {
         host::abi::Layout layout{};
         std::vector<std::string> unknown;
-        Options read;
-        Status status = read_environment(&read, &unknown);
-        set_log_level(read.log_level);
+        Options options;
+        Status status = read_environment(&options, &unknown);
+        set_log_level(options.log_level);
         // A typo would else be silent.
         for (const std::string& sentence : unknown) log().warn("{}", sentence);
         const host::abi::HostFacts facts = host::abi::probe_host();
         if (status.is_ok()) status = host::abi::choose_layout(facts, &layout);
-        if (status.is_ok()) status = kernels::select_kernel_variant(options().kernel.c_str());
+        if (status.is_ok()) status = kernels::select_kernel_variant(options.kernel.c_str());
         if (!status.is_ok()) {
             log().error("not loaded: {}", status.to_string());
             return nullptr;
         }
         host::set_host_layout(layout);
+        runtime::start_plugin_runtime(options);
         // A copy of this file under another name: the host would split models over the two devices.
         if (ggml_backend_reg_t other = ggml_backend_reg_by_name("ATLAS"); other && other != host::atlas_registry()) {
             log().error("not loaded: another copy of this library is loaded already");

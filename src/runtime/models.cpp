@@ -3,10 +3,9 @@
 #include <variant>
 #include <vector>
 
-#include "base/options.h"
 #include "gguf/reader.h"
 #include "side_car/model_file.h"
-#include "side_car/side_car_use.h"
+#include "runtime/runtime.h"
 
 namespace atlas::runtime {
 namespace {
@@ -29,11 +28,11 @@ uint64_t elements_of(const GgufFile& file) {
 
 }  // namespace
 
-bool has_learned_memories(const ModelFacts& model) {
-    const std::shared_ptr<const SideCar> side_car = side_car_in_use(options());
+bool has_learned_memories(Runtime& runtime, const ModelFacts& model) {
+    const std::shared_ptr<const SideCar> side_car = runtime.side_car().find();
+    const std::string& named = runtime.options().model;
     if (!side_car) return false;
-    for (const std::string& path :
-         options().model.empty() ? open_gguf_files() : std::vector<std::string>{options().model}) {
+    for (const std::string& path : named.empty() ? open_gguf_files() : std::vector<std::string>{named}) {
         uint64_t fingerprint = 0;
         GgufFile file;
         if (!fingerprint_of(path, &fingerprint).is_ok() || fingerprint != side_car->fingerprint ||

@@ -5,6 +5,8 @@
 
 namespace atlas::runtime {
 
+class Runtime;
+
 /** What a host's model says of itself. */
 struct ModelFacts {
     std::string architecture;
@@ -13,9 +15,9 @@ struct ModelFacts {
 };
 
 /**
- * Whether the side-car in use is this model's: the file with the side-car's fingerprint says the same of itself. false without a side-car, and for a
+ * Whether the side-car in use by `runtime` is this model's: the file with the side-car's fingerprint says the same of itself. false without a side-car, and for a
  * model in several files. Thread-safe.
  */
-bool has_learned_memories(const ModelFacts& model);
+bool has_learned_memories(Runtime& runtime, const ModelFacts& model);
 
 }  // namespace atlas::runtime

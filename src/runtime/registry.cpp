@@ -4,12 +4,6 @@
 
 namespace atlas::runtime {
 
-Registry& Registry::instance() {
-    // Leaked on purpose: hosts may free contexts in static destructors.
-    static Registry& registry = *new Registry;
-    return registry;
-}
-
 void Registry::add(Session* session) {
     const std::lock_guard lock(mutex_);
     sessions_.push_back(session);

@@ -8,14 +8,18 @@ namespace atlas::runtime {
 
 class Session;
 
-/** The sessions of this process that live. Thread-safe. */
+/** The sessions of one runtime that live. Thread-safe. */
 class Registry {
 public:
-    static Registry& instance();
-
     void add(Session* session);
     void remove(Session* session);
     size_t size() const;
+    /** None of them ends meanwhile. */
+    template <typename Visit>
+    void for_each(Visit visit) const {
+        const std::lock_guard lock(mutex_);
+        for (const Session* session : sessions_) visit(*session);
+    }
 
 private:
     mutable std::mutex mutex_;

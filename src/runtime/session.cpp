@@ -1,13 +1,12 @@
 #include "runtime/session.h"
 
-#include <fstream>
 #include <new>
 #include <string>
+#include <utility>
 
-#include "attention/stats.h"
+#include "attention/absence.h"
 #include "base/log.h"
 #include "side_car/calibration.h"
-#include "runtime/registry.h"
 
 namespace atlas::runtime {
 namespace {
@@ -24,38 +23,33 @@ MemoryOptions memory_options_of(const Options& options) {
     return memory;
 }
 
+attention::Absence why_exact(const attention::AttentionCall& call, bool planned, int threshold) {
+    using attention::Absence;
+    if (planned) return Absence::kNone;
+    // What is too short for anything else to matter is only that.
+    return call.n_keys > threshold ? attention::absence_of(call) : Absence::kBelowThreshold;
+}
+
 }  // namespace
 
-Session::Session()
-    : enabled_(options().sparse.mode != AttentionMode::kExact),
-      engine_(planner_options(options().sparse), memory_options_of(options())) {
-    Registry::instance().add(this);
+Session::Session(std::shared_ptr<Runtime> runtime)
+    : runtime_(std::move(runtime)),
+      participation_(what_is_asked(runtime_->options())),
+      enabled_(runtime_->options().sparse.mode != AttentionMode::kExact),
+      engine_(planner_options(runtime_->options().sparse), memory_options_of(runtime_->options()), &runtime_->stats()) {
+    runtime_->enter(this);
 }
 
 Session::~Session() {
-    Registry::instance().remove(this);
+    participation_.finish(graphs_ > 0 && calls_ == 0);
     try {
-        write_statistics();
+        for (const auto& [layer, memory] : engine_.memory().layer_stats()) runtime_->stats().add(layer, memory);
     } catch (const std::bad_alloc&) {
         // The host is ending: it must not end by an exception in a destructor.
         log().error("statistics: out of memory");
     }
-}
-
-void Session::write_statistics() const {
-    const std::string& target = options().stats;
-    attention::Stats& stats = attention::Stats::instance();
-    if (target.empty() || stats.empty()) return;
-    for (const auto& [layer, memory] : engine_.memory().layer_stats()) stats.add(layer, memory);
-    if (target == "1") {
-        std::string line = stats.json();
-        std::erase(line, '\n');
-        log().info("attention: {}", line);
-        return;
-    }
-    std::ofstream file(target);
-    file << stats.json();
-    if (!file.flush()) log().error("statistics: cannot write '{}'", target);
+    runtime_->leave(this);
+    runtime_->write_statistics();
 }
 
 void Session::masks_changed() {
@@ -64,6 +58,7 @@ void Session::masks_changed() {
 }
 
 void Session::begin_graph() {
+    ++graphs_;
     masks_changed();
 }
 
@@ -81,14 +76,23 @@ Status Session::attend(attention::AttentionCall call, int n_threads) {
     if (args.mask.data) masks_.attach(args.n_tokens, call.n_keys, n_threads, &call.args.mask);
     const bool in_cells = call.in_cells();
     if (in_cells && side_car_fit_.see(call.layer, args.n_head_kv, args.d_k, args.d_v))
-        start_memories(side_car_fit_, options(), &engine_.memory());
-    if (Calibration* calibration = in_cells ? active_calibration() : nullptr)
+        start_memories(side_car_fit_, runtime_->side_car(), static_cast<uint64_t>(runtime_->options().sparse.seed),
+                       &engine_.memory());
+    if (Calibration* calibration = in_cells ? runtime_->calibration() : nullptr)
         calibration->see(call.layer, args.n_head_kv, args.d_k, args.d_v);
     ++calls_;
     d_k_ = args.d_k;
     d_v_ = args.d_v;
-    if (enabled_ && engine_.wants_index(call)) return engine_.attend(call, index_for(call), n_threads);
-    return engine_.exact(call, n_threads);
+    if (!enabled_) {
+        if (calls_ == 1 && asks_memory_alone(runtime_->options()))
+            participation_.note(attention::Absence::kMemoryWithoutSparse);
+        return engine_.exact(call, n_threads);
+    }
+    const bool planned = engine_.wants_index(call);
+    participation_.note(why_exact(call, planned, engine_.settings().threshold));
+    if (!planned) return engine_.exact(call, n_threads);
+    if (engine_.memory().corrects()) participation_.note_memory(attention::memory_absence_of(args));
+    return engine_.attend(call, index_for(call), n_threads);
 }
 
 Status Session::set_blend_ratio(double ratio) {

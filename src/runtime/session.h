@@ -12,6 +12,8 @@
 #include "kernels/attention.h"
 #include "kv/page_table.h"
 #include "runtime/mask_summaries.h"
+#include "runtime/participation.h"
+#include "runtime/runtime.h"
 #include "side_car/side_car_use.h"
 
 namespace atlas::runtime {
@@ -30,9 +32,9 @@ struct SessionStats {
  */
 class Session {
 public:
-    /** Starts with the process's options. */
-    Session();
-    /** Writes the statistics that ATLAS_STATS asks for. */
+    /** Starts with the runtime's options; shares its ownership. */
+    explicit Session(std::shared_ptr<Runtime> runtime);
+    /** Hands its statistics to the runtime, which writes them if ATLAS_STATS asks for it. */
     ~Session();
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
@@ -46,7 +48,7 @@ public:
     Status attend(attention::AttentionCall call, int n_threads);
 
     /**
-     * Switches, from the next call on. Off: every key of every query is read, what was learned is kept. On: what the process's options say; where
+     * Switches, from the next call on. Off: every key of every query is read, what was learned is kept. On: what the runtime's options say; where
      * they say exact, sparse attention with memory. Starts on exactly if the options do not say exact.
      */
     bool enabled() const { return enabled_; }
@@ -58,14 +60,19 @@ public:
     /** Empties the memories. */
     void forget() { engine_.memory().reset(); }
 
+    Runtime& runtime() const { return *runtime_; }
+    /** Whether what was asked for takes part; may be read by any thread. */
+    const Participation& participation() const { return participation_; }
     const MemoryOptions& memory_options() const { return engine_.memory().options(); }
     SessionStats stats() const;
 
 private:
     attention::KeyIndex& index_for(const attention::AttentionCall& call);
-    void write_statistics() const;
 
+    const std::shared_ptr<Runtime> runtime_;  // first: the rest may refer to it until the end
+    Participation participation_;
     bool enabled_;
+    uint64_t graphs_ = 0;
     uint64_t calls_ = 0;
     int64_t d_k_ = 0;  // of the last call
     int64_t d_v_ = 0;

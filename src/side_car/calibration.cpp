@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <string>
 
@@ -22,8 +21,6 @@ constexpr std::array<double, 5> kStrengths = {16, 64, 256, 1024, 4096};
 
 /** Observations that the held-out errors count for where a memory starts. */
 constexpr double kEvidence = 64;
-
-std::atomic<Calibration*> g_active{nullptr};
 
 /** One probe among the numbers of its document. */
 struct Sample {
@@ -68,9 +65,6 @@ struct Sample {
 std::vector<float> narrow(const std::vector<double>& values) { return {values.begin(), values.end()}; }
 
 }  // namespace
-
-Calibration* active_calibration() { return g_active; }
-void set_active_calibration(Calibration* calibration) { g_active = calibration; }
 
 void CalibrationErrors::add(const CalibrationErrors& other) {
     dropped += other.dropped;

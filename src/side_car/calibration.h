@@ -89,9 +89,4 @@ private:
     int64_t documents_ = 0, held_out_documents_ = 0;
 };
 
-/** The calibration of this process that is under way, or null; sessions tell it their geometry. */
-Calibration* active_calibration();
-/** nullptr: none. To be changed only while nothing is computed. */
-void set_active_calibration(Calibration* calibration);
-
 }  // namespace atlas::runtime

@@ -1,42 +1,31 @@
 #include "side_car/side_car_use.h"
 
-#include <mutex>
-
 #include "base/log.h"
 #include "side_car/model_file.h"
 
 namespace atlas::runtime {
 
-std::shared_ptr<const SideCar> side_car_in_use(const Options& options) {
-    struct State {
-        std::mutex mutex;
-        bool read = false;
-        bool checked = false;
-        std::string said;
-        std::shared_ptr<const SideCar> side_car;
-    };
-    // Leaked on purpose: hosts may make contexts until the very end.
-    static State& state = *new State;
-    if (options.side_car.empty()) return nullptr;
-    const std::lock_guard lock(state.mutex);
-    if (!state.read) {
-        state.read = true;
+std::shared_ptr<const SideCar> SideCarUse::find() {
+    if (path_.empty()) return nullptr;
+    const std::lock_guard lock(mutex_);
+    if (!read_) {
+        read_ = true;
         auto read = std::make_shared<SideCar>();
-        if (const Status status = read_side_car(options.side_car, read.get()); !status.is_ok()) {
+        if (const Status status = read_side_car(path_, read.get()); !status.is_ok()) {
             log().warn("side-car refused, memories start empty: {}", status.message());
         } else if (!read->enabled) {
-            log().info("side-car {}: calibration found nothing to gain, it is not used", options.side_car);
+            log().info("side-car {}: calibration found nothing to gain, it is not used", path_);
         } else {
-            state.side_car = std::move(read);
+            side_car_ = std::move(read);
         }
     }
-    if (!state.side_car || state.checked) return state.side_car;
-    const Status status = check_model(state.side_car->fingerprint, options.model);
-    state.checked = status.is_ok();
-    if (state.checked) return state.side_car;
-    if (state.said != status.message())
-        log().warn("side-car refused, memories start empty: {}: {}", options.side_car, status.message());
-    state.said = status.message();
+    if (!side_car_ || checked_) return side_car_;
+    const Status status = check_model(side_car_->fingerprint, model_);
+    checked_ = status.is_ok();
+    if (checked_) return side_car_;
+    if (said_ != status.message())
+        log().warn("side-car refused, memories start empty: {}: {}", path_, status.message());
+    said_ = status.message();
     return nullptr;
 }
 
@@ -66,27 +55,26 @@ Status SideCarFit::fits(const SideCar& side_car) const {
     return Status::ok();
 }
 
-void start_memories(const SideCarFit& fit, const Options& options, attention::FarMemory* memory) {
-    const std::shared_ptr<const SideCar> side_car = side_car_in_use(options);
+void start_memories(const SideCarFit& fit, SideCarUse& use, uint64_t seed, attention::FarMemory* memory) {
+    const std::shared_ptr<const SideCar> side_car = use.find();
     if (!side_car) return;
     if (memory->options().mode == MemoryMode::kBlend) {
-        log().info("side-car {}: holds corrections of the estimate, nothing for a blend", options.side_car);
+        log().info("side-car {}: holds corrections of the estimate, nothing for a blend", use.path());
         return;
     }
     Status status = fit.fits(*side_car);
     const bool random =
         side_car->options.features == MemoryFeatures::kFourier || side_car->options.features == MemoryFeatures::kRbf;
-    if (random && side_car->seed != static_cast<uint64_t>(options.sparse.seed))
+    if (random && side_car->seed != seed)
         status = Status::invalid_argument("its features are those of ATLAS_SEED=" + std::to_string(side_car->seed));
     if (!status.is_ok()) {
-        log().warn("side-car {} is not for this context, whose memories start empty: {}", options.side_car,
-                   status.message());
+        log().warn("side-car {} is not for this context, whose memories start empty: {}", use.path(), status.message());
         return;
     }
     memory->set_options(options_with(*side_car, memory->options()));
     // The memories live as long as the side-car that they are part of.
     memory->set_initial(std::shared_ptr<const attention::InitialMemories>(side_car, &side_car->memories));
-    log().info("side-car {}: {} layers start from it", options.side_car, side_car->layers.size());
+    log().info("side-car {}: {} layers start from it", use.path(), side_car->layers.size());
 }
 
 }  // namespace atlas::runtime

@@ -3,19 +3,36 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "attention/correct/far_memory.h"
-#include "base/options.h"
 #include "side_car/side_car.h"
 
 namespace atlas::runtime {
 
-/**
- * The side-car that the process's options name, once a context asks for it, or null. What is wrong with the file is logged once; whether the model is
- * in use is asked again, since programs load several models. Thread-safe.
- */
-std::shared_ptr<const SideCar> side_car_in_use(const Options& options);
+/** The side-car that options name, read once a context asks for it. Thread-safe. */
+class SideCarUse {
+public:
+    /** path: ATLAS_SIDE_CAR, may be empty; model: ATLAS_MODEL. */
+    SideCarUse(std::string path, std::string model) : path_(std::move(path)), model_(std::move(model)) {}
+
+    const std::string& path() const { return path_; }
+    /**
+     * The side-car, or null. What is wrong with the file is logged once; whether the model is in use is asked again, since programs load several
+     * models.
+     */
+    std::shared_ptr<const SideCar> find();
+
+private:
+    const std::string path_, model_;
+    std::mutex mutex_;  // guards all below
+    bool read_ = false;
+    bool checked_ = false;
+    std::string said_;
+    std::shared_ptr<const SideCar> side_car_;
+};
 
 /**
  * Whether a context is one of the side-car's model, as far as attention shows: one pass over its layers must show the last layer of the file's and no
@@ -33,7 +50,7 @@ private:
     bool decided_ = false;
 };
 
-/** Lets `memory` start from the side-car in use if there is one and it fits; says in the log why not. */
-void start_memories(const SideCarFit& fit, const Options& options, attention::FarMemory* memory);
+/** Lets `memory` start from the side-car in use if there is one and it fits; says in the log why not. seed: of random features. */
+void start_memories(const SideCarFit& fit, SideCarUse& use, uint64_t seed, attention::FarMemory* memory);
 
 }  // namespace atlas::runtime

@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "trial.h"
+
 namespace atlas::tool {
 namespace {
 
@@ -42,6 +44,7 @@ Json load_plugin(const std::string& library) {
     result["backend_api"] = text("atlas_backend_api");
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i)
         result["devices"].push_back(describe_device(ggml_backend_dev_get(i)));
+    result["attention"] = try_attention(registry);
     return result;
 }
 
@@ -70,6 +73,19 @@ Json load_in_child(const std::string& library) {
     return result.is_discarded() ? Json{{"loads", false}, {"error", "no result"}} : result;
 }
 
+/** What was asked for, and whether a trial did it. */
+std::string describe_attention(const Json& attention) {
+    const std::string asked = attention["asked"];
+    if (asked.empty()) return "exact";
+    const std::string keys = std::to_string(attention["keys"].get<int64_t>()) + " keys";
+    if (attention["takes_part"]) return asked + ", which takes part (tried with " + keys + ")";
+    std::string reasons;
+    for (const Json& one : attention.value("absent", Json::array()))
+        reasons += (reasons.empty() ? "" : "; ") + one["text"].get<std::string>();
+    return asked + ", which takes NO part with " + keys + ": " +
+           (reasons.empty() ? "sinks and window hold all of them" : reasons);
+}
+
 }  // namespace
 
 int print_info(const std::string& library, bool json) {
@@ -95,6 +111,7 @@ int print_info(const std::string& library, bool json) {
                     device["description"].get<std::string>().c_str(), device["memory_free"].get<double>() / (1 << 30),
                     device["memory_total"].get<double>() / (1 << 30));
     }
+    std::printf("attention    %s\n", describe_attention(info["attention"]).c_str());
     return 0;
 }
 

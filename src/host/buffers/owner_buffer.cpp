@@ -11,11 +11,11 @@
 #include <string_view>
 
 #include "base/log.h"
-#include "base/options.h"
 #include "host/abi/interfaces.h"
 #include "host/device.h"
 #include "host/graph/op_kind.h"
 #include "host/graph/whose.h"
+#include "runtime/plugin_runtime.h"
 
 namespace atlas::host {
 namespace {
@@ -29,7 +29,7 @@ OwnerMemory& memory_of(ggml_backend_buffer_t buffer) { return *static_cast<Owner
 
 /** Whether everything in the buffer is to be paged: a test switch, which leaves the host's scratch memory alone. */
 bool pages_all(ggml_backend_buffer_t buffer) {
-    return options().page_all && abi_of(buffer).usage != GGML_BACKEND_BUFFER_USAGE_COMPUTE;
+    return runtime::plugin_runtime()->options().page_all && abi_of(buffer).usage != GGML_BACKEND_BUFFER_USAGE_COMPUTE;
 }
 
 void buffer_free(ggml_backend_buffer_t buffer) { delete &memory_of(buffer); }

@@ -1,0 +1,29 @@
+#include "runtime/plugin_runtime.h"
+
+#include <mutex>
+
+namespace atlas::runtime {
+namespace {
+
+std::shared_ptr<Runtime>& slot() {
+    // Leaked on purpose, as the header says.
+    static auto& instance = *new std::shared_ptr<Runtime>(std::make_shared<Runtime>(Options{}));
+    return instance;
+}
+
+/** Ends with the library's static objects. Those of a host that were made before the library was loaded end later, contexts among them. */
+struct AtEnd {
+    ~AtEnd() { slot()->write_statistics(); }
+};
+
+}  // namespace
+
+const std::shared_ptr<Runtime>& plugin_runtime() { return slot(); }
+
+void start_plugin_runtime(const Options& options) {
+    static std::once_flag once;
+    std::call_once(once, [&] { slot() = std::make_shared<Runtime>(options); });
+    static const AtEnd at_end;
+}
+
+}  // namespace atlas::runtime

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "attention/stats.h"
+#include "base/options.h"
+#include "kv/budget.h"
+#include "kv/write_clock.h"
+#include "runtime/participation.h"
+#include "runtime/registry.h"
+#include "side_car/side_car_use.h"
+
+namespace atlas::runtime {
+
+class Calibration;
+class Session;
+
+/**
+ * What Atlas holds beside tensors: options, budgets, statistics, side-cars in use, the calibration under way, the sessions that live. One per loaded
+ * plug-in (plugin_runtime.h); two in one process do not know of each other. Thread-safe.
+ *
+ * Its end. Sessions share its ownership, so it ends when the last of them and whoever made it have let go, in whatever order: a host may free contexts as
+ * late as in static destructors. A session that ends hands in its statistics, which are written; then end, in this order: the list of sessions, empty by
+ * then; the side-car, which memories of sessions shared; the statistics; write clock and budget of the KV caches; the options. Page tables hold references
+ * to clock and budget, so whoever makes them keeps the runtime: the plug-in's never ends.
+ */
+class Runtime {
+public:
+    /** `options` as settle_options() gives them. */
+    explicit Runtime(Options options);
+    ~Runtime() = default;
+    Runtime(const Runtime&) = delete;
+    Runtime& operator=(const Runtime&) = delete;
+
+    const Options& options() const { return options_; }
+    /** What the KV caches share: the RAM that ATLAS_KV_RAM allows, and the order of writes. */
+    kv::Budget& kv_budget() { return kv_budget_; }
+    kv::WriteClock& write_clock() { return write_clock_; }
+    attention::Stats& stats() { return stats_; }
+    SideCarUse& side_car() { return side_car_; }
+    const Registry& sessions() const { return sessions_; }
+    /** For sessions alone: `session` begins, or ends and hands in what was absent. */
+    void enter(Session* session);
+    void leave(Session* session);
+
+    /** The calibration under way, or null; sessions tell it their geometry. To be changed only while nothing is computed. */
+    Calibration* calibration() const { return calibration_.load(std::memory_order_relaxed); }
+    void set_calibration(Calibration* calibration) { calibration_ = calibration; }
+
+    /** What took no part, of the sessions that ended and of those that live. */
+    AbsenceCounts absences() const;
+
+    /** {"layers": […], "absent": […]}: attention::Stats::json() and AbsenceCounts::json(). */
+    std::string statistics() const;
+    /** Writes statistics() where ATLAS_STATS wants it, if there is anything to say. Called when a session ends, and at the end of the process for those that never do. */
+    void write_statistics() const noexcept;
+
+private:
+    const Options options_;
+    kv::Budget kv_budget_;
+    kv::WriteClock write_clock_;
+    attention::Stats stats_;
+    mutable std::mutex mutex_;
+    AbsenceCounts absences_;  // of sessions that ended; guarded by mutex_
+    SideCarUse side_car_;
+    std::atomic<Calibration*> calibration_{nullptr};
+    Registry sessions_;
+};
+
+}  // namespace atlas::runtime

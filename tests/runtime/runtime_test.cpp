@@ -1,0 +1,166 @@
+#include "runtime/runtime.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <vector>
+
+#include "runtime/session.h"
+
+namespace atlas::runtime {
+namespace {
+
+using Json = nlohmann::json;
+
+Options sparse(const std::string& stats = {}) {
+    Options options;
+    options.sparse.mode = AttentionMode::kSparse;
+    options.sparse.threshold = 0;
+    options.stats = stats;
+    return options;
+}
+
+/** One query head over keys in plain memory: attention that sparse cannot take, for want of pages. */
+struct Call {
+    static constexpr int64_t kHead = 8, kKeys = 128;
+    std::vector<float> q = std::vector<float>(kHead, 0.5f), out = std::vector<float>(kHead);
+    std::vector<uint16_t> keys = std::vector<uint16_t>(kHead * kKeys, 0x3C00);
+
+    attention::AttentionCall call() {
+        constexpr auto kRow = kHead * static_cast<int64_t>(sizeof(uint16_t));
+        constexpr auto kOut = kHead * static_cast<int64_t>(sizeof(float));
+        attention::AttentionCall call;
+        kernels::AttentionArgs& args = call.args;
+        args.d_k = args.d_v = kHead;
+        args.n_tokens = args.n_head = args.n_head_kv = 1;
+        args.k_stride = args.v_stride = kRow;
+        args.q = q.data();
+        args.out = out.data();
+        args.q_token_stride = args.q_head_stride = args.q_stream_stride = kOut;
+        args.out_token_stride = args.out_head_stride = args.out_stream_stride = kOut;
+        call.n_keys = kKeys;
+        call.k = call.v = {nullptr, 0, reinterpret_cast<const std::byte*>(keys.data()), kRow, kRow * kKeys, kRow};
+        return call;
+    }
+    void attend(Session& session) {
+        session.begin_graph();
+        ASSERT_TRUE(session.attend(call(), 1).is_ok());
+        EXPECT_FLOAT_EQ(out[0], 1.0f);
+    }
+};
+
+class RuntimeTest : public ::testing::Test {
+protected:
+    void TearDown() override { std::filesystem::remove(path_); }
+    Json written() const {
+        std::ifstream file(path_);
+        std::stringstream text;
+        text << file.rdbuf();
+        return Json::parse(text.str(), nullptr, false);
+    }
+
+    const std::string path_ =
+        std::filesystem::temp_directory_path() / ("atlas-runtime-" + std::to_string(getpid()) + ".json");
+};
+
+TEST_F(RuntimeTest, TwoDoNotKnowOfEachOther) {
+    const auto one = std::make_shared<Runtime>(sparse());
+    const auto other = std::make_shared<Runtime>(Options{});
+    Session session(one);
+    EXPECT_EQ(one->sessions().size(), 1u);
+    EXPECT_EQ(other->sessions().size(), 0u);
+    Call().attend(session);
+    EXPECT_EQ(one->absences().of[static_cast<size_t>(attention::Absence::kNotInCells)].calls, 1u);
+    EXPECT_TRUE(other->absences().empty());
+    one->stats().add(3, attention::LayerStats{});
+    EXPECT_TRUE(other->stats().empty());
+    EXPECT_TRUE(session.enabled());
+    EXPECT_FALSE(Session(other).enabled());
+    ASSERT_TRUE(one->kv_budget().reserve(4096));
+    EXPECT_EQ(other->kv_budget().in_use(), 0u);
+    one->kv_budget().release(4096);
+    one->set_calibration(reinterpret_cast<Calibration*>(this));
+    EXPECT_EQ(other->calibration(), nullptr);
+    one->set_calibration(nullptr);
+}
+
+TEST_F(RuntimeTest, ItLivesUntilItsLastSessionHasEndedAndWritesThen) {
+    auto runtime = std::make_shared<Runtime>(sparse(path_));
+    const std::weak_ptr<Runtime> watched = runtime;
+    {
+        auto first = std::make_unique<Session>(runtime);
+        Session second(runtime);
+        Call().attend(*first);
+        Call().attend(second);
+        runtime.reset();
+        EXPECT_TRUE(written().is_discarded());
+        first.reset();
+        ASSERT_FALSE(watched.expired());
+        EXPECT_EQ(written()["absent"][0]["contexts"], 2) << "the living one counts, and the ended one once";
+        Call().attend(second);
+    }
+    EXPECT_TRUE(watched.expired());
+    const Json json = written();
+    ASSERT_TRUE(json.is_object());
+    EXPECT_EQ(json["layers"].size(), 0u);
+    ASSERT_EQ(json["absent"].size(), 1u);
+    EXPECT_EQ(json["absent"][0]["reason"], "not_in_cells");
+    EXPECT_EQ(json["absent"][0]["contexts"], 2);
+    EXPECT_EQ(json["absent"][0]["calls"], 3);
+}
+
+TEST_F(RuntimeTest, StatisticsOfContextsThatNeverEnd) {
+    const auto runtime = std::make_shared<Runtime>(sparse(path_));
+    Session session(runtime);
+    Call().attend(session);
+    runtime->write_statistics();
+    EXPECT_EQ(written()["absent"][0]["reason"], "not_in_cells");
+}
+
+TEST_F(RuntimeTest, WhereNothingIsToSayNothingIsWritten) {
+    Options options;
+    options.stats = path_;
+    const auto runtime = std::make_shared<Runtime>(options);
+    {
+        Session session(runtime);
+        Call().attend(session);
+    }
+    EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_F(RuntimeTest, AShortTextIsOnlyThat) {
+    Options options = sparse();
+    options.sparse.threshold = 1 << 20;
+    const auto runtime = std::make_shared<Runtime>(options);
+    ::testing::internal::CaptureStderr();
+    {
+        Session session(runtime);
+        Call().attend(session);
+    }
+    EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+    EXPECT_EQ(runtime->absences().of[static_cast<size_t>(attention::Absence::kBelowThreshold)].calls, 1u);
+    EXPECT_EQ(runtime->absences().of[static_cast<size_t>(attention::Absence::kNotInCells)].calls, 0u);
+}
+
+TEST_F(RuntimeTest, MemoryWithoutSparseIsSaid) {
+    Options options;
+    ASSERT_TRUE(set_option(options, "ATLAS_MEMORY", "1").is_ok());
+    const auto runtime = std::make_shared<Runtime>(options);
+    ::testing::internal::CaptureStderr();
+    {
+        Session session(runtime);
+        Call().attend(session);
+        Call().attend(session);
+    }
+    EXPECT_EQ(::testing::internal::GetCapturedStderr(),
+              "atlas: [warning] memory takes no part in a context: attention is exact, and ATLAS_MEMORY needs "
+              "ATLAS_MODE=sparse\n");
+    EXPECT_EQ(runtime->absences().of[static_cast<size_t>(attention::Absence::kMemoryWithoutSparse)].contexts, 1u);
+}
+
+}  // namespace
+}  // namespace atlas::runtime
