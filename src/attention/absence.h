@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "attention/attention_call.h"
+#include "attention/call.h"
 
 namespace atlas::attention {
 
