@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each part of sparse attention is worth: runs `atlas eval` over its settings and prints the table of docs/attention.md.
+"""What each part of sparse attention is worth: runs `atlas eval` over its settings and prints a table.
 
   ./dev ablation -m model.gguf --text book.txt --perplexity 32768 --documents 2
 

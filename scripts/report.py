@@ -79,14 +79,14 @@ REPORTS = {
     "quality": Report(
         "Sparse attention against exact: perplexity and divergence", "15 quick, 120 long",
         [Part("Real pretrained models, the ends of documents of several kinds",
-              "eval real smollm2 --tasks none --modes exact,sparse,window -o {folder}/quality",
-              "eval real --tasks none --modes exact,sparse,window --documents 3 -o {folder}/quality")],
+              "eval real smollm2 --tasks none --modes exact,sparse,window --output {folder}/quality",
+              "eval real --tasks none --modes exact,sparse,window --documents 3 --output {folder}/quality")],
         needs=MODELS),
     "retrieval": Report(
         "Facts found in long documents", "20 quick, 240 long",
         [Part("Real pretrained models, facts of every kind",
-              "eval real smollm2 --tail 0 --tasks facts --samples 2 --questions 4 --modes exact,sparse,window -o {folder}/retrieval",
-              "eval real --tail 0 --tasks all --samples 4 --questions 8 --modes exact,sparse,window -o {folder}/retrieval")],
+              "eval real smollm2 --tail 0 --tasks facts --samples 2 --questions 4 --modes exact,sparse,window --output {folder}/retrieval",
+              "eval real --tail 0 --tasks all --samples 4 --questions 8 --modes exact,sparse,window --output {folder}/retrieval")],
         needs=MODELS),
     "tiny": Report(
         "The model of this repository, full context", "10 quick, 60 long",

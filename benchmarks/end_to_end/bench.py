@@ -19,7 +19,7 @@ from make_model import SHAPES, write_model
 
 MAX_SQUARED_ERROR = 0.01  # of logits through f16 or quantised keys, relative
 # Deeper, llama.cpp's logits depend as much on its number of threads (0.0075 of their squares at 32768 tokens, 12M shape), while Atlas's are those
-# of its float64 kernels with any number: docs/attention.md.
+# of its float64 kernels with any number: docs/design/experiments.md.
 JUDGED_DEPTH = 16384
 
 

@@ -43,7 +43,7 @@ constexpr auto kLinear = mem::MemoryKind::kLinear;
 constexpr auto kPlain = mem::NewtonSchulz::kNone;
 constexpr auto kMuon = mem::NewtonSchulz::kStandard;
 
-/** Rows of docs/memory.md; step sizes are the best of a grid on seed 1. */
+/** Rows of ./dev report memory; step sizes are the best of a grid on seed 1. */
 std::vector<Method> capacity_methods() {
     return {closed("Hebb φ1", Method::kHebbian, 1),
             closed("ridge φ1", Method::kRidge, 1),

@@ -44,7 +44,7 @@ enum llama_atlas_status LLAMA_ATLAS_INT {
     LLAMA_ATLAS_INTERNAL = -6
 };
 
-/* Features of a query that a memory learns from; docs/memory.md has the equations. */
+/* Features of a query that a memory learns from; docs/design/memory.md has the equations. */
 enum llama_atlas_feature_type LLAMA_ATLAS_INT {
     LLAMA_ATLAS_FEATURE_IDENTITY = 0,
     LLAMA_ATLAS_FEATURE_POLYNOMIAL = 1,

@@ -51,7 +51,7 @@ enum atlas_muon_kind ATLAS_INT {
     ATLAS_MUON_NONE = 2           /* plain momentum */
 };
 
-/* docs/memory.md has the equations. Fill with atlas_memory_default_params, then change. */
+/* docs/design/memory.md has the equations. Fill with atlas_memory_default_params, then change. */
 struct atlas_memory_params {
     int32_t d_key;   /* elements of a key and of a query */
     int32_t d_value; /* elements of a value */

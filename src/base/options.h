@@ -40,7 +40,7 @@ struct SparseOptions {
 #undef ATLAS_OF_memory
 };
 
-/** Test-time memory beside attention over long contexts; docs/memory.md. */
+/** Test-time memory beside attention over long contexts; docs/design/memory.md. */
 struct MemoryOptions {
 #define ATLAS_OF_sparse(...)
 #define ATLAS_OF_memory(...) __VA_ARGS__

@@ -58,7 +58,7 @@ void memory_forward(const MemoryShape& shape, const float* parameters, const flo
 
 /**
  * For every weighting w of the n pairs, gradients[w] (parameter_count floats, overwritten) = Σ_i weights[w][i] ∇‖M(x_i) − v_i‖². Returns the loss
- * Σ_i weights[0][i] ‖M(x_i) − v_i‖². x_gradient: null, or [n][d_in] of weighting 0. GEMMs over the chunk, docs/memory.md.
+ * Σ_i weights[0][i] ‖M(x_i) − v_i‖². x_gradient: null, or [n][d_in] of weighting 0. GEMMs over the chunk, docs/design/memory.md.
  */
 double memory_gradient(const MemoryShape& shape, const float* parameters, const float* x, const float* v, size_t n,
                        std::span<const float* const> weights, std::span<float* const> gradients, float* x_gradient,

@@ -14,7 +14,7 @@
 namespace atlas::memory {
 
 /**
- * The Omega rule (arXiv 2505.23735, 9, 32, 33; signs as in docs/memory.md). Token t of a chunk, gradients taken at the memory A that the chunk
+ * The Omega rule (arXiv 2505.23735, 9, 32, 33; signs as in docs/design/memory.md). Token t of a chunk, gradients taken at the memory A that the chunk
  * started from:
  *     S_t = θ S_{t−1} + Σ_{i = t−c+1 … t} γ^{t−i} w_i ∇‖A(x_i) − v_i‖²
  *     M_t = α M_{t−1} − η S_t            (NewtonSchulz::kNone, or with Muon per token: − η NS(S_t))
@@ -90,7 +90,7 @@ public:
     /** Back to the start: parameters, momentum, window and statistics. */
     void reset();
 
-    /** Appends the state; `restore` of the same shape and config continues bit for bit. Format: docs/memory.md. */
+    /** Appends the state; `restore` of the same shape and config continues bit for bit. Format: docs/design/memory.md. */
     void save(std::vector<std::byte>* out) const;
     /** Replaces the state, or leaves it as it was and says why. `data` must be exactly one saved state. */
     Status restore(std::span<const std::byte> data);

@@ -6,7 +6,7 @@ namespace atlas::kernels::cpu {
 namespace {
 
 // Up to this many rows per KV head the keys are streamed past the queries; beyond, packing them into tiles pays, although with few
-// rows much of the time goes into it (measured crossover: 16 to 24 rows, docs/roofline.md).
+// rows much of the time goes into it (measured crossover: 16 to 24 rows, docs/design/experiments.md).
 constexpr int64_t kFewRows = 20;
 
 }  // namespace
