@@ -139,23 +139,26 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 
 def merged_cell(cells):
-    """Median (least–most) of a cell that is one number with the same words around it in all runs; the first run's cell otherwise."""
-    if len(set(cells)) == 1:
-        return cells[0]
-    shapes = {NUMBER.sub("#", cell) for cell in cells}
-    found = [NUMBER.findall(cell) for cell in cells]
-    if len(shapes) != 1 or any(len(numbers) != 1 for numbers in found):
-        return cells[0]
-    values = sorted((numbers[0] for numbers in found), key=float)
-    middle = values[len(values) // 2] if len(values) % 2 else f"{statistics.median(map(float, values)):g}"
-    return NUMBER.sub(f"{middle} ({values[0]}–{values[-1]})", cells[0], count=1)
+    """Numbers that differ between runs as median (least–most), where the words around them are the same; else what each run said."""
+    if len({NUMBER.sub("#", cell) for cell in cells}) != 1:
+        return cells[0] if len(set(cells)) == 1 else " " + "; ".join(cell.strip() for cell in cells) + " "
+    columns = iter(zip(*map(NUMBER.findall, cells)))
+
+    def merged_number(_):
+        values = sorted(next(columns), key=float)
+        if values[0] == values[-1]:
+            return values[0]
+        middle = values[len(values) // 2] if len(values) % 2 else f"{statistics.median(map(float, values)):g}"
+        return f"{middle} ({values[0]}–{values[-1]})"
+
+    return NUMBER.sub(merged_number, cells[0])
 
 
 def merged(texts):
     """One text of several runs of a command: cells of tables that differ become medians and ranges."""
     lines = [text.splitlines() for text in texts]
-    if len(texts) == 1 or len({len(each) for each in lines}) != 1:
-        return texts[0]
+    if len({len(each) for each in lines}) != 1:
+        return "\n\n".join(texts)
     result = []
     for together in zip(*lines):
         rows = [line.split("|") for line in together]

@@ -112,9 +112,12 @@ class ReportTest(unittest.TestCase):
                     self.assertRegex(usage, rf"(?m)^    {command.split()[0]}\)", name)
 
     def test_cells(self):
-        self.assertEqual(report.merged_cell([" 1.5× ", " 2.5× ", " 2× "]), " 2× (1.5–2.5) ".replace("2× (1.5–2.5)", "2 (1.5–2.5)×"))
+        self.assertEqual(report.merged_cell([" 1.5× ", " 2.5× ", " 2× "]), " 2 (1.5–2.5)× ")
         self.assertEqual(report.merged_cell([" a ", " a "]), " a ")
-        self.assertEqual(report.merged_cell([" 1 / 2 ", " 3 / 4 "]), " 1 / 2 ")
+        self.assertEqual(report.merged_cell([" f16 "]), " f16 ")
+        self.assertEqual(report.merged_cell([" 1 / 7 of f16 ", " 3 / 7 of f16 ", " 2 / 7 of f16 "]), " 2 (1–3) / 7 of f16 ")
+        self.assertEqual(report.merged_cell([" – ", " 4 "]), " –; 4 ")
+        self.assertEqual(report.merged(["| 1 |", "| 1 |\n| 2 |"]), "| 1 |\n\n| 1 |\n| 2 |")
         self.assertEqual(report.merged_cell(["1", "3"]), "2 (1–3)")
         self.assertEqual(report.merged(["| 1 |\nx 1", "| 2 |\nx 2", "| 9 |\nx 9"]), "| 2 (1–9) |\nx 1")
 
