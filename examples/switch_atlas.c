@@ -19,8 +19,8 @@ static void fail(const char* what, const char* detail) {
     exit(1);
 }
 
-static void check(enum llama_atlas_status status) {
-    if (status != LLAMA_ATLAS_OK) fail("Atlas", llama_atlas_last_error());
+static void check(enum atlas_status status) {
+    if (status != ATLAS_OK) fail("Atlas", atlas_last_error());
 }
 
 static char* read_file(const char* path) {
@@ -103,8 +103,8 @@ int main(int argc, char** argv) {
 
     llama_log_set(quiet, NULL);
     ggml_backend_load_all(); /* loads Atlas too where GGML_BACKEND_PATH names it */
-    if (!ggml_backend_reg_by_name("ATLAS") && !ggml_backend_load(llama_atlas_library_path()))
-        fail(llama_atlas_library_path(), "is no backend for this host");
+    if (!ggml_backend_reg_by_name("ATLAS") && !ggml_backend_load(atlas_library_path()))
+        fail(atlas_library_path(), "is no backend for this host");
 
     struct llama_model* model = llama_model_load_from_file(argv[1], llama_model_default_params());
     if (!model) fail(argv[1], "cannot be loaded");

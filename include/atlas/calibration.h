@@ -1,24 +1,26 @@
 /*
  * Calibration of memories, as `atlas convert` does it, for a program that runs the model itself through llama.cpp. docs/side-car.md describes what
- * comes of it.
+ * comes of it. C11; the conventions of atlas/atlas.h hold.
  *
- * 1. The plug-in does not export these functions: get each by its name, which is that of its type without "_t", from
- *    ggml_backend_reg_get_proc_address(registry, name), where ggml_backend_reg_name(registry) is "ATLAS".
- * 2. The process needs ATLAS_MODE=sparse, ATLAS_MEMORY=1 and no ATLAS_SIDE_CAR before the plug-in is loaded.
- * 3. All calls come from one thread, while no context computes. One calibration at a time, of one model.
- * 4. Errors are texts, in UTF-8, that stay valid until the next call of these functions. NULL means that all went well.
+ * 1. The process needs ATLAS_MODE=sparse, ATLAS_MEMORY=1 and no ATLAS_SIDE_CAR before the backend is loaded.
+ * 2. Threads: all calls from one thread, while no context computes. One calibration at a time in a process, of one model.
+ * 3. begin, then for each document: empty the context's memory, begin_document, decode; then finish, then free.
  */
 #ifndef ATLAS_CALIBRATION_H
 #define ATLAS_CALIBRATION_H
 
-#include <stdint.h>
+#include <atlas/atlas.h>
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+struct atlas_calibration; /* opaque */
+
 /* Squared errors of attention's output over held-out probes, all heads together, had the far part been treated in one way for all heads. */
 struct atlas_calibration_report {
+    size_t size;
     double error_dropped;     /* what is not read is left out */
     double error_estimate;    /* estimated */
     double error_biased;      /* with a mass bias in the heads that gain by it */
@@ -34,24 +36,44 @@ struct atlas_calibration_report {
     int64_t observations;     /* learned from */
 };
 
-/* Where the memories go and what they belong to. Texts are copied. */
+/* Where the memories go and what they belong to. */
 struct atlas_calibration_target {
-    const char* output;     /* the file to write; an existing one is replaced once the new one is complete */
+    size_t size;
+    const char* output;     /* the file to write */
     const char* model;      /* GGUF file of the model that ran */
-    const char* model_name; /* for people; may be NULL */
+    const char* model_name; /* for people; NULL: the model file's name */
     int64_t context;        /* tokens per document; for people */
-    int threads;            /* of the fit; 0: as many as there are cores */
+    int32_t threads;        /* of the fit; 0 or less: as many as there are cores */
+    bool replace;           /* whether a side-car that is there may be replaced */
 };
 
-/* Starts gathering. Fails when the plug-in's settings cannot be calibrated. */
-typedef const char* (*atlas_calibration_begin_t)(void);
+/*
+ * Whether finish could write there, to be asked before hours of work; needs no calibration. Refused are the model itself (under any name or link), what is no
+ * regular file, any file that is not a side-car, and a side-car unless `replace` is set: ATLAS_INVALID_ARGUMENT. A folder that cannot be written
+ * is ATLAS_IO.
+ */
+ATLAS_API enum atlas_status atlas_calibration_check_target(const struct atlas_calibration_target* target);
 
-/* The tokens decoded from now on are another document (empty the context's memory first): to learn from, or, if held_out is not 0, to decide by. */
-typedef const char* (*atlas_calibration_document_t)(int held_out);
+/*
+ * Starts gathering. *calibration is the caller's, to be freed. ATLAS_INVALID_ARGUMENT when the process's settings cannot be calibrated,
+ * ATLAS_UNSUPPORTED while another one is under way.
+ */
+ATLAS_API enum atlas_status atlas_calibration_begin(struct atlas_calibration** calibration);
 
-/* Fits, writes the file, reads it back, and stops gathering, whether that went well or not. report may be NULL. */
-typedef const char* (*atlas_calibration_finish_t)(const struct atlas_calibration_target* target,
-                                                  struct atlas_calibration_report* report);
+/* The tokens decoded from now on are another document: to learn from, or, if held_out, to decide by. */
+ATLAS_API enum atlas_status atlas_calibration_begin_document(struct atlas_calibration* calibration, bool held_out);
+
+/*
+ * Stops gathering, fits, and writes the file: all of it or nothing, read back and on the disk before it gets its name. The target is checked as by
+ * check_target. report may be NULL. After a failure finish may be called again with another target as long as documents were seen; there is nothing
+ * more to gather. ATLAS_INVALID_ARGUMENT also when nothing was observed.
+ */
+ATLAS_API enum atlas_status atlas_calibration_finish(struct atlas_calibration* calibration,
+                                                     const struct atlas_calibration_target* target,
+                                                     struct atlas_calibration_report* report);
+
+/* Stops gathering if that goes on, and forgets what was gathered. NULL is accepted. */
+ATLAS_API void atlas_calibration_free(struct atlas_calibration* calibration);
 
 #ifdef __cplusplus
 }

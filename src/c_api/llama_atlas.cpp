@@ -1,15 +1,13 @@
 #include "atlas/llama-atlas.h"
 
-#include <dlfcn.h>
-
 #include <cmath>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <string>
 
+#include "base/c_function.h"
 #include "c_api/host_functions.h"
-#include "c_api/last_error.h"
 #include "runtime/collector.h"
 #include "runtime/models.h"
 #include "runtime/plugin_runtime.h"
@@ -18,46 +16,34 @@
 namespace atlas::c_api {
 namespace {
 
-static_assert(static_cast<int>(MemoryFeatures::kIdentity) == LLAMA_ATLAS_FEATURE_IDENTITY);
-static_assert(static_cast<int>(MemoryFeatures::kPolynomial) == LLAMA_ATLAS_FEATURE_POLYNOMIAL);
-static_assert(static_cast<int>(MemoryFeatures::kExponential) == LLAMA_ATLAS_FEATURE_EXPONENTIAL);
-static_assert(static_cast<int>(MemoryFeatures::kFourier) == LLAMA_ATLAS_FEATURE_FOURIER);
-static_assert(static_cast<int>(MemoryFeatures::kRbf) == LLAMA_ATLAS_FEATURE_RBF);
+using namespace c_function;
 
-/** Runs `body`, which returns a llama_atlas_status; what it throws becomes one. */
-template <typename Body>
-llama_atlas_status guarded(const char* function, Body body) noexcept {
-    try {
-        return body();
-    } catch (const std::bad_alloc&) {
-        return fail(LLAMA_ATLAS_OUT_OF_MEMORY, function, "out of memory");
-    } catch (const std::exception& error) {
-        return fail(LLAMA_ATLAS_INTERNAL, function, error.what());
-    } catch (...) {
-        return fail(LLAMA_ATLAS_INTERNAL, function, "unknown error");
-    }
-}
+static_assert(static_cast<int>(MemoryFeatures::kIdentity) == ATLAS_FEATURE_IDENTITY);
+static_assert(static_cast<int>(MemoryFeatures::kPolynomial) == ATLAS_FEATURE_POLYNOMIAL);
+static_assert(static_cast<int>(MemoryFeatures::kExponential) == ATLAS_FEATURE_EXPONENTIAL);
+static_assert(static_cast<int>(MemoryFeatures::kFourier) == ATLAS_FEATURE_FOURIER);
+static_assert(static_cast<int>(MemoryFeatures::kRbf) == ATLAS_FEATURE_RBF);
 
 /** Calls `body` with each session of the context, one in every known host; the first failure ends it. */
 template <typename Body>
-llama_atlas_status for_sessions(llama_context* ctx, const char* function, Body body) noexcept {
+atlas_status for_sessions(llama_context* ctx, const char* function, Body body) noexcept {
     return guarded(function, [&] {
-        if (!ctx) return fail(LLAMA_ATLAS_INVALID_ARGUMENT, function, "ctx is NULL");
+        if (!ctx) return fail(ATLAS_INVALID_ARGUMENT, function, "ctx is NULL");
         void* address = nullptr;
         if (const Status status = find_host_function("llama_synchronize", &address); !status.is_ok())
-            return fail(LLAMA_ATLAS_NO_LLAMA, function, status.message().c_str());
+            return fail(ATLAS_NO_LLAMA, function, status.message().c_str());
         runtime::Collector collector;
         reinterpret_cast<void (*)(llama_context*)>(address)(ctx);
         if (collector.sessions().empty()) {
             const std::string text =
                 "this context does not run on Atlas (" + std::to_string(runtime::plugin_runtime()->sessions().size()) +
                 " contexts of this process do); its model was loaded before the backend, or for other devices";
-            return fail(LLAMA_ATLAS_NOT_ACTIVE, function, text.c_str());
+            return fail(ATLAS_NOT_ACTIVE, function, text.c_str());
         }
         for (runtime::Session* session : collector.sessions()) {
-            if (const Status status = body(*session); !status.is_ok()) return fail(status, function);
+            if (const Status status = body(*session); !status.is_ok()) return result_of(status, function);
         }
-        return LLAMA_ATLAS_OK;
+        return ATLAS_OK;
     });
 }
 
@@ -76,7 +62,7 @@ llama_atlas_stats stats_of(const runtime::Session& session) {
     to.cache_hit_ratio = looked_up > 0 ? static_cast<double>(memory.cache_hits) / looked_up : 0.0;
     to.enabled = session.enabled();
     to.memory_enabled = session.memory_options().enabled;
-    to.feature_type = static_cast<llama_atlas_feature_type>(session.memory_options().features);
+    to.feature_type = static_cast<atlas_feature_type>(session.memory_options().features);
     to.blend_ratio = session.memory_options().blend_ratio;
     to.blend_ratio_in_use = memory.gate;
     to.optimization_loss_without = memory.error_without;
@@ -110,26 +96,27 @@ std::string meta(void* address, const llama_model* model, const char* key) {
 
 using namespace atlas;
 using namespace atlas::c_api;
+using namespace atlas::c_function;
 
 bool llama_model_has_atlas(const llama_model* model) {
     bool found = false;
     const char* function = "llama_model_has_atlas";
     guarded(function, [&] {
-        if (!model) return fail(LLAMA_ATLAS_INVALID_ARGUMENT, function, "model is NULL");
+        if (!model) return fail(ATLAS_INVALID_ARGUMENT, function, "model is NULL");
         void* text = nullptr;
         void* n_params = nullptr;
         Status status = find_host_function("llama_model_meta_val_str", &text);
         if (status.is_ok()) status = find_host_function("llama_model_n_params", &n_params);
-        if (!status.is_ok()) return fail(LLAMA_ATLAS_NO_LLAMA, function, status.message().c_str());
+        if (!status.is_ok()) return fail(ATLAS_NO_LLAMA, function, status.message().c_str());
         found =
             runtime::has_learned_memories(*runtime::plugin_runtime(), {meta(text, model, "general.architecture"), meta(text, model, "general.name"),
                                            reinterpret_cast<uint64_t (*)(const llama_model*)>(n_params)(model)});
-        return LLAMA_ATLAS_OK;
+        return ATLAS_OK;
     });
     return found;
 }
 
-llama_atlas_status llama_set_atlas_enabled(llama_context* ctx, bool enabled) {
+atlas_status llama_set_atlas_enabled(llama_context* ctx, bool enabled) {
     return for_sessions(ctx, __func__, [&](runtime::Session& session) {
         if (enabled && session.runtime().options().device == DeviceMode::kAccel)
             return Status::unsupported(
@@ -139,46 +126,32 @@ llama_atlas_status llama_set_atlas_enabled(llama_context* ctx, bool enabled) {
     });
 }
 
-llama_atlas_status llama_set_atlas_blend_ratio(llama_context* ctx, float ratio) {
+atlas_status llama_set_atlas_blend_ratio(llama_context* ctx, float ratio) {
     return for_sessions(ctx, __func__,
                         [&](runtime::Session& session) { return session.set_blend_ratio(static_cast<double>(ratio)); });
 }
 
-llama_atlas_status llama_set_atlas_feature_type(llama_context* ctx, enum llama_atlas_feature_type type) {
+atlas_status llama_set_atlas_feature_type(llama_context* ctx, enum atlas_feature_type type) {
     return for_sessions(ctx, __func__, [&](runtime::Session& session) {
         const int number = static_cast<int>(type);
-        if (number < LLAMA_ATLAS_FEATURE_IDENTITY || number > LLAMA_ATLAS_FEATURE_RBF)
+        if (number < ATLAS_FEATURE_IDENTITY || number > ATLAS_FEATURE_RBF)
             return Status::invalid_argument("type " + std::to_string(number) + ": allowed is 0 to " +
-                                            std::to_string(LLAMA_ATLAS_FEATURE_RBF));
+                                            std::to_string(ATLAS_FEATURE_RBF));
         return session.set_features(static_cast<MemoryFeatures>(number));
     });
 }
 
-llama_atlas_status llama_reset_atlas_memory(llama_context* ctx) {
+atlas_status llama_reset_atlas_memory(llama_context* ctx) {
     return for_sessions(ctx, __func__, [](runtime::Session& session) {
         session.forget();
         return Status::ok();
     });
 }
 
-llama_atlas_status llama_get_atlas_stats(llama_context* ctx, llama_atlas_stats* stats) {
+atlas_status llama_get_atlas_stats(llama_context* ctx, llama_atlas_stats* stats) {
     return for_sessions(ctx, __func__, [&](runtime::Session& session) {
-        if (!stats) return Status::invalid_argument("stats is NULL");
-        if (stats->size < kSmallestStats)
-            return Status::invalid_argument("stats->size " + std::to_string(stats->size) +
-                                            ": set it to sizeof(struct llama_atlas_stats), " +
-                                            std::to_string(sizeof *stats) + " here");
-        llama_atlas_stats filled = stats_of(session);
-        filled.size = std::min(stats->size, sizeof filled);
-        std::memcpy(stats, &filled, filled.size);
+        if (Status status = c_function::check_sized(stats, kSmallestStats, "stats"); !status.is_ok()) return status;
+        c_function::give_sized(stats_of(session), stats);
         return Status::ok();
     });
-}
-
-const char* llama_atlas_last_error(void) { return last_error(); }
-
-const char* llama_atlas_library_path(void) {
-    // The loader's own string, which lives as long as the library.
-    Dl_info info{};
-    return dladdr(reinterpret_cast<void*>(&llama_atlas_library_path), &info) && info.dli_fname ? info.dli_fname : "";
 }

@@ -1,48 +1,44 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "base/status.h"
+#include "gguf/types.h"
 
-namespace atlas::runtime {
+namespace atlas::gguf {
 
-/** Value of a metadata key. Arrays other than of whole numbers are passed over; they read as monostate. */
-using GgufValue = std::variant<std::monostate, bool, int64_t, double, std::string, std::vector<int64_t>>;
-
-struct GgufTensor {
-    uint32_t type = 0;           ///< ggml's number; 0 is F32
-    std::vector<int64_t> shape;  ///< elements, the contiguous dimension first
-    uint64_t offset = 0;         ///< in the file
+struct TensorInfo {
+    uint32_t type = 0;           ///< ggml's number
+    std::vector<int64_t> shape;  ///< elements, the contiguous dimension first; one to four sizes of 0 or more
+    uint64_t elements = 0;       ///< their product
+    uint64_t offset = 0;         ///< in the file; the data's end was not looked at
 };
 
-/** Metadata of a GGUF file and where its tensors lie. */
-struct GgufFile {
+/** Metadata of a file and where its tensors lie. */
+struct Metadata {
     std::string path;
+    std::string shown;        ///< the path as messages have it (printable.h)
     uint64_t bytes = 0;       ///< of the whole file
     uint64_t data_begin = 0;  ///< end of metadata and tensor infos, aligned
-    std::map<std::string, GgufValue> keys;
-    std::map<std::string, GgufTensor> tensors;
+    std::map<std::string, Value> keys;
+    std::map<std::string, TensorInfo> tensors;
 };
 
 /**
- * Reads the metadata of a file (versions 2 and 3, little endian). ggml has a reader, but it ends the process at some malformed files (an empty key,
- * for one), and the files that are looked at here are whatever the process has mapped or the user has named: every length is held against what is left
- * of the file, and anything wrong is a status that names file and value.
+ * Reads the metadata of a file (versions 2 and 3, little endian). ggml has a reader, but it ends the process at some malformed files (an empty
+ * key, for one), and the files that are looked at here are whatever the process has mapped or the user has named: every length is held against
+ * what is left of the file and against the limits of types.h before anything is reserved, and anything wrong is a status (corrupt, or io) that
+ * names file, place and value in one line. `out` is untouched then. Holds kMostKept bytes at most, besides std::map's own.
  */
-Status read_gguf(const std::string& path, GgufFile* out);
-
-/** All elements of an F32 tensor of `file`; a status when it has another type, does not lie in the file, or an element is not finite. */
-Status read_tensor(const GgufFile& file, const std::string& name, std::vector<float>* out);
+Status read(const std::string& path, Metadata* out);
 
 /**
- * Tells models apart: XXH3-64 over metadata and tensor infos, the file's size, and 64 pieces of 4 KiB at even distances in the tensor data, so that a
- * fine-tuned model with unchanged metadata is another one. Files that are not GGUF are refused.
+ * All elements of an F32 tensor of `file`; a status when it has another type, more elements than `most`, does not lie in the file, or an
+ * element is not finite. What is asked for is known by who asks: `most` is held against the file before anything is reserved.
  */
-Status fingerprint_of(const std::string& path, uint64_t* out);
+Status read_f32(const Metadata& file, const std::string& name, uint64_t most, std::vector<float>* out);
 
-}  // namespace atlas::runtime
+}  // namespace atlas::gguf

@@ -7,12 +7,11 @@
 #include <string_view>
 #include <utility>
 
-#include "atlas/llama-atlas.h"
 #include "base/log.h"
 #include "host/abi/interfaces.h"
-#include "host/calibration.h"
 #include "host/buffers/owner_buffer.h"
 #include "host/ops/table.h"
+#include "host/public_functions.h"
 #include "kernels/kernel_table.h"
 #include "runtime/plugin_runtime.h"
 
@@ -126,21 +125,7 @@ void* registry_proc_address(ggml_backend_reg_t, const char* name) {
     if (wanted == "atlas_asked") return reinterpret_cast<void*>(&asked_text);
     if (wanted == "atlas_statistics") return reinterpret_cast<void*>(&statistics_text);
     if (wanted == "atlas_backend_api") return reinterpret_cast<void*>(&backend_api_text);
-    // The C API, for programs that do not link this library.
-    static const std::pair<std::string_view, void*> exported[] = {
-        {"llama_model_has_atlas", reinterpret_cast<void*>(&llama_model_has_atlas)},
-        {"llama_set_atlas_enabled", reinterpret_cast<void*>(&llama_set_atlas_enabled)},
-        {"llama_set_atlas_blend_ratio", reinterpret_cast<void*>(&llama_set_atlas_blend_ratio)},
-        {"llama_set_atlas_feature_type", reinterpret_cast<void*>(&llama_set_atlas_feature_type)},
-        {"llama_reset_atlas_memory", reinterpret_cast<void*>(&llama_reset_atlas_memory)},
-        {"llama_get_atlas_stats", reinterpret_cast<void*>(&llama_get_atlas_stats)},
-        {"llama_atlas_last_error", reinterpret_cast<void*>(&llama_atlas_last_error)},
-        {"llama_atlas_library_path", reinterpret_cast<void*>(&llama_atlas_library_path)},
-    };
-    for (const auto& [function, address] : exported) {
-        if (wanted == function) return address;
-    }
-    return calibration_function(wanted);
+    return public_function(wanted);
 }
 
 }  // namespace

@@ -3,25 +3,25 @@
 #include <variant>
 #include <vector>
 
+#include "gguf/fingerprint.h"
 #include "gguf/reader.h"
-#include "side_car/model_file.h"
 #include "runtime/runtime.h"
+#include "side_car/model_file.h"
+#include "side_car/use.h"
 
 namespace atlas::runtime {
 namespace {
 
-std::string text_of(const GgufFile& file, const char* key) {
+std::string text_of(const gguf::Metadata& file, const char* key) {
     const auto found = file.keys.find(key);
     const auto* text = found == file.keys.end() ? nullptr : std::get_if<std::string>(&found->second);
     return text ? *text : std::string();
 }
 
-uint64_t elements_of(const GgufFile& file) {
+uint64_t elements_of(const gguf::Metadata& file) {
     uint64_t sum = 0;
     for (const auto& [name, tensor] : file.tensors) {
-        uint64_t elements = 1;
-        for (const int64_t size : tensor.shape) elements *= static_cast<uint64_t>(size);
-        sum += elements;
+        sum += tensor.elements;
     }
     return sum;
 }
@@ -29,14 +29,14 @@ uint64_t elements_of(const GgufFile& file) {
 }  // namespace
 
 bool has_learned_memories(Runtime& runtime, const ModelFacts& model) {
-    const std::shared_ptr<const SideCar> side_car = runtime.side_car().find();
+    const std::shared_ptr<const side_car::SideCar> side_car = runtime.side_car().find();
     const std::string& named = runtime.options().model;
     if (!side_car) return false;
-    for (const std::string& path : named.empty() ? open_gguf_files() : std::vector<std::string>{named}) {
+    for (const std::string& path : named.empty() ? side_car::open_gguf_files() : std::vector<std::string>{named}) {
         uint64_t fingerprint = 0;
-        GgufFile file;
-        if (!fingerprint_of(path, &fingerprint).is_ok() || fingerprint != side_car->fingerprint ||
-            !read_gguf(path, &file).is_ok())
+        gguf::Metadata file;
+        if (!gguf::fingerprint_of(path, &fingerprint).is_ok() || fingerprint != side_car->fingerprint ||
+            !gguf::read(path, &file).is_ok())
             continue;
         if (text_of(file, "general.architecture") == model.architecture &&
             text_of(file, "general.name") == model.name && elements_of(file) == model.n_params)

@@ -11,7 +11,7 @@
 namespace atlas::runtime {
 
 Runtime::Runtime(Options options)
-    : options_(std::move(options)), kv_budget_(options_.kv_ram_bytes), side_car_(options_.side_car, options_.model) {}
+    : options_(std::move(options)), kv_budget_(options_.kv_ram_bytes), side_car_(options_.side_car, options_.model, options_.memory.budget_bytes) {}
 
 AbsenceCounts Runtime::absences() const {
     AbsenceCounts sum;

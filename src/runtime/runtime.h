@@ -11,11 +11,14 @@
 #include "kv/write_clock.h"
 #include "runtime/participation.h"
 #include "runtime/registry.h"
-#include "side_car/side_car_use.h"
+#include "side_car/use.h"
+
+namespace atlas::side_car {
+class Calibration;
+}
 
 namespace atlas::runtime {
 
-class Calibration;
 class Session;
 
 /**
@@ -40,15 +43,15 @@ public:
     kv::Budget& kv_budget() { return kv_budget_; }
     kv::WriteClock& write_clock() { return write_clock_; }
     attention::Stats& stats() { return stats_; }
-    SideCarUse& side_car() { return side_car_; }
+    side_car::SideCarUse& side_car() { return side_car_; }
     const Registry& sessions() const { return sessions_; }
     /** For sessions alone: `session` begins, or ends and hands in what was absent. */
     void enter(Session* session);
     void leave(Session* session);
 
     /** The calibration under way, or null; sessions tell it their geometry. To be changed only while nothing is computed. */
-    Calibration* calibration() const { return calibration_.load(std::memory_order_relaxed); }
-    void set_calibration(Calibration* calibration) { calibration_ = calibration; }
+    side_car::Calibration* calibration() const { return calibration_.load(std::memory_order_relaxed); }
+    void set_calibration(side_car::Calibration* calibration) { calibration_ = calibration; }
 
     /** What took no part, of the sessions that ended and of those that live. */
     AbsenceCounts absences() const;
@@ -65,8 +68,8 @@ private:
     attention::Stats stats_;
     mutable std::mutex mutex_;
     AbsenceCounts absences_;  // of sessions that ended; guarded by mutex_
-    SideCarUse side_car_;
-    std::atomic<Calibration*> calibration_{nullptr};
+    side_car::SideCarUse side_car_;
+    std::atomic<side_car::Calibration*> calibration_{nullptr};
     Registry sessions_;
 };
 

@@ -76,9 +76,9 @@ Status Session::attend(attention::AttentionCall call, int n_threads) {
     if (args.mask.data) masks_.attach(args.n_tokens, call.n_keys, n_threads, &call.args.mask);
     const bool in_cells = call.in_cells();
     if (in_cells && side_car_fit_.see(call.layer, args.n_head_kv, args.d_k, args.d_v))
-        start_memories(side_car_fit_, runtime_->side_car(), static_cast<uint64_t>(runtime_->options().sparse.seed),
-                       &engine_.memory());
-    if (Calibration* calibration = in_cells ? runtime_->calibration() : nullptr)
+        side_car::start_memories(side_car_fit_, runtime_->side_car(), static_cast<uint64_t>(runtime_->options().sparse.seed),
+                                 &engine_.memory());
+    if (side_car::Calibration* calibration = in_cells ? runtime_->calibration() : nullptr)
         calibration->see(call.layer, args.n_head_kv, args.d_k, args.d_v);
     ++calls_;
     d_k_ = args.d_k;

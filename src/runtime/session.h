@@ -14,7 +14,7 @@
 #include "runtime/mask_summaries.h"
 #include "runtime/participation.h"
 #include "runtime/runtime.h"
-#include "side_car/side_car_use.h"
+#include "side_car/use.h"
 
 namespace atlas::runtime {
 
@@ -77,7 +77,7 @@ private:
     int64_t d_k_ = 0;  // of the last call
     int64_t d_v_ = 0;
     MaskSummaries masks_;
-    SideCarFit side_car_fit_;
+    side_car::SideCarFit side_car_fit_;
     attention::Engine engine_;
     std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KeyIndex>> indexes_;  // by the ids of K and V
 };

@@ -8,7 +8,7 @@
 #include "base/parallel.h"
 #include "memory/closed_form.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
 namespace {
 
 using attention::InitialMemory;
@@ -341,4 +341,4 @@ Status Calibration::finish(int n_threads, SideCar* out, CalibrationReport* repor
     return Status::ok();
 }
 
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

@@ -13,7 +13,7 @@
 #include "memory/corrector.h"
 #include "side_car/side_car.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
 
 /**
  * Squared errors of attention's output over the held-out probes of one head (or summed over heads), had its far part been treated in this way; docs/side-car.md
@@ -89,4 +89,4 @@ private:
     int64_t documents_ = 0, held_out_documents_ = 0;
 };
 
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

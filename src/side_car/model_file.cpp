@@ -11,10 +11,11 @@
 #include <sstream>
 #include <utility>
 
+#include "gguf/fingerprint.h"
+#include "gguf/printable.h"
 #include "gguf/reader.h"
-#include "side_car/side_car.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
 namespace {
 
 bool is_gguf(const std::string& path) {
@@ -46,8 +47,8 @@ std::vector<std::string> open_gguf_files() {
     }
     std::vector<std::string> found;
     for (const std::string& path : paths) {
-        GgufFile file;
-        if (is_gguf(path) && !(read_gguf(path, &file).is_ok() && file.keys.contains("atlas.version")))
+        gguf::Metadata file;
+        if (is_gguf(path) && !(gguf::read(path, &file).is_ok() && file.keys.contains("atlas.version")))
             found.push_back(path);
     }
     return found;
@@ -58,13 +59,14 @@ Status check_model(uint64_t fingerprint, const std::string& given) {
     std::string seen;
     for (const std::string& path : files) {
         uint64_t is = 0;
-        const Status status = fingerprint_of(path, &is);
+        const Status status = gguf::fingerprint_of(path, &is);
         if (status.is_ok() && is == fingerprint) return Status::ok();
-        seen += (seen.empty() ? "" : ", ") + (status.is_ok() ? path + " is " + fingerprint_text(is) : status.message());
+        seen += (seen.empty() ? "" : ", ") +
+                (status.is_ok() ? gguf::printable(path, 1024) + " is " + gguf::fingerprint_text(is) : status.message());
     }
     if (seen.empty()) seen = "no model is mapped or open in this process, name it with ATLAS_MODEL";
-    return Status::invalid_argument("made for the model with fingerprint " + fingerprint_text(fingerprint) + "; " +
-                                    seen);
+    return Status::invalid_argument("made for the model with fingerprint " + gguf::fingerprint_text(fingerprint) +
+                                    "; " + seen);
 }
 
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

@@ -6,7 +6,7 @@
 
 #include "base/status.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
 
 /** GGUF files that this process has mapped or open, except side-cars, each once. */
 std::vector<std::string> open_gguf_files();
@@ -17,4 +17,4 @@ std::vector<std::string> open_gguf_files();
  */
 Status check_model(uint64_t fingerprint, const std::string& given);
 
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

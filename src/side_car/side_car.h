@@ -1,16 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "attention/correct/far_memory.h"
 #include "base/options.h"
-#include "base/status.h"
-#include "gguf/reader.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
 
 constexpr int64_t kSideCarVersion = 1;
 
@@ -37,7 +34,7 @@ struct SideCarOrigin {
 /** Learned memories of one model; docs/side-car.md describes the file. */
 struct SideCar {
     bool enabled = true;       ///< false: no head gained anything, nothing is to be used
-    uint64_t fingerprint = 0;  ///< of the model, fingerprint_of()
+    uint64_t fingerprint = 0;  ///< of the model, gguf::fingerprint_of()
     /** What the file decides: kind, features, degree, hidden, omega_window, omega_alpha, muon_iterations, blend_ratio, and the seed below. */
     MemoryOptions options;
     uint64_t seed = 1;                 ///< of random features
@@ -47,29 +44,7 @@ struct SideCar {
     SideCarOrigin origin;
 };
 
-/** One tensor to be written; the contiguous dimension of `shape` first. */
-struct SideCarTensor {
-    std::string name;
-    std::vector<int64_t> shape;
-    std::vector<float> data;
-};
-
-/** What the file consists of. Every number is checked before it is used, so decode(encode(x)) = x and anything else is a status. */
-struct SideCarContent {
-    std::map<std::string, GgufValue> keys;
-    std::vector<SideCarTensor> tensors;
-};
-
-/** Fails when a memory does not have the sizes that options and geometry ask for. */
-Status encode_side_car(const SideCar& side_car, SideCarContent* out);
-
-/** Reads and checks a whole file: version, kind, geometry, sizes, ranges, finite numbers. Does not look at the model. */
-Status read_side_car(const std::string& path, SideCar* out);
-
 /** `options` as the environment gave them, with what the file decides: its ceiling of the gate counts where it is the lower one. */
 MemoryOptions options_with(const SideCar& side_car, MemoryOptions options);
 
-/** Fingerprints are written as 16 hexadecimal digits. */
-std::string fingerprint_text(uint64_t fingerprint);
-
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

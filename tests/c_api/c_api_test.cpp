@@ -7,21 +7,15 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <set>
 #include <string>
 #include <thread>
 
 #include "fake_llama.h"
 #include "plugin.h"
 
-extern "C" size_t llama_atlas_c_sizes(void);
-
 namespace atlas::host::test {
 namespace {
-
-constexpr const char* kNames[] = {"llama_model_has_atlas",       "llama_set_atlas_enabled",
-                                  "llama_set_atlas_blend_ratio", "llama_set_atlas_feature_type",
-                                  "llama_reset_atlas_memory",    "llama_get_atlas_stats",
-                                  "llama_atlas_last_error",      "llama_atlas_library_path"};
 
 /** A process that asked for nothing, with a planner that estimates at the sizes of these tests. */
 class Environment : public ::testing::Environment {
@@ -79,7 +73,7 @@ public:
     llama_atlas_stats stats() {
         llama_atlas_stats stats{};
         stats.size = sizeof stats;
-        EXPECT_EQ(CALL(llama_get_atlas_stats)(llama(), &stats), LLAMA_ATLAS_OK) << CALL(llama_atlas_last_error)();
+        EXPECT_EQ(CALL(llama_get_atlas_stats)(llama(), &stats), ATLAS_OK) << CALL(atlas_last_error)();
         return stats;
     }
 
@@ -95,24 +89,23 @@ class CApi : public ::testing::Test {
 protected:
     void SetUp() override { ASSERT_NE(load_plugin(), nullptr); }
 
-    static std::string error() { return CALL(llama_atlas_last_error)(); }
-    static void expect_error(llama_atlas_status expected, llama_atlas_status status, const std::string& part) {
+    static std::string error() { return CALL(atlas_last_error)(); }
+    static void expect_error(atlas_status expected, atlas_status status, const std::string& part) {
         EXPECT_EQ(status, expected);
         EXPECT_NE(error().find(part), std::string::npos) << error();
     }
 };
 
-TEST_F(CApi, LibraryAndRegistryOfferTheSameFunctions) {
-    EXPECT_EQ(llama_atlas_c_sizes(), sizeof(llama_atlas_stats));
-    void* library = dlopen(ATLAS_PLUGIN, RTLD_NOW | RTLD_NOLOAD);
-    ASSERT_NE(library, nullptr);
-    for (const char* name : kNames) {
-        EXPECT_NE(address_of(name), nullptr) << name;
-        EXPECT_EQ(dlsym(library, name), address_of(name)) << name;
-    }
-    dlclose(library);
+TEST_F(CApi, StatusAndLibraryHaveNames) {
     EXPECT_EQ(address_of("llama_set_atlas_nonsense"), nullptr);
-    EXPECT_STREQ(CALL(llama_atlas_library_path)(), ATLAS_PLUGIN);
+    EXPECT_STREQ(CALL(atlas_library_path)(), ATLAS_PLUGIN);
+    const auto name = CALL(atlas_status_name);
+    std::set<std::string> names;
+    for (int status = ATLAS_CORRUPT; status <= ATLAS_OK; ++status)
+        names.insert(name(static_cast<atlas_status>(status)));
+    EXPECT_EQ(names.size(), 9u);
+    EXPECT_FALSE(names.contains("unknown status"));
+    EXPECT_STREQ(name(static_cast<atlas_status>(5)), "unknown status");
 }
 
 TEST_F(CApi, OffIsExactBitForBitAndOnEstimates) {
@@ -124,7 +117,7 @@ TEST_F(CApi, OffIsExactBitForBitAndOnEstimates) {
     EXPECT_EQ(stats.estimated_calls, 0u);
     EXPECT_EQ(stats.retained_mass, 1.0);
 
-    ASSERT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), true), LLAMA_ATLAS_OK) << error();
+    ASSERT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), true), ATLAS_OK) << error();
     const std::vector<float> estimated = context.decode(7);
     EXPECT_NE(exact, estimated);
     EXPECT_LT(nmse(exact, estimated), 0.5);
@@ -140,14 +133,14 @@ TEST_F(CApi, OffIsExactBitForBitAndOnEstimates) {
     EXPECT_LT(stats.retained_mass, 1.0);
     EXPECT_GT(stats.index_mb, 0.0);
 
-    ASSERT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), false), LLAMA_ATLAS_OK);
+    ASSERT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), false), ATLAS_OK);
     EXPECT_EQ(context.decode(7), exact);
     EXPECT_EQ(context.stats().estimated_calls, 1u);
 }
 
 TEST_F(CApi, MemoriesLearnAreCountedAndStartAnew) {
     FakeContext context;
-    ASSERT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), true), LLAMA_ATLAS_OK);
+    ASSERT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), true), ATLAS_OK);
     for (uint32_t step = 0; step < 40; ++step) context.decode(step);
     llama_atlas_stats stats = context.stats();
     EXPECT_EQ(stats.memories, 2u);  // one per KV head
@@ -160,21 +153,21 @@ TEST_F(CApi, MemoriesLearnAreCountedAndStartAnew) {
     EXPECT_TRUE(std::isfinite(stats.optimization_loss));
     EXPECT_GT(stats.optimization_loss_without, 0.0);
     EXPECT_EQ(stats.skipped, 0u);
-    EXPECT_EQ(stats.feature_type, LLAMA_ATLAS_FEATURE_POLYNOMIAL);
+    EXPECT_EQ(stats.feature_type, ATLAS_FEATURE_POLYNOMIAL);
 
     // What is only a switch keeps what was learned.
-    ASSERT_EQ(CALL(llama_set_atlas_blend_ratio)(context.llama(), 0.25f), LLAMA_ATLAS_OK);
+    ASSERT_EQ(CALL(llama_set_atlas_blend_ratio)(context.llama(), 0.25f), ATLAS_OK);
     EXPECT_EQ(context.stats().blend_ratio, 0.25);
     EXPECT_LE(context.stats().blend_ratio_in_use, 0.25);
     EXPECT_EQ(context.stats().memories, 2u);
     EXPECT_EQ(context.stats().optimization_loss, stats.optimization_loss);
 
-    ASSERT_EQ(CALL(llama_reset_atlas_memory)(context.llama()), LLAMA_ATLAS_OK);
+    ASSERT_EQ(CALL(llama_reset_atlas_memory)(context.llama()), ATLAS_OK);
     EXPECT_EQ(context.stats().window_fill_ratio, 0.0);
     EXPECT_EQ(context.stats().observations, stats.observations);  // since the context was made
 
-    ASSERT_EQ(CALL(llama_set_atlas_feature_type)(context.llama(), LLAMA_ATLAS_FEATURE_FOURIER), LLAMA_ATLAS_OK);
-    EXPECT_EQ(context.stats().feature_type, LLAMA_ATLAS_FEATURE_FOURIER);
+    ASSERT_EQ(CALL(llama_set_atlas_feature_type)(context.llama(), ATLAS_FEATURE_FOURIER), ATLAS_OK);
+    EXPECT_EQ(context.stats().feature_type, ATLAS_FEATURE_FOURIER);
     EXPECT_EQ(context.stats().memories, 0u);
     for (uint32_t step = 0; step < 10; ++step) context.decode(step);
     EXPECT_EQ(context.stats().memories, 2u);
@@ -184,26 +177,25 @@ TEST_F(CApi, BadValuesAreNamedAndChangeNothing) {
     FakeContext context;
     const double before = context.stats().blend_ratio;
     const auto ratio = CALL(llama_set_atlas_blend_ratio);
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, ratio(context.llama(), std::nanf("")), "nan");
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, ratio(context.llama(), -0.5f), "-0.5");
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, ratio(context.llama(), 1.5f), "1.5");
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, ratio(context.llama(), std::numeric_limits<float>::infinity()), "inf");
+    expect_error(ATLAS_INVALID_ARGUMENT, ratio(context.llama(), std::nanf("")), "nan");
+    expect_error(ATLAS_INVALID_ARGUMENT, ratio(context.llama(), -0.5f), "-0.5");
+    expect_error(ATLAS_INVALID_ARGUMENT, ratio(context.llama(), 1.5f), "1.5");
+    expect_error(ATLAS_INVALID_ARGUMENT, ratio(context.llama(), std::numeric_limits<float>::infinity()), "inf");
     EXPECT_EQ(context.stats().blend_ratio, before);
     for (const int type : {-1, 5, 99}) {
-        expect_error(LLAMA_ATLAS_INVALID_ARGUMENT,
-                     CALL(llama_set_atlas_feature_type)(context.llama(), static_cast<llama_atlas_feature_type>(type)),
+        expect_error(ATLAS_INVALID_ARGUMENT,
+                     CALL(llama_set_atlas_feature_type)(context.llama(), static_cast<atlas_feature_type>(type)),
                      "llama_set_atlas_feature_type: type " + std::to_string(type) + ": allowed is 0 to 4");
     }
-    EXPECT_EQ(context.stats().feature_type, LLAMA_ATLAS_FEATURE_POLYNOMIAL);
+    EXPECT_EQ(context.stats().feature_type, ATLAS_FEATURE_POLYNOMIAL);
 
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, CALL(llama_set_atlas_enabled)(nullptr, true),
+    expect_error(ATLAS_INVALID_ARGUMENT, CALL(llama_set_atlas_enabled)(nullptr, true),
                  "llama_set_atlas_enabled: ctx is NULL");
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, ratio(nullptr, 0.5f), "ctx is NULL");
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, CALL(llama_set_atlas_feature_type)(nullptr, LLAMA_ATLAS_FEATURE_RBF),
-                 "ctx is NULL");
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, CALL(llama_reset_atlas_memory)(nullptr), "ctx is NULL");
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, CALL(llama_get_atlas_stats)(nullptr, nullptr), "ctx is NULL");
-    expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, CALL(llama_get_atlas_stats)(context.llama(), nullptr), "stats is NULL");
+    expect_error(ATLAS_INVALID_ARGUMENT, ratio(nullptr, 0.5f), "ctx is NULL");
+    expect_error(ATLAS_INVALID_ARGUMENT, CALL(llama_set_atlas_feature_type)(nullptr, ATLAS_FEATURE_RBF), "ctx is NULL");
+    expect_error(ATLAS_INVALID_ARGUMENT, CALL(llama_reset_atlas_memory)(nullptr), "ctx is NULL");
+    expect_error(ATLAS_INVALID_ARGUMENT, CALL(llama_get_atlas_stats)(nullptr, nullptr), "ctx is NULL");
+    expect_error(ATLAS_INVALID_ARGUMENT, CALL(llama_get_atlas_stats)(context.llama(), nullptr), "stats is NULL");
 }
 
 TEST_F(CApi, StatsOfOlderAndNewerCallers) {
@@ -215,7 +207,7 @@ TEST_F(CApi, StatsOfOlderAndNewerCallers) {
     } newer;
     std::memset(&newer, 0x5A, sizeof newer);
     newer.stats.size = sizeof newer;
-    ASSERT_EQ(CALL(llama_get_atlas_stats)(context.llama(), &newer.stats), LLAMA_ATLAS_OK);
+    ASSERT_EQ(CALL(llama_get_atlas_stats)(context.llama(), &newer.stats), ATLAS_OK);
     EXPECT_EQ(newer.stats.size, sizeof(llama_atlas_stats));
     EXPECT_EQ(newer.stats.attention_calls, 1u);
     for (const char byte : newer.more) EXPECT_EQ(byte, 0x5A);
@@ -224,14 +216,14 @@ TEST_F(CApi, StatsOfOlderAndNewerCallers) {
     llama_atlas_stats older;
     std::memset(&older, 0x5A, sizeof older);
     older.size = offsetof(llama_atlas_stats, enabled);
-    ASSERT_EQ(CALL(llama_get_atlas_stats)(context.llama(), &older), LLAMA_ATLAS_OK);
+    ASSERT_EQ(CALL(llama_get_atlas_stats)(context.llama(), &older), ATLAS_OK);
     EXPECT_EQ(older.size, offsetof(llama_atlas_stats, enabled));
     EXPECT_EQ(older.memory_usage_mb, 0.0);
     EXPECT_EQ(older.attention_calls, 0x5A5A5A5A5A5A5A5Aull);
 
     for (const size_t size : {size_t{0}, size_t{8}, size_t{40}}) {
         older.size = size;
-        expect_error(LLAMA_ATLAS_INVALID_ARGUMENT, CALL(llama_get_atlas_stats)(context.llama(), &older),
+        expect_error(ATLAS_INVALID_ARGUMENT, CALL(llama_get_atlas_stats)(context.llama(), &older),
                      "stats->size " + std::to_string(size) + ":");
     }
 }
@@ -243,19 +235,18 @@ TEST_F(CApi, ContextsWithoutAtlasAreAnErrorNotACrash) {
     llama_atlas_stats stats{};
     stats.size = sizeof stats;
     for (llama_context* ctx : {&context, &empty}) {
-        expect_error(LLAMA_ATLAS_NOT_ACTIVE, CALL(llama_set_atlas_enabled)(ctx, true),
-                     "does not run on Atlas (0 contexts");
-        expect_error(LLAMA_ATLAS_NOT_ACTIVE, CALL(llama_set_atlas_blend_ratio)(ctx, 0.5f), "does not run on Atlas");
-        expect_error(LLAMA_ATLAS_NOT_ACTIVE, CALL(llama_get_atlas_stats)(ctx, &stats), "does not run on Atlas");
+        expect_error(ATLAS_NOT_ACTIVE, CALL(llama_set_atlas_enabled)(ctx, true), "does not run on Atlas (0 contexts");
+        expect_error(ATLAS_NOT_ACTIVE, CALL(llama_set_atlas_blend_ratio)(ctx, 0.5f), "does not run on Atlas");
+        expect_error(ATLAS_NOT_ACTIVE, CALL(llama_get_atlas_stats)(ctx, &stats), "does not run on Atlas");
     }
     FakeContext ours;
-    expect_error(LLAMA_ATLAS_NOT_ACTIVE, CALL(llama_reset_atlas_memory)(&context), "does not run on Atlas (1 contexts");
+    expect_error(ATLAS_NOT_ACTIVE, CALL(llama_reset_atlas_memory)(&context), "does not run on Atlas (1 contexts");
 }
 
 TEST_F(CApi, SettingsReachOnlyTheirContext) {
     FakeContext one, two;
-    ASSERT_EQ(CALL(llama_set_atlas_enabled)(one.llama(), true), LLAMA_ATLAS_OK);
-    ASSERT_EQ(CALL(llama_set_atlas_blend_ratio)(two.llama(), 0.125f), LLAMA_ATLAS_OK);
+    ASSERT_EQ(CALL(llama_set_atlas_enabled)(one.llama(), true), ATLAS_OK);
+    ASSERT_EQ(CALL(llama_set_atlas_blend_ratio)(two.llama(), 0.125f), ATLAS_OK);
     EXPECT_TRUE(one.stats().enabled);
     EXPECT_FALSE(two.stats().enabled);
     EXPECT_EQ(one.stats().blend_ratio, 1.0);
@@ -284,13 +275,12 @@ std::vector<float> scenario(uint32_t number) {
     FakeContext context(number + 1);
     std::vector<float> all;
     const auto append = [&](const std::vector<float>& part) { all.insert(all.end(), part.begin(), part.end()); };
-    EXPECT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), number != 0), LLAMA_ATLAS_OK);
-    EXPECT_EQ(CALL(llama_set_atlas_blend_ratio)(context.llama(), static_cast<float>(number) / 4.0f), LLAMA_ATLAS_OK);
-    EXPECT_EQ(CALL(llama_set_atlas_feature_type)(context.llama(), static_cast<llama_atlas_feature_type>(number)),
-              LLAMA_ATLAS_OK);
+    EXPECT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), number != 0), ATLAS_OK);
+    EXPECT_EQ(CALL(llama_set_atlas_blend_ratio)(context.llama(), static_cast<float>(number) / 4.0f), ATLAS_OK);
+    EXPECT_EQ(CALL(llama_set_atlas_feature_type)(context.llama(), static_cast<atlas_feature_type>(number)), ATLAS_OK);
     for (uint32_t step = 0; step < 24; ++step) {
         if (step % 8 == 5) {
-            EXPECT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), step % 3 == 0), LLAMA_ATLAS_OK);
+            EXPECT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), step % 3 == 0), ATLAS_OK);
         }
         append(context.decode(step));
         const llama_atlas_stats stats = context.stats();
@@ -314,9 +304,9 @@ TEST_F(CApi, FourContextsInParallelDoWhatTheyDoAlone) {
     bool right = load_plugin() != nullptr;
     ggml_backend_t backend = ggml_backend_dev_init(ggml_backend_dev_by_name("ATLAS"), nullptr);
     llama_context context{{backend}};
-    right = right && CALL(llama_set_atlas_enabled)(&context, true) == LLAMA_ATLAS_UNSUPPORTED;
-    right = right && std::strstr(CALL(llama_atlas_last_error)(), "ATLAS_DEVICE=accel");
-    right = right && CALL(llama_set_atlas_enabled)(&context, false) == LLAMA_ATLAS_OK;
+    right = right && CALL(llama_set_atlas_enabled)(&context, true) == ATLAS_UNSUPPORTED;
+    right = right && std::strstr(CALL(atlas_last_error)(), "ATLAS_DEVICE=accel");
+    right = right && CALL(llama_set_atlas_enabled)(&context, false) == ATLAS_OK;
     ggml_backend_free(backend);
     std::_Exit(right ? 0 : 1);
 }
@@ -334,8 +324,8 @@ TEST(CApiInItsOwnProcess, AccelModeCannotEstimate) {
     right = right && context.stats().enabled && !context.stats().memory_enabled;
     context.decode(1);
     right = right && context.stats().estimated_calls == 1 && context.stats().memories == 0;
-    right = right && CALL(llama_set_atlas_enabled)(context.llama(), false) == LLAMA_ATLAS_OK;
-    right = right && CALL(llama_set_atlas_enabled)(context.llama(), true) == LLAMA_ATLAS_OK;
+    right = right && CALL(llama_set_atlas_enabled)(context.llama(), false) == ATLAS_OK;
+    right = right && CALL(llama_set_atlas_enabled)(context.llama(), true) == ATLAS_OK;
     right = right && !context.stats().memory_enabled && !::testing::Test::HasFailure();
     std::_Exit(right ? 0 : 1);
 }

@@ -30,7 +30,7 @@ constexpr int32_t kSteps = 12, kBatch = 256;
 }
 
 void expect(bool right, const std::string& what) {
-    if (!right) fail(what + " (last error: " + llama_atlas_last_error() + ")");
+    if (!right) fail(what + " (last error: " + atlas_last_error() + ")");
 }
 
 struct Free {
@@ -78,11 +78,11 @@ public:
     llama_atlas_stats stats() {
         llama_atlas_stats stats{};
         stats.size = sizeof stats;
-        expect(llama_get_atlas_stats(get(), &stats) == LLAMA_ATLAS_OK, "llama_get_atlas_stats");
+        expect(llama_get_atlas_stats(get(), &stats) == ATLAS_OK, "llama_get_atlas_stats");
         return stats;
     }
 
-    void enable(bool on) { expect(llama_set_atlas_enabled(get(), on) == LLAMA_ATLAS_OK, "llama_set_atlas_enabled"); }
+    void enable(bool on) { expect(llama_set_atlas_enabled(get(), on) == ATLAS_OK, "llama_set_atlas_enabled"); }
 
 private:
     const llama_vocab* vocab_;
@@ -97,9 +97,8 @@ struct Result {
 /** Context `number` of four: everything it computes and what its statistics say. */
 Result run(llama_model* model, const Tokens& tokens, int number) {
     Context context(model);
-    expect(llama_set_atlas_blend_ratio(context.get(), 0.25f * static_cast<float>(number)) == LLAMA_ATLAS_OK,
-           "blend ratio");
-    expect(llama_set_atlas_feature_type(context.get(), static_cast<llama_atlas_feature_type>(number)) == LLAMA_ATLAS_OK,
+    expect(llama_set_atlas_blend_ratio(context.get(), 0.25f * static_cast<float>(number)) == ATLAS_OK, "blend ratio");
+    expect(llama_set_atlas_feature_type(context.get(), static_cast<atlas_feature_type>(number)) == ATLAS_OK,
            "features");
     context.enable(false);
     context.decode(tokens.data(), kText);
@@ -142,13 +141,13 @@ int main(int argc, char** argv) {
     expect(before != nullptr, "the model cannot be loaded");
     {
         Context context(before.get());
-        expect(llama_set_atlas_enabled(context.get(), true) == LLAMA_ATLAS_NOT_ACTIVE, "a context without Atlas");
+        expect(llama_set_atlas_enabled(context.get(), true) == ATLAS_NOT_ACTIVE, "a context without Atlas");
         llama_atlas_stats stats{};
         stats.size = sizeof stats;
-        expect(llama_get_atlas_stats(context.get(), &stats) == LLAMA_ATLAS_NOT_ACTIVE,
+        expect(llama_get_atlas_stats(context.get(), &stats) == ATLAS_NOT_ACTIVE,
                "statistics of a context without Atlas");
     }
-    expect(ggml_backend_load(llama_atlas_library_path()) != nullptr, "the backend does not load");
+    expect(ggml_backend_load(atlas_library_path()) != nullptr, "the backend does not load");
     Model model(llama_model_load_from_file(argv[1], llama_model_default_params()));
     expect(model != nullptr, "the model cannot be loaded again");
     expect(!llama_model_has_atlas(model.get()), "a side-car without a side-car");

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <random>
 
-namespace atlas::runtime {
+#include "side_car/writing.h"
+
+namespace atlas::side_car {
 namespace {
 
 constexpr size_t kD = 8;
@@ -97,7 +99,7 @@ TEST(CalibrationTest, FindsWhatDocumentsHaveInCommon) {
         const auto& state = side_car.memories.at({1, 0}).state;
         ASSERT_TRUE(state);
         EXPECT_GT(state->gate, 0.5);
-        SideCarContent content;
+        gguf::Content content;
         EXPECT_TRUE(encode_side_car(side_car, &content).is_ok());
     }
 }
@@ -166,4 +168,4 @@ TEST(CalibrationTest, BadProbesAreLeftOut) {
 }
 
 }  // namespace
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

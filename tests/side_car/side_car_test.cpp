@@ -10,28 +10,27 @@
 #include <limits>
 #include <random>
 
-#include "host/side_car_writer.h"
+#include "../gguf/allocations.h"
+#include "../gguf/files.h"
+#include "gguf/fingerprint.h"
+#include "gguf/reader.h"
+#include "gguf/writer.h"
 #include "memory/deep_memory.h"
 #include "memory/feature_map.h"
 #include "side_car/model_file.h"
-#include "side_car/side_car_use.h"
+#include "side_car/reading.h"
+#include "side_car/use.h"
+#include "side_car/writing.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
 namespace {
 
 namespace fs = std::filesystem;
 using attention::InitialMemory;
 using memory::CorrectorState;
 
-class SideCarTest : public testing::Test {
+class SideCarTest : public test::FilesTest {
 protected:
-    SideCarTest() : folder_(fs::temp_directory_path() / ("atlas-side-car-" + std::to_string(getpid()))) {
-        fs::create_directories(folder_);
-    }
-    ~SideCarTest() override { fs::remove_all(folder_); }
-
-    std::string path(const std::string& name) const { return (folder_ / name).string(); }
-
     std::shared_ptr<CorrectorState> random_state(const MemoryOptions& options, int64_t d_k, int64_t d_v) {
         const auto config = attention::corrector_config(options, d_k, d_v, 1);
         const size_t features = memory::feature_count(config.memory.features);
@@ -67,32 +66,21 @@ protected:
     }
 
     std::string written(const SideCar& side_car, const std::string& name = "m.atlas.gguf") {
-        SideCarContent content;
+        gguf::Content content;
         EXPECT_TRUE(encode_side_car(side_car, &content).is_ok());
         return written(content, name);
     }
-    std::string written(const SideCarContent& content, const std::string& name = "m.atlas.gguf") {
-        const Status status = host::write_side_car(content, path(name));
+    std::string written(const gguf::Content& content, const std::string& name = "m.atlas.gguf") {
+        const Status status = gguf::write(content, path(name), {gguf::Existing::kReplace, {}});
         EXPECT_TRUE(status.is_ok()) << status.to_string();
         return path(name);
-    }
-
-    std::string bytes_of(const std::string& file) {
-        std::ifstream in(file, std::ios::binary);
-        return {std::istreambuf_iterator<char>(in), {}};
-    }
-    std::string with_bytes(const std::string& bytes) {
-        // Truncating a file makes some file systems wait for the disk.
-        fs::remove(path("changed.gguf"));
-        std::ofstream(path("changed.gguf"), std::ios::binary) << bytes;
-        return path("changed.gguf");
     }
 
     /** Reading must fail with a text that has `named` in it, and leave the result alone. */
     void refused(const std::string& file, const std::string& named) {
         SideCar out;
         out.layer_count = 77;
-        const Status status = read_side_car(file, &out);
+        const Status status = read_side_car(file, kNoLimit, &out);
         ASSERT_FALSE(status.is_ok()) << named;
         EXPECT_NE(status.message().find(named), std::string::npos) << status.to_string();
         EXPECT_NE(status.message().find(file), std::string::npos) << status.to_string();
@@ -100,7 +88,6 @@ protected:
         EXPECT_EQ(out.layer_count, 77);
     }
 
-    fs::path folder_;
     std::mt19937 random_{7};
     std::normal_distribution<float> normal_;
 };
@@ -128,7 +115,7 @@ TEST_F(SideCarTest, EveryKindComesBackAsItWas) {
     for (const MemoryOptions& options : kinds()) {
         const SideCar before = example(options);
         SideCar after;
-        const Status status = read_side_car(written(before), &after);
+        const Status status = read_side_car(written(before), kNoLimit, &after);
         ASSERT_TRUE(status.is_ok()) << status.to_string();
         EXPECT_EQ(after.fingerprint, before.fingerprint);
         EXPECT_EQ(after.layers, before.layers);
@@ -168,10 +155,9 @@ TEST_F(SideCarTest, TheLowerCeilingCounts) {
 TEST_F(SideCarTest, StatesOfAnotherShapeAreNotWritten) {
     SideCar side_car = example({});
     side_car.layers[1].d_k = 10;
-    SideCarContent content;
+    gguf::Content content;
     const Status status = encode_side_car(side_car, &content);
     EXPECT_NE(status.message().find("layer 3, head 0"), std::string::npos) << status.to_string();
-    EXPECT_FALSE(host::write_side_car({}, path("no/such/folder/m.gguf")).is_ok());
 }
 
 TEST_F(SideCarTest, EveryTruncationIsRefused) {
@@ -180,7 +166,7 @@ TEST_F(SideCarTest, EveryTruncationIsRefused) {
     const std::string whole = bytes_of(written(example(options)));
     for (size_t n = 0; n < whole.size(); n += n < 4096 ? 1 : 97) {
         SideCar out;
-        const Status status = read_side_car(with_bytes(whole.substr(0, n)), &out);
+        const Status status = read_side_car(with_bytes(whole.substr(0, n)), kNoLimit, &out);
         ASSERT_FALSE(status.is_ok()) << n << " of " << whole.size();
         ASSERT_NE(status.message().find("changed.gguf"), std::string::npos);
     }
@@ -189,17 +175,17 @@ TEST_F(SideCarTest, EveryTruncationIsRefused) {
 /** Whatever a byte is changed to: a status, or a file that is still one. Data bytes are under the checksum. */
 TEST_F(SideCarTest, ChangedBytesNeverEndTheProcess) {
     const std::string whole = bytes_of(written(example({})));
-    GgufFile file;
-    ASSERT_TRUE(read_gguf(path("m.atlas.gguf"), &file).is_ok());
+    gguf::Metadata file;
+    ASSERT_TRUE(gguf::read(path("m.atlas.gguf"), &file).is_ok());
     for (int i = 0; i < 4000; ++i) {
         std::string bytes = whole;
         const size_t at = random_() % (i % 4 ? file.data_begin : bytes.size());
         bytes[at] = static_cast<char>(i % 3 ? random_() : 0xff);
         SideCar out;
         const bool same = bytes == whole;
-        const Status status = read_side_car(with_bytes(bytes), &out);
+        const Status status = read_side_car(with_bytes(bytes), kNoLimit, &out);
         uint64_t fingerprint = 0;
-        (void)fingerprint_of(path("changed.gguf"), &fingerprint);
+        (void)gguf::fingerprint_of(path("changed.gguf"), &fingerprint);
         if (same) {
             EXPECT_TRUE(status.is_ok()) << status.to_string();
         }
@@ -211,10 +197,10 @@ TEST_F(SideCarTest, ChangedBytesNeverEndTheProcess) {
 }
 
 TEST_F(SideCarTest, WhatIsWrongIsNamed) {
-    SideCarContent good;
+    gguf::Content good;
     ASSERT_TRUE(encode_side_car(example({}), &good).is_ok());
-    const auto with_key = [&](const char* key, const GgufValue& value) {
-        SideCarContent content = good;
+    const auto with_key = [&](const char* key, const gguf::Value& value) {
+        gguf::Content content = good;
         content.keys[key] = value;
         return written(content, "bad.gguf");
     };
@@ -237,9 +223,9 @@ TEST_F(SideCarTest, WhatIsWrongIsNamed) {
     refused(with_key("atlas.checksum", std::string("0123")), "atlas.checksum");
 
     const auto with_number = [&](const std::string& name, size_t at, float value) {
-        SideCarContent content = good;
-        for (SideCarTensor& tensor : content.tensors) {
-            if (tensor.name == name) tensor.data.at(at) = value;
+        gguf::Content content = good;
+        for (gguf::Tensor& tensor : content.tensors) {
+            if (tensor.name == name) std::get<std::vector<float>>(tensor.data).at(at) = value;
         }
         return written(content, "bad.gguf");
     };
@@ -254,7 +240,7 @@ TEST_F(SideCarTest, WhatIsWrongIsNamed) {
     refused(with_number("atlas.memory.residual.1", 2, 1.0f), "atlas.memory.residual.1 of head 2 is 1.0");
     refused(with_number("atlas.memory.weight1.1", 3, 0.25f), "atlas.checksum");
 
-    SideCarContent less = good;
+    gguf::Content less = good;
     less.tensors.pop_back();
     refused(written(less, "bad.gguf"), "no tensor 'atlas.feature.weights.3'");
     less = good;
@@ -267,70 +253,136 @@ TEST_F(SideCarTest, WhatIsWrongIsNamed) {
     refused(path("none.gguf"), "No such file");
     refused(folder_.string(), "not a regular file");
     refused(with_bytes("GGML and something"), "not a GGUF file");
-    refused(with_bytes(""), "not a GGUF file");
+    refused(with_bytes(test::header(0, 1) + test::number(0, 8) + test::number(4, 4) + test::number(1, 4)),
+            "not a side-car");
 }
 
-/** What ggml's own reader ends the process at, or could be made to reserve without end. */
-TEST_F(SideCarTest, HostileHeaders) {
-    const auto number = [](uint64_t value, int bytes) {
-        return std::string(reinterpret_cast<const char*>(&value), static_cast<size_t>(bytes));
+/** Lengths as large as the file says they may be: a file with a hole says anything. */
+TEST_F(SideCarTest, PlantedSizesReserveNothing) {
+    using test::header, test::number, test::text;
+    constexpr uint64_t kHuge = uint64_t{1} << 40;
+    constexpr size_t kFew = size_t{16} << 20;
+    const auto bounded = [&](const std::string& file, uint64_t most, const std::string& named) {
+        SideCar out;
+        const test::AllocationLimit limit(kFew);
+        const Status status = read_side_car(file, most, &out);
+        EXPECT_NE(status.message().find(named), std::string::npos) << status.to_string();
+        EXPECT_LT(limit.peak(), kFew) << named;
     };
-    const auto header = [&](uint64_t tensors, uint64_t keys) {
-        return "GGUF" + number(3, 4) + number(tensors, 8) + number(keys, 8);
+    const std::string key = header(0, 1) + text("atlas.version");
+    bounded(with_bytes(key + number(8, 4) + number(kHuge / 2, 8), kHuge), kNoLimit, "a text of 549755813888 bytes");
+    bounded(with_bytes(key + number(9, 4) + number(5, 4) + number(kHuge / 8, 8), kHuge), kNoLimit, "an array of");
+    bounded(with_bytes(key + number(9, 4) + number(8, 4) + number(kHuge / 8, 8), kHuge), kNoLimit,
+            "ends behind 67108864 bytes of metadata");
+
+    // Geometry that the file has room for, as far as its size tells.
+    gguf::Content content;
+    SideCar side_car = example({});
+    ASSERT_TRUE(encode_side_car(side_car, &content).is_ok());
+    const auto with_keys = [&](std::vector<std::pair<const char*, gguf::Value>> keys) {
+        gguf::Content changed = content;
+        for (auto& [name, value] : keys) changed.keys[name] = value;
+        const std::string file = written(changed, "huge.gguf");
+        fs::resize_file(file, kHuge);
+        return file;
     };
-    refused(with_bytes("GGUF" + number(9, 4) + number(0, 16 - 8) + number(0, 8)), "GGUF version 9");
-    refused(with_bytes(header(0, 1) + number(0, 8) + number(4, 4) + number(1, 4)), "not a side-car");
-    refused(with_bytes(header(0, 1) + number(~0ull, 8)), "ends behind the file");
-    refused(with_bytes(header(~0ull, 0)), "tensors");
-    refused(with_bytes(header(0, 1ull << 60)), "keys");
-    refused(with_bytes(header(0, 1) + number(1, 8) + "a" + number(9, 4) + number(4, 4) + number(~0ull, 8)), "an array");
-    refused(with_bytes(header(0, 1) + number(1, 8) + "a" + number(9, 4) + number(8, 4) + number(~0ull, 8)),
-            "ends behind");
-    refused(with_bytes(header(0, 1) + number(1, 8) + "a" + number(77, 4)), "a value of type 77");
-    std::string nested = header(0, 1) + number(1, 8) + "a" + number(9, 4);
-    for (int i = 0; i < 2000; ++i) nested += number(9, 4) + number(1, 8);
-    refused(with_bytes(nested), "an array of type 9");
-    refused(with_bytes(header(1, 0) + number(1, 8) + "t" + number(9, 4)), "9 dimensions");
-    refused(with_bytes(header(1, 0) + number(1, 8) + "t" + number(1, 4) + number(~0ull, 8)), "a size of -1");
-    refused(with_bytes(header(1, 0) + number(1, 8) + "t" + number(1, 4) + number(8, 8) + number(0, 4) +
-                       number(~0ull - 8, 8)),
-            "begins behind");
+    const std::vector<int64_t> many(2, 4096), wide(2, 1023);
+    const std::string file = with_keys(
+        {{"atlas.layer.kv_heads", many}, {"atlas.layer.key_length", wide}, {"atlas.layer.value_length", many}});
+    bounded(file, uint64_t{300} << 20, "bytes, allowed is ATLAS_MEMORY_BUDGET=314572800");
+    bounded(file, kNoLimit, "'atlas.memory.use.1' is 4, due is 4096");
+    bounded(with_keys({{"atlas.memory_kind", std::string("gated")},
+                       {"atlas.memory_dim", int64_t{1024}},
+                       {"atlas.window_size", int64_t{1}}}),
+            kNoLimit, "'atlas.memory.weight1.1' is 16 x 8 x 4, due is 1024 x 8 x 4");
 }
 
-TEST_F(SideCarTest, FingerprintsTellModelsApart) {
-    SideCarContent content;
-    ASSERT_TRUE(encode_side_car(example({}), &content).is_ok());
-    const auto print = [&](const SideCarContent& from) {
-        uint64_t value = 0;
-        EXPECT_TRUE(fingerprint_of(written(from), &value).is_ok());
-        return value;
+TEST_F(SideCarTest, WhatDoesNotFitTheBudgetIsRefused) {
+    const std::string file = written(example({}));
+    SideCar out;
+    const Status status = read_side_car(file, 1000, &out);
+    EXPECT_NE(status.message().find("allowed is ATLAS_MEMORY_BUDGET=1000"), std::string::npos) << status.to_string();
+    EXPECT_TRUE(read_side_car(file, 1 << 20, &out).is_ok());
+}
+
+/** Every byte of the metadata, and holes behind the file: one line or a side-car, and never much memory. */
+TEST_F(SideCarTest, ChangedLengthsTakeNoMemory) {
+    const std::string whole = bytes_of(written(example({})));
+    gguf::Metadata good;
+    ASSERT_TRUE(gguf::read(path("m.atlas.gguf"), &good).is_ok());
+    for (size_t at = 0; at + 8 < good.data_begin; ++at) {
+        std::string bytes = whole;
+        bytes.replace(at, 8, test::number(at % 2 ? uint64_t{1} << 38 : ~0ull >> (at % 40), 8));
+        const std::string file = with_bytes(bytes, uint64_t{1} << 40);
+        SideCar out;
+        const test::AllocationLimit limit(size_t{32} << 20);
+        const Status status = read_side_car(file, uint64_t{300} << 20, &out);
+        EXPECT_EQ(status.message().find('\n'), std::string::npos);
+    }
+}
+
+TEST_F(SideCarTest, WritingNeverTouchesWhatIsNoSideCar) {
+    const SideCar side_car = example({});
+    gguf::Content model;
+    model.keys["general.name"] = std::string("model");
+    model.tensors.push_back({"weights", {4}, std::vector<float>{1, 2, 3, 4}});
+    const std::string model_path = written(model, "model.gguf");
+    const std::string precious = bytes_of(model_path);
+    fs::create_hard_link(model_path, path("hard.gguf"));
+    fs::create_symlink("model.gguf", path("soft.gguf"));
+    written(model, "other.gguf");
+    { std::ofstream(path("notes.txt")) << "precious"; }
+    const auto refused_as = [&](const std::string& name, bool replace, const std::string& named) {
+        for (const bool check : {true, false}) {
+            const Target target{path(name), model_path, replace};
+            const size_t before = files();
+            const Status status = check ? check_target(target) : write_side_car(side_car, target);
+            EXPECT_NE(status.message().find(named), std::string::npos) << name << ": " << status.to_string();
+            EXPECT_EQ(files(), before);
+            EXPECT_EQ(bytes_of(model_path), precious);
+        }
     };
-    const uint64_t first = print(content);
-    EXPECT_EQ(print(content), first);
-    SideCarContent other = content;
-    other.keys["general.name"] = std::string("another");
-    EXPECT_NE(print(other), first);
-    other = content;
-    other.tensors.front().data.front() += 1.0f;
-    EXPECT_NE(print(other), first);
-    other = content;
-    other.tensors.back().data.back() += 1.0f;
-    EXPECT_NE(print(other), first);
-    uint64_t value = 0;
-    EXPECT_FALSE(fingerprint_of(path("none.gguf"), &value).is_ok());
-    EXPECT_FALSE(fingerprint_of(with_bytes("no model"), &value).is_ok());
+    for (const bool replace : {false, true}) {
+        refused_as("model.gguf", replace, "is the model itself");
+        refused_as("./model.gguf", replace, "is the model itself");
+        refused_as("hard.gguf", replace, "is the model itself");
+        refused_as("soft.gguf", replace, "is the model itself");
+        refused_as("other.gguf", replace, "exists and is not a side-car");
+        refused_as("notes.txt", replace, "exists and is not a side-car");
+        refused_as("", replace, "no name of a file");
+        refused_as("no/such.gguf", replace, "cannot be written: No such file or directory");
+        refused_as("notes.txt/x.gguf", replace, "cannot be written: Not a directory");
+    }
+    EXPECT_FALSE(check_target({path("new.gguf"), path("none.gguf"), false}).is_ok()) << "no model";
+    fs::create_directory(path("locked"));
+    fs::permissions(path("locked"), fs::perms(0555));
+    {
+        const test::AsNobody nobody;
+        refused_as("locked/new.gguf", false, "cannot be written: Permission denied");
+    }
+    ASSERT_TRUE(write_side_car(side_car, {path("new.gguf"), model_path, false}).is_ok());
+    const std::string first = bytes_of(path("new.gguf"));
+    refused_as("new.gguf", false, "exists already");
+    EXPECT_EQ(bytes_of(path("new.gguf")), first);
+    SideCar other = side_car;
+    other.origin.model_name = "another";
+    ASSERT_TRUE(write_side_car(other, {path("new.gguf"), model_path, true}).is_ok());
+    SideCar back;
+    ASSERT_TRUE(read_side_car(path("new.gguf"), kNoLimit, &back).is_ok());
+    EXPECT_EQ(back.origin.model_name, "another");
 }
 
 TEST_F(SideCarTest, TheModelIsLookedForInThisProcess) {
-    SideCarContent model;
+    gguf::Content model;
     model.keys["general.name"] = std::string("model");
-    model.tensors.push_back({"weights", {4}, {1, 2, 3, 4}});
+    model.tensors.push_back({"weights", {4}, std::vector<float>{1, 2, 3, 4}});
     const std::string file = written(model, "model.gguf");
     uint64_t value = 0;
-    ASSERT_TRUE(fingerprint_of(file, &value).is_ok());
+    ASSERT_TRUE(gguf::fingerprint_of(file, &value).is_ok());
     EXPECT_NE(check_model(value, "").message().find("no model is mapped"), std::string::npos);
     EXPECT_TRUE(check_model(value, file).is_ok());
-    EXPECT_NE(check_model(value + 1, file).message().find(file + " is " + fingerprint_text(value)), std::string::npos);
+    EXPECT_NE(check_model(value + 1, file).message().find(file + " is " + gguf::fingerprint_text(value)),
+              std::string::npos);
     EXPECT_NE(check_model(value, path("none.gguf")).message().find("No such file"), std::string::npos);
     {
         const std::ifstream open_side_car(written(example({})));
@@ -339,7 +391,7 @@ TEST_F(SideCarTest, TheModelIsLookedForInThisProcess) {
     const std::ifstream open(file);
     EXPECT_EQ(open_gguf_files(), std::vector<std::string>{fs::canonical(file).string()});
     EXPECT_TRUE(check_model(value, "").is_ok());
-    EXPECT_NE(check_model(value + 1, "").message().find(fingerprint_text(value)), std::string::npos);
+    EXPECT_NE(check_model(value + 1, "").message().find(gguf::fingerprint_text(value)), std::string::npos);
 }
 
 TEST(SideCarFitTest, APassOverTheLayersDecides) {
@@ -364,4 +416,4 @@ TEST(SideCarFitTest, APassOverTheLayersDecides) {
 }
 
 }  // namespace
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

@@ -3,9 +3,12 @@
 warning that names what is wrong, and the run goes on. Small: documents of 1024 tokens, sparse from 256 keys on."""
 
 import argparse
+import os
 import pathlib
 import re
 import shutil
+import struct
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -17,9 +20,9 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 from llama_program import atlas_lines, run  # noqa: E402
 
 ARGS = None
-SMALL = ["--ctx", "1024", "--documents", "4", "-t", "2", "--atlas-threshold", "256", "--atlas-window", "64", "--atlas-budget-floor", "64",
+SMALL = ["--ctx", "1024", "--documents", "4", "-t", "2", "--atlas-threshold", "256", "--atlas-window", "64", "--atlas-budget-floor", "64", "--atlas-budget", "128",
          "--atlas-memory-probe", "8", "--atlas-warm-up", "64"]
-SPARSE = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": "256", "ATLAS_WINDOW": "64", "ATLAS_BUDGET_FLOOR": "64", "ATLAS_MEMORY_PROBE": "8",
+SPARSE = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": "256", "ATLAS_WINDOW": "64", "ATLAS_BUDGET_FLOOR": "64", "ATLAS_BUDGET": "128", "ATLAS_MEMORY_PROBE": "8",
           "ATLAS_WARM_UP": "64"}
 
 
@@ -75,6 +78,10 @@ class ConvertTest(unittest.TestCase):
         self.assertTrue(result.stdout.strip())
         return "\n".join(atlas_lines(result.stdout) + atlas_lines(result.stderr))
 
+    def convert(self, output, *extra, file_bytes=None):
+        limit = ["prlimit", f"--fsize={file_bytes}"] if file_bytes else []
+        return run([*limit, ARGS.atlas, "convert", "-m", self.model, "-f", self.text, "-o", output, *SMALL, *extra], ATLAS_LIBRARY=ARGS.plugin)
+
     def refused(self, said, *extra, **variables):
         output = self.complete(*extra, **variables)
         warnings = re.findall(r"atlas: \[warning\] (.*)", output)
@@ -114,8 +121,7 @@ class ConvertTest(unittest.TestCase):
 
     def test_3_deep_memories_too(self):
         out = self.folder / "deep.gguf"
-        made = run([ARGS.atlas, "convert", "-m", self.model, "-f", self.text, *SMALL, "-o", out, "--atlas-memory-kind", "deep", "--atlas-memory-hidden",
-                    "32"], ATLAS_LIBRARY=ARGS.plugin)
+        made = self.convert(out, "--atlas-memory-kind", "deep", "--atlas-memory-hidden", "32")
         self.assertEqual(made.returncode, 0, made.stdout + made.stderr)
         reader = gguf.GGUFReader(out)
         layer = reader.fields["atlas.layer.index"].contents()[0]
@@ -180,7 +186,8 @@ class ConvertTest(unittest.TestCase):
             (["--atlas-rest", "drop"], "ATLAS_REST=estimate"),
             (["--atlas-threshold", "4096"], "documents must be longer than ATLAS_THRESHOLD"),
             (["--atlas-turbo", "1"], "no such switch"),
-            (["-o", self.folder / "no" / "such.gguf"], "such.gguf: cannot be written"),
+            (["-o", self.folder / "no" / "such.gguf"], "such.gguf: cannot be written: No such file or directory"),
+            (["-o", self.text / "such.gguf"], "such.gguf: cannot be written: Not a directory"),
         ]:
             with self.subTest(extra=extra):
                 arguments = ["-m", self.model, "-f", self.text, "-o", self.folder / "unused.gguf", *SMALL]
@@ -196,6 +203,78 @@ class ConvertTest(unittest.TestCase):
                 self.assertGreater(result.returncode, 0, result.stdout + result.stderr)
                 self.assertIn(said, result.stdout + result.stderr)
                 self.assertFalse((self.folder / "unused.gguf").exists())
+
+    def test_8_no_other_file_is_touched(self):
+        """Refused at once, before the model is loaded, and nothing is written or changed: the model under any name, other files, a side-car."""
+        folder = self.folder / "targets"
+        folder.mkdir()
+        (folder / "hard.gguf").hardlink_to(self.model)
+        (folder / "soft.gguf").symlink_to(self.model)
+        shutil.copy(self.model, folder / "other.gguf")
+        (folder / "notes.txt").write_text("precious")
+        (folder / "damaged.gguf").write_bytes(self.side_car.read_bytes()[:200])
+        shutil.copy(self.side_car, folder / "there.gguf")
+        before = {path: path.read_bytes() for path in [self.model, *folder.iterdir()]}
+        for name, said, force in [
+            (self.model, "is the model itself", True),
+            (self.folder / "targets" / ".." / "model.gguf", "is the model itself", True),
+            (folder / "hard.gguf", "is the model itself", True),
+            (folder / "soft.gguf", "is the model itself", True),
+            (folder / "other.gguf", "exists and is not a side-car", True),
+            (folder / "notes.txt", "exists and is not a side-car", True),
+            (folder / "damaged.gguf", "exists and is not a side-car", True),
+            (folder, "not a regular file", True),
+            ("/dev/full", "not a regular file", True),
+            (folder / "there.gguf", "exists already (atlas convert --force", False),
+        ]:
+            for extra in ([], ["--force"]) if force else ([],):
+                with self.subTest(name=name, extra=extra):
+                    result = self.convert(name, *extra)
+                    self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
+                    self.assertIn(said, result.stderr)
+                    self.assertNotIn("calibrating", result.stderr)
+                    self.assertEqual({path: path.read_bytes() for path in [self.model, *folder.iterdir()]}, before)
+        result = self.convert(folder / "there.gguf", "--force")
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        self.assertIn("layers start from it", self.complete(ATLAS_SIDE_CAR=folder / "there.gguf"))
+        self.assertEqual(sorted(folder.iterdir()), sorted(path for path in before if path != self.model), "no temporary file is left")
+
+    def test_9_a_full_disk_leaves_what_was_there(self):
+        folder = self.folder / "full"
+        folder.mkdir()
+        target = folder / "there.gguf"
+        shutil.copy(self.side_car, target)
+        before = target.read_bytes()
+        result = self.convert(target, "--force", file_bytes=len(before) // 2)
+        self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
+        self.assertIn("there.gguf: cannot be written: File too large", result.stderr)
+        self.assertEqual((target.read_bytes(), list(folder.iterdir())), (before, [target]))
+        # A disk of its own, where that is allowed.
+        if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", folder], capture_output=True).returncode != 0:
+            self.skipTest("no file system of its own: it needs root")
+        try:
+            result = self.convert(target)
+            self.assertEqual(result.returncode, 1, result.stdout + result.stderr)
+            self.assertIn("there.gguf: cannot be written: No space left on device", result.stderr)
+            self.assertEqual(list(folder.iterdir()), [])
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+    def test_10_planted_sizes_cost_no_memory(self):
+        """A text and an array of half a terabyte in a file that has room for them, as far as its size tells. One warning, and the run goes on."""
+        bad = self.folder / "huge.gguf"
+        key = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 13) + b"atlas.version"
+        nasty = b"\x1b[31mred\nline"
+        for planted, said in [(key + struct.pack("<IQ", 8, 1 << 39), "a text of 549755813888 bytes"),
+                              (key + struct.pack("<IIQ", 9, 5, 1 << 37), "an array of"),
+                              # Names in a file must not end the log's line or colour the terminal.
+                              (b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, len(nasty)) + nasty + struct.pack("<I", 9),
+                               r"tensor '\x1b[31mred\x0aline' with 9 dimensions")]:
+            with self.subTest(said=said):
+                bad.unlink(missing_ok=True)
+                bad.write_bytes(planted)
+                os.truncate(bad, 1 << 40)
+                self.refused(said, ATLAS_SIDE_CAR=bad)
 
     def test_7_programs_are_told_through_the_c_api(self):
         if not ARGS.example:

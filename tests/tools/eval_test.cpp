@@ -1,9 +1,13 @@
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <set>
+#include <stdexcept>
 
 #include "eval/haystack.h"
 #include "eval/keys.h"
@@ -40,6 +44,23 @@ TEST(ScoreTest, AStringMayBeWrittenInSeveralWays) {
     EXPECT_EQ(share_found("3 times", {"3|three"}), 1);
     EXPECT_EQ(share_found("13 times", {"3|three"}), 0);
     EXPECT_EQ(share_found("anything", {"|"}), 0);
+}
+
+/** llama_tokenize counts in int32. Two files of 1.5 GiB, which are holes: they must not be read to be refused. */
+TEST(TextTest, MoreThanTwoGibibytesAreRefused) {
+    const auto path = std::filesystem::temp_directory_path() / ("atlas-large-text-" + std::to_string(::getpid()));
+    { std::ofstream file(path); }
+    std::filesystem::resize_file(path, uint64_t{3} << 29);
+    std::string said;
+    try {
+        read_texts({path.string(), path.string()});
+    } catch (const std::runtime_error& error) {
+        said = error.what();
+    }
+    std::filesystem::remove(path);
+    EXPECT_EQ(said, "a text of 3221225472 bytes: llama.cpp tokenises at most 2147483631, give less of it");
+    EXPECT_NO_THROW(check_text_bytes(2147483631));
+    EXPECT_THROW(check_text_bytes(2147483632), std::runtime_error);
 }
 
 TEST(ModeTest, NamesAndVariables) {

@@ -289,7 +289,11 @@ FarMemory::Sequence* FarMemory::sequence_of(const FarCall& call, size_t tile) {
         }
         if (most >= 2.0) break;
     }
-    if (best == nullptr) best = make_sequence(call);
+    if (best == nullptr) {
+        // A blend that does not learn knows no pages, by which it would be found again: each call would make another one, for nothing.
+        if (options_.mode == MemoryMode::kBlend && !options_.test_time) return nullptr;
+        best = make_sequence(call);
+    }
     if (best->used != calls_) follow(call, best->pages.change(look), best);
     best->used = calls_;
     if (++best->calls % 32 == 0) measure(call.layer, best);

@@ -113,6 +113,7 @@ private:
     using Sequences = std::vector<std::unique_ptr<Sequence>>;
 
     const InitialMemory* initial_of(int layer, int64_t kv_head) const;
+    /** nullptr: a blend that does not learn, and that knows nothing about this sequence. */
     Sequence* sequence_of(const FarCall& call, size_t tile);
     Sequence* make_sequence(const FarCall& call);
     void make_head(const FarCall& call, int64_t kv_head, Head* head);

@@ -3,9 +3,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <cstddef>
 #include <exception>
+#include <initializer_list>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "base/c_function.h"
 #include "base/log.h"
 #include "memory/test_time_memory.h"
 #include "kernels/elementwise.h"
@@ -18,6 +23,11 @@ struct atlas_memory {
 namespace {
 
 using namespace atlas::memory;
+using namespace atlas::c_function;
+using atlas::Status;
+
+constexpr size_t kSmallestParams = offsetof(atlas_memory_params, seed) + sizeof(uint64_t);
+constexpr size_t kSmallestStats = offsetof(atlas_memory_stats, bytes) + sizeof(size_t);
 
 NewtonSchulz muon_of(atlas_muon_kind kind) {
     switch (kind) {
@@ -60,30 +70,70 @@ MemoryConfig config_of(const atlas_memory_params& params) {
     return config;
 }
 
-bool known_kinds(const atlas_memory_params& params) {
-    return params.feature_type >= ATLAS_FEATURE_IDENTITY && params.feature_type <= ATLAS_FEATURE_RBF &&
-           params.kind >= ATLAS_MEMORY_LINEAR && params.kind <= ATLAS_MEMORY_GATED &&
-           params.muon >= ATLAS_MUON_STANDARD && params.muon <= ATLAS_MUON_NONE;
+Status check_enum(const char* name, int value, int last) {
+    if (value >= 0 && value <= last) return Status::ok();
+    return Status::invalid_argument(std::string(name) + " " + std::to_string(value) + ": allowed is 0 to " +
+                                    std::to_string(last));
 }
 
-bool fits(const char* operation, const ggml_tensor* tensor, size_t width) {
-    if (tensor && tensor->type == GGML_TYPE_F32 && ggml_is_contiguous(tensor) &&
-        tensor->ne[0] == static_cast<int64_t>(width))
-        return true;
-    atlas::log().error(
-        "{}: a contiguous f32 tensor of rows of {} is needed, not {}", operation, width,
-        tensor ? std::string(ggml_type_name(tensor->type)) + " rows of " + std::to_string(tensor->ne[0]) : "null");
-    return false;
+Status check_kinds(const atlas_memory_params& params) {
+    Status status = check_enum("params->feature_type", params.feature_type, ATLAS_FEATURE_RBF);
+    if (status.is_ok()) status = check_enum("params->kind", params.kind, ATLAS_MEMORY_GATED);
+    if (status.is_ok()) status = check_enum("params->muon", params.muon, ATLAS_MUON_NONE);
+    return status;
 }
 
-bool pairs_fit(const char* operation, const atlas_memory* memory, const ggml_tensor* keys, const ggml_tensor* values) {
-    if (memory == nullptr || !fits(operation, keys, memory->memory.features().config().d) ||
-        !fits(operation, values, memory->memory.learner().shape().d_out)) {
-        return false;
+Status check_rows(const char* name, const ggml_tensor* tensor, size_t width) {
+    if (!tensor) return Status::invalid_argument(std::string(name) + " is NULL");
+    if (tensor->type == GGML_TYPE_F32 && ggml_is_contiguous(tensor) && tensor->ne[0] == static_cast<int64_t>(width))
+        return Status::ok();
+    return Status::invalid_argument(std::string(name) + ": contiguous f32 rows of " + std::to_string(width) +
+                                    " are needed, not " + (ggml_is_contiguous(tensor) ? "" : "scattered ") +
+                                    ggml_type_name(tensor->type) + " rows of " + std::to_string(tensor->ne[0]));
+}
+
+Status check_pairs(const TestTimeMemory& memory, const ggml_tensor* keys, const ggml_tensor* values) {
+    if (Status status = check_rows("keys", keys, memory.features().config().d); !status.is_ok()) return status;
+    if (Status status = check_rows("values", values, memory.learner().shape().d_out); !status.is_ok()) return status;
+    if (ggml_nrows(keys) == ggml_nrows(values)) return Status::ok();
+    return Status::invalid_argument(std::to_string(ggml_nrows(keys)) + " keys for " +
+                                    std::to_string(ggml_nrows(values)) + " values");
+}
+
+Status check_given(std::initializer_list<std::pair<const void*, const char*>> arguments) {
+    for (const auto& [argument, name] : arguments) {
+        if (!argument) return Status::invalid_argument(std::string(name) + " is NULL");
     }
-    if (ggml_nrows(keys) == ggml_nrows(values)) return true;
-    atlas::log().error("{}: {} keys for {} values", operation, ggml_nrows(keys), ggml_nrows(values));
-    return false;
+    return Status::ok();
+}
+
+struct Shape {
+    int64_t ne[4];
+};
+
+/** As many rows as `like`, of another width. */
+Shape rows_of(size_t width, const ggml_tensor* like) {
+    return {{static_cast<int64_t>(width), like->ne[1], like->ne[2], like->ne[3]}};
+}
+
+/** Adds the node, if ggml has room for it: where it has not, it ends the process. */
+Status add_node(ggml_context* ctx, const Shape& shape, std::initializer_list<ggml_tensor*> sources,
+                ggml_custom_op_t run, int tasks, void* data, ggml_tensor** node) {
+    constexpr size_t kAlignment = 64;  // more than ggml's
+    size_t bytes = ggml_tensor_overhead() + kAlignment;
+    if (!ggml_get_no_alloc(ctx)) {
+        size_t elements = sizeof(float);
+        for (const int64_t n : shape.ne) elements *= static_cast<size_t>(n);
+        bytes += elements + kAlignment;
+    }
+    const size_t left = ggml_get_mem_size(ctx) - ggml_used_mem(ctx);
+    if (bytes > left)
+        return Status::out_of_memory("the ggml context has " + std::to_string(left) + " bytes left, a node needs " +
+                                     std::to_string(bytes));
+    std::vector<ggml_tensor*> from(sources);
+    *node = ggml_custom_4d(ctx, GGML_TYPE_F32, shape.ne[0], shape.ne[1], shape.ne[2], shape.ne[3], from.data(),
+                           static_cast<int>(from.size()), run, tasks, data);
+    return Status::ok();
 }
 
 const float* floats(const ggml_tensor* tensor) { return static_cast<const float*>(tensor->data); }
@@ -108,7 +158,7 @@ void map_pieces(const TestTimeMemory& memory, const ggml_tensor* x, int ith, int
 
 // Nodes run inside the host's threads: nothing may throw into it. A failed node leaves zeros and says so.
 template <class Body>
-void guarded(const char* operation, ggml_tensor* dst, const Body& body) {
+void run_guarded(const char* operation, ggml_tensor* dst, const Body& body) {
     try {
         body();
     } catch (const std::exception& error) {
@@ -118,7 +168,7 @@ void guarded(const char* operation, ggml_tensor* dst, const Body& body) {
 }
 
 void run_forward(ggml_tensor* dst, int ith, int nth, void* data) {
-    guarded("atlas_memory_forward", dst, [&] {
+    run_guarded("atlas_memory_forward", dst, [&] {
         const TestTimeMemory& memory = static_cast<const atlas_memory*>(data)->memory;
         const OmegaLearner& learner = memory.learner();
         thread_local MemoryWorkspace work;
@@ -131,7 +181,7 @@ void run_forward(ggml_tensor* dst, int ith, int nth, void* data) {
 
 void run_update(ggml_tensor* dst, int ith, int /*nth*/, void* data) {
     if (ith != 0) return;
-    guarded("atlas_memory_update", dst, [&] {
+    run_guarded("atlas_memory_update", dst, [&] {
         TestTimeMemory& memory = static_cast<atlas_memory*>(data)->memory;
         memory.learn(floats(dst->src[0]), floats(dst->src[1]), nullptr, static_cast<size_t>(ggml_nrows(dst->src[0])));
         *static_cast<float*>(dst->data) = static_cast<float>(memory.learner().stats().loss);
@@ -140,7 +190,7 @@ void run_update(ggml_tensor* dst, int ith, int /*nth*/, void* data) {
 
 void run_loss(ggml_tensor* dst, int ith, int /*nth*/, void* data) {
     if (ith != 0) return;
-    guarded("atlas_omega_loss", dst, [&] {
+    run_guarded("atlas_omega_loss", dst, [&] {
         const TestTimeMemory& memory = static_cast<const atlas_memory*>(data)->memory;
         const OmegaLearner& learner = memory.learner();
         const int64_t rows = ggml_nrows(dst->src[0]);
@@ -161,7 +211,7 @@ void run_loss(ggml_tensor* dst, int ith, int /*nth*/, void* data) {
 }
 
 void run_muon(NewtonSchulz kind, ggml_tensor* dst, int ith, int nth) {
-    guarded("atlas_muon_step", dst, [&] {
+    run_guarded("atlas_muon_step", dst, [&] {
         thread_local MuonWorkspace work;
         const ggml_tensor* s = dst->src[0];
         const int64_t matrices = s->ne[2] * s->ne[3];
@@ -179,7 +229,7 @@ void run_muon_of(ggml_tensor* dst, int ith, int nth, void* /*data*/) {
 }
 
 void run_features(ggml_tensor* dst, int ith, int nth, void* data) {
-    guarded("atlas_feature_map", dst, [&] {
+    run_guarded("atlas_feature_map", dst, [&] {
         map_pieces(static_cast<const atlas_memory*>(data)->memory, dst->src[0], ith, nth,
                    [&](int64_t row, int64_t count, const float* mapped) {
                        std::copy_n(mapped, count * dst->ne[0], static_cast<float*>(dst->data) + row * dst->ne[0]);
@@ -189,123 +239,150 @@ void run_features(ggml_tensor* dst, int ith, int nth, void* data) {
 
 }  // namespace
 
-void atlas_memory_default_params(atlas_memory_params* params) {
-    *params = {};
-    params->feature_type = ATLAS_FEATURE_POLYNOMIAL;
-    params->degree = 2;
-    params->features = 256;
-    params->normalize = true;
-    params->kind = ATLAS_MEMORY_DEEP;
-    params->hidden = 128;
-    params->window = 16;
-    params->decay = 1.0;
-    params->momentum = 0.9;
-    params->retention = 1.0;
-    params->step = 0.01;
-    params->muon = ATLAS_MUON_STANDARD;
-    params->chunk = 64;
-    params->seed = 1;
+atlas_status atlas_memory_default_params(atlas_memory_params* params) {
+    return guarded(__func__, [&] {
+        if (Status status = check_sized(params, kSmallestParams, "params"); !status.is_ok()) return status;
+        atlas_memory_params filled{};
+        filled.feature_type = ATLAS_FEATURE_POLYNOMIAL;
+        filled.degree = 2;
+        filled.features = 256;
+        filled.normalize = true;
+        filled.kind = ATLAS_MEMORY_DEEP;
+        filled.hidden = 128;
+        filled.window = 16;
+        filled.decay = 1.0;
+        filled.momentum = 0.9;
+        filled.retention = 1.0;
+        filled.step = 0.01;
+        filled.muon = ATLAS_MUON_STANDARD;
+        filled.chunk = 64;
+        filled.seed = 1;
+        give_sized(filled, params);
+        return Status::ok();
+    });
 }
 
-atlas_memory* atlas_memory_create(const atlas_memory_params* params) {
-    if (params == nullptr || !known_kinds(*params)) {
-        atlas::log().error("atlas_memory_create: {}",
-                           params ? "a kind that is not one of the enumeration's" : "no parameters");
-        return nullptr;
-    }
-    try {
-        const MemoryConfig config = config_of(*params);
-        const atlas::Status status = check_memory(config);
-        if (status.is_ok()) return new atlas_memory(config);
-        atlas::log().error("atlas_memory_create: {}", status.to_string());
-    } catch (const std::exception& error) {
-        atlas::log().error("atlas_memory_create: {}", error.what());
-    }
-    return nullptr;
+atlas_status atlas_memory_create(const atlas_memory_params* params, atlas_memory** memory) {
+    return guarded(__func__, [&] {
+        atlas_memory_params taken{};
+        if (Status status = take_sized(params, kSmallestParams, "params", &taken); !status.is_ok()) return status;
+        if (Status status = check_given({{memory, "memory"}}); !status.is_ok()) return status;
+        if (Status status = check_kinds(taken); !status.is_ok()) return status;
+        const MemoryConfig config = config_of(taken);
+        if (Status status = check_memory(config); !status.is_ok()) return status;
+        *memory = new atlas_memory(config);
+        return Status::ok();
+    });
 }
 
 void atlas_memory_free(atlas_memory* memory) { delete memory; }
-void atlas_memory_reset(atlas_memory* memory) { memory->memory.reset(); }
 
-size_t atlas_memory_state_size(atlas_memory* memory) {
-    try {
-        return memory->memory.save().size();
-    } catch (const std::exception& error) {
-        atlas::log().error("atlas_memory_state_size: {}", error.what());
-        return 0;
-    }
+atlas_status atlas_memory_reset(atlas_memory* memory) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{memory, "memory"}}); !status.is_ok()) return status;
+        memory->memory.reset();
+        return Status::ok();
+    });
 }
 
-size_t atlas_memory_save(atlas_memory* memory, void* data, size_t size) {
-    try {
+atlas_status atlas_memory_state_size(atlas_memory* memory, size_t* bytes) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{memory, "memory"}, {bytes, "bytes"}}); !status.is_ok()) return status;
+        *bytes = memory->memory.save().size();
+        return Status::ok();
+    });
+}
+
+atlas_status atlas_memory_save(atlas_memory* memory, void* data, size_t size, size_t* written) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{memory, "memory"}, {data, "data"}}); !status.is_ok()) return status;
         const std::vector<std::byte> state = memory->memory.save();
-        if (state.size() > size) return 0;
+        if (state.size() > size)
+            return Status::invalid_argument("size " + std::to_string(size) + ": the state has " +
+                                            std::to_string(state.size()) + " bytes");
         std::memcpy(data, state.data(), state.size());
-        return state.size();
-    } catch (const std::exception& error) {
-        atlas::log().error("atlas_memory_save: {}", error.what());
-        return 0;
-    }
+        if (written) *written = state.size();
+        return Status::ok();
+    });
 }
 
-bool atlas_memory_restore(atlas_memory* memory, const void* data, size_t size) {
-    try {
-        const atlas::Status status = memory->memory.restore({static_cast<const std::byte*>(data), size});
-        if (!status.is_ok()) atlas::log().error("atlas_memory_restore: {}", status.to_string());
-        return status.is_ok();
-    } catch (const std::exception& error) {
-        atlas::log().error("atlas_memory_restore: {}", error.what());
-        return false;
-    }
+atlas_status atlas_memory_restore(atlas_memory* memory, const void* data, size_t size) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{memory, "memory"}, {data, "data"}}); !status.is_ok()) return status;
+        return memory->memory.restore({static_cast<const std::byte*>(data), size});
+    });
 }
 
-void atlas_memory_get_stats(const atlas_memory* memory, atlas_memory_stats* stats) {
-    const OmegaStats& s = memory->memory.learner().stats();
-    *stats = {s.pairs,
-              s.skipped_pairs,
-              s.skipped_updates,
-              s.muon_steps,
-              s.loss,
-              memory->memory.learner().window().fill_ratio(),
-              memory->memory.cache_stats().hit_ratio(),
-              memory->memory.bytes()};
+atlas_status atlas_memory_get_stats(const atlas_memory* memory, atlas_memory_stats* stats) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{memory, "memory"}}); !status.is_ok()) return status;
+        if (Status status = check_sized(stats, kSmallestStats, "stats"); !status.is_ok()) return status;
+        const OmegaStats& s = memory->memory.learner().stats();
+        give_sized(atlas_memory_stats{0, s.pairs, s.skipped_pairs, s.skipped_updates, s.muon_steps, s.loss,
+                                      memory->memory.learner().window().fill_ratio(),
+                                      memory->memory.cache_stats().hit_ratio(), memory->memory.bytes()},
+                   stats);
+        return Status::ok();
+    });
 }
 
-int32_t atlas_memory_feature_count(const atlas_memory* memory) {
-    return static_cast<int32_t>(memory->memory.features().features());
+atlas_status atlas_memory_feature_count(const atlas_memory* memory, int32_t* count) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{memory, "memory"}, {count, "count"}}); !status.is_ok()) return status;
+        *count = static_cast<int32_t>(memory->memory.features().features());
+        return Status::ok();
+    });
 }
 
-ggml_tensor* atlas_memory_forward(ggml_context* ctx, atlas_memory* memory, ggml_tensor* queries) {
-    if (memory == nullptr || !fits("atlas_memory_forward", queries, memory->memory.features().config().d))
-        return nullptr;
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, static_cast<int64_t>(memory->memory.learner().shape().d_out),
-                          queries->ne[1], queries->ne[2], queries->ne[3], &queries, 1, run_forward, GGML_N_TASKS_MAX,
-                          memory);
+atlas_status atlas_memory_forward(ggml_context* ctx, atlas_memory* memory, ggml_tensor* queries, ggml_tensor** node) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{ctx, "ctx"}, {memory, "memory"}, {node, "node"}}); !status.is_ok())
+            return status;
+        const TestTimeMemory& m = memory->memory;
+        if (Status status = check_rows("queries", queries, m.features().config().d); !status.is_ok()) return status;
+        return add_node(ctx, rows_of(m.learner().shape().d_out, queries), {queries}, run_forward, GGML_N_TASKS_MAX,
+                        memory, node);
+    });
 }
 
-ggml_tensor* atlas_memory_update(ggml_context* ctx, atlas_memory* memory, ggml_tensor* keys, ggml_tensor* values) {
-    if (!pairs_fit("atlas_memory_update", memory, keys, values)) return nullptr;
-    ggml_tensor* sources[] = {keys, values};
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, 1, 1, 1, 1, sources, 2, run_update, 1, memory);
+atlas_status atlas_memory_update(ggml_context* ctx, atlas_memory* memory, ggml_tensor* keys, ggml_tensor* values,
+                                 ggml_tensor** node) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{ctx, "ctx"}, {memory, "memory"}, {node, "node"}}); !status.is_ok())
+            return status;
+        if (Status status = check_pairs(memory->memory, keys, values); !status.is_ok()) return status;
+        return add_node(ctx, {{1, 1, 1, 1}}, {keys, values}, run_update, 1, memory, node);
+    });
 }
 
-ggml_tensor* atlas_omega_loss(ggml_context* ctx, atlas_memory* memory, ggml_tensor* keys, ggml_tensor* values) {
-    if (!pairs_fit("atlas_omega_loss", memory, keys, values)) return nullptr;
-    ggml_tensor* sources[] = {keys, values};
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, 1, 1, 1, 1, sources, 2, run_loss, 1, memory);
+atlas_status atlas_omega_loss(ggml_context* ctx, atlas_memory* memory, ggml_tensor* keys, ggml_tensor* values,
+                              ggml_tensor** node) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{ctx, "ctx"}, {memory, "memory"}, {node, "node"}}); !status.is_ok())
+            return status;
+        if (Status status = check_pairs(memory->memory, keys, values); !status.is_ok()) return status;
+        return add_node(ctx, {{1, 1, 1, 1}}, {keys, values}, run_loss, 1, memory, node);
+    });
 }
 
-ggml_tensor* atlas_muon_step(ggml_context* ctx, ggml_tensor* s, atlas_muon_kind kind) {
-    if (s == nullptr || !fits("atlas_muon_step", s, static_cast<size_t>(s->ne[0]))) return nullptr;
-    const ggml_custom_op_t run = kind == ATLAS_MUON_STANDARD        ? run_muon_of<NewtonSchulz::kStandard>
-                                 : kind == ATLAS_MUON_POLAR_EXPRESS ? run_muon_of<NewtonSchulz::kPolarExpress>
-                                                                    : run_muon_of<NewtonSchulz::kNone>;
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, s->ne[0], s->ne[1], s->ne[2], s->ne[3], &s, 1, run, GGML_N_TASKS_MAX,
-                          nullptr);
+atlas_status atlas_muon_step(ggml_context* ctx, ggml_tensor* s, atlas_muon_kind kind, ggml_tensor** node) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{ctx, "ctx"}, {s, "s"}, {node, "node"}}); !status.is_ok()) return status;
+        if (Status status = check_rows("s", s, static_cast<size_t>(s->ne[0])); !status.is_ok()) return status;
+        if (Status status = check_enum("kind", kind, ATLAS_MUON_NONE); !status.is_ok()) return status;
+        const ggml_custom_op_t run = kind == ATLAS_MUON_STANDARD        ? run_muon_of<NewtonSchulz::kStandard>
+                                     : kind == ATLAS_MUON_POLAR_EXPRESS ? run_muon_of<NewtonSchulz::kPolarExpress>
+                                                                        : run_muon_of<NewtonSchulz::kNone>;
+        return add_node(ctx, rows_of(static_cast<size_t>(s->ne[0]), s), {s}, run, GGML_N_TASKS_MAX, nullptr, node);
+    });
 }
 
-ggml_tensor* atlas_feature_map(ggml_context* ctx, atlas_memory* memory, ggml_tensor* x) {
-    if (memory == nullptr || !fits("atlas_feature_map", x, memory->memory.features().config().d)) return nullptr;
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, atlas_memory_feature_count(memory), x->ne[1], x->ne[2], x->ne[3], &x, 1,
-                          run_features, GGML_N_TASKS_MAX, memory);
+atlas_status atlas_feature_map(ggml_context* ctx, atlas_memory* memory, ggml_tensor* x, ggml_tensor** node) {
+    return guarded(__func__, [&] {
+        if (Status status = check_given({{ctx, "ctx"}, {memory, "memory"}, {node, "node"}}); !status.is_ok())
+            return status;
+        const FeatureMap& map = memory->memory.features();
+        if (Status status = check_rows("x", x, map.config().d); !status.is_ok()) return status;
+        return add_node(ctx, rows_of(map.features(), x), {x}, run_features, GGML_N_TASKS_MAX, memory, node);
+    });
 }

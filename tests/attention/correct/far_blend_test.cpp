@@ -121,6 +121,32 @@ TEST(Blend, IsRebuiltAfterAContextShift) {
     EXPECT_EQ(std::memcmp(after.data(), expected.data(), after.size() * 4), 0) << "as if it had never known the others";
 }
 
+/** Without learning there is nothing that a new memory could know; one that has learned is still used. */
+TEST(Blend, WithoutLearningMakesNoMemories) {
+    Scene scene(1024, 1);
+    KeyIndex index = scene.make_index();
+    MemoryOptions options = blend(0.5);
+    options.kind = FarMemoryKind::kLeastSquares;
+    options.test_time = false;
+    Engine resting(bare(), options), plain(bare());
+    const std::vector<float> expected = attend(scene, index, plain, 64);
+    EXPECT_EQ(attend(scene, index, resting, 10), expected);
+    EXPECT_EQ(resting.memory().stats().memories, 0u);
+    EXPECT_EQ(resting.memory().bytes(), 0u);
+
+    options.test_time = true;
+    resting.memory().set_options(options);
+    const std::vector<float> learned = attend(scene, index, resting, 10);
+    EXPECT_NE(learned, expected);
+    const MemoryStats before = resting.memory().stats();
+    EXPECT_EQ(before.memories, 2u);
+    options.test_time = false;
+    resting.memory().set_options(options);
+    EXPECT_EQ(attend(scene, index, resting, 10), learned);
+    EXPECT_EQ(resting.memory().stats().memories, before.memories);
+    EXPECT_EQ(resting.memory().stats().learned, before.learned);
+}
+
 /** Whatever the number of keys, an observation reads no more than it may, and the sample's mean is that of all keys. */
 TEST(Probe, ReadsNoMoreThanItMay) {
     Scene scene(4096, 1);

@@ -12,8 +12,6 @@
 #include "memory/test_time_memory.h"
 #include "plugin.h"
 
-extern "C" size_t memory_ops_c_sizes(void);
-
 namespace atlas::host::test {
 namespace {
 
@@ -32,7 +30,8 @@ class MemoryOps : public ::testing::Test {
 protected:
     void SetUp() override {
         ASSERT_NE(load_plugin(), nullptr);
-        ATLAS_CALL(atlas_memory_default_params)(&params_);
+        params_.size = sizeof params_;
+        ASSERT_EQ(ATLAS_CALL(atlas_memory_default_params)(&params_), ATLAS_OK);
         params_.d_key = 24;
         params_.d_value = 20;
         params_.chunk = 8;
@@ -42,9 +41,22 @@ protected:
     void TearDown() override { ATLAS_CALL(atlas_memory_free)(memory_); }
 
     atlas_memory* make() {
-        memory_ = ATLAS_CALL(atlas_memory_create)(&params_);
-        EXPECT_NE(memory_, nullptr);
+        EXPECT_EQ(ATLAS_CALL(atlas_memory_create)(&params_, &memory_), ATLAS_OK) << error();
         return memory_;
+    }
+
+    static std::string error() { return ATLAS_CALL(atlas_last_error)(); }
+    static void refused(atlas_status expected, atlas_status status, const std::string& named) {
+        EXPECT_EQ(status, expected);
+        EXPECT_NE(error().find(named), std::string::npos) << error();
+    }
+
+    /** The node that a builder adds. */
+    template <class Build, class... Arguments>
+    static ggml_tensor* node(Build build, Arguments... arguments) {
+        ggml_tensor* made = nullptr;
+        EXPECT_EQ(build(arguments..., &made), ATLAS_OK) << error();
+        return made;
     }
 
     /** The same memory in this process, to compare with. */
@@ -78,7 +90,7 @@ protected:
 TEST_F(MemoryOps, FeatureMapEqualsFloat64) {
     Bench bench(cpu_device());
     ggml_tensor* x = input(&bench, "x", {24, 7, 3});
-    ggml_tensor* y = ATLAS_CALL(atlas_feature_map)(bench.context(), make(), x);
+    ggml_tensor* y = node(ATLAS_CALL(atlas_feature_map), bench.context(), make(), x);
     ASSERT_NE(y, nullptr);
     EXPECT_EQ(y->ne[0], 325);
     EXPECT_EQ(ggml_nrows(y), 21);
@@ -100,9 +112,9 @@ TEST_F(MemoryOps, UpdateLearnsForwardReadsAndLossFalls) {
     ggml_tensor* keys = input(&bench, "k", {24, 16});
     ggml_tensor* values = input(&bench, "v", {20, 16});
     atlas_memory* memory = make();
-    ggml_tensor* loss = ATLAS_CALL(atlas_omega_loss)(bench.context(), memory, keys, values);
-    ggml_tensor* update = ATLAS_CALL(atlas_memory_update)(bench.context(), memory, keys, values);
-    ggml_tensor* read = ATLAS_CALL(atlas_memory_forward)(bench.context(), memory, keys);
+    ggml_tensor* loss = node(ATLAS_CALL(atlas_omega_loss), bench.context(), memory, keys, values);
+    ggml_tensor* update = node(ATLAS_CALL(atlas_memory_update), bench.context(), memory, keys, values);
+    ggml_tensor* read = node(ATLAS_CALL(atlas_memory_forward), bench.context(), memory, keys);
     ASSERT_TRUE(loss && update && read);
     ASSERT_NE(bench.allocate(), nullptr);
     const std::vector<float> k = noise(24 * 16, 2), v = noise(20 * 16, 3);
@@ -128,7 +140,8 @@ TEST_F(MemoryOps, UpdateLearnsForwardReadsAndLossFalls) {
     EXPECT_LT(Bench::floats(loss)[0], 0.5f * before);
 
     atlas_memory_stats stats{};
-    ATLAS_CALL(atlas_memory_get_stats)(memory, &stats);
+    stats.size = sizeof stats;
+    ASSERT_EQ(ATLAS_CALL(atlas_memory_get_stats)(memory, &stats), ATLAS_OK);
     EXPECT_EQ(stats.pairs, 480u);
     EXPECT_EQ(stats.muon_steps, 120u) << "two matrices, two chunks, thirty times";
     EXPECT_DOUBLE_EQ(stats.window_fill, 1.0);
@@ -140,7 +153,7 @@ TEST_F(MemoryOps, MuonStepEqualsFloat64) {
                                      {ATLAS_MUON_NONE, memory::NewtonSchulz::kNone}}) {
         Bench bench(cpu_device());
         ggml_tensor* s = input(&bench, "s", {12, 30, 2});
-        ggml_tensor* out = ATLAS_CALL(atlas_muon_step)(bench.context(), s, kind);
+        ggml_tensor* out = node(ATLAS_CALL(atlas_muon_step), bench.context(), s, kind);
         ASSERT_NE(out, nullptr);
         ASSERT_NE(bench.allocate(), nullptr);
         const std::vector<float> values = noise(12 * 30 * 2, 5);
@@ -161,22 +174,27 @@ TEST_F(MemoryOps, StateGoesRound) {
     ggml_tensor* keys = input(&bench, "k", {24, 8});
     ggml_tensor* values = input(&bench, "v", {20, 8});
     atlas_memory* memory = make();
-    ggml_tensor* update = ATLAS_CALL(atlas_memory_update)(bench.context(), memory, keys, values);
-    ggml_tensor* read = ATLAS_CALL(atlas_memory_forward)(bench.context(), memory, keys);
+    ggml_tensor* update = node(ATLAS_CALL(atlas_memory_update), bench.context(), memory, keys, values);
+    ggml_tensor* read = node(ATLAS_CALL(atlas_memory_forward), bench.context(), memory, keys);
     ASSERT_NE(bench.allocate(), nullptr);
     Bench::set(keys, noise(24 * 8, 6));
     Bench::set(values, noise(20 * 8, 7));
     ASSERT_EQ(run(&bench, update), GGML_STATUS_SUCCESS);
     ASSERT_EQ(run(&bench, read), GGML_STATUS_SUCCESS);
     const std::vector<float> learned = Bench::floats(read);
-    std::vector<char> state(ATLAS_CALL(atlas_memory_state_size)(memory));
-    EXPECT_EQ(ATLAS_CALL(atlas_memory_save)(memory, state.data(), state.size() - 1), 0u);
-    ASSERT_EQ(ATLAS_CALL(atlas_memory_save)(memory, state.data(), state.size()), state.size());
-    ATLAS_CALL(atlas_memory_reset)(memory);
+    size_t bytes = 0, written = 7;
+    ASSERT_EQ(ATLAS_CALL(atlas_memory_state_size)(memory, &bytes), ATLAS_OK);
+    std::vector<char> state(bytes);
+    refused(ATLAS_INVALID_ARGUMENT, ATLAS_CALL(atlas_memory_save)(memory, state.data(), bytes - 1, &written),
+            "size " + std::to_string(bytes - 1) + ": the state has " + std::to_string(bytes));
+    EXPECT_EQ(written, 7u);
+    ASSERT_EQ(ATLAS_CALL(atlas_memory_save)(memory, state.data(), bytes, &written), ATLAS_OK);
+    EXPECT_EQ(written, bytes);
+    ASSERT_EQ(ATLAS_CALL(atlas_memory_reset)(memory), ATLAS_OK);
     ASSERT_EQ(run(&bench, read), GGML_STATUS_SUCCESS);
     EXPECT_EQ(Bench::floats(read), std::vector<float>(160, 0.0f));
-    EXPECT_FALSE(ATLAS_CALL(atlas_memory_restore)(memory, state.data(), state.size() - 1));
-    ASSERT_TRUE(ATLAS_CALL(atlas_memory_restore)(memory, state.data(), state.size()));
+    EXPECT_LT(ATLAS_CALL(atlas_memory_restore)(memory, state.data(), bytes - 1), 0);
+    ASSERT_EQ(ATLAS_CALL(atlas_memory_restore)(memory, state.data(), bytes), ATLAS_OK);
     ASSERT_EQ(run(&bench, read), GGML_STATUS_SUCCESS);
     EXPECT_EQ(Bench::floats(read), learned);
 }
@@ -184,22 +202,67 @@ TEST_F(MemoryOps, StateGoesRound) {
 TEST_F(MemoryOps, RefuseWhatDoesNotFit) {
     Bench bench(cpu_device());
     atlas_memory* memory = make();
-    EXPECT_EQ(ATLAS_CALL(atlas_memory_forward)(bench.context(), memory, input(&bench, "narrow", {23, 2})), nullptr);
-    EXPECT_EQ(ATLAS_CALL(atlas_memory_forward)(bench.context(), memory, bench.tensor("half", GGML_TYPE_F16, {24, 2})),
-              nullptr);
-    EXPECT_EQ(ATLAS_CALL(atlas_memory_update)(bench.context(), memory, input(&bench, "k", {24, 2}),
-                                              input(&bench, "v", {20, 3})),
-              nullptr);
-    EXPECT_EQ(ATLAS_CALL(atlas_omega_loss)(bench.context(), nullptr, nullptr, nullptr), nullptr);
+    ggml_tensor* none = nullptr;
+    const auto forward = ATLAS_CALL(atlas_memory_forward);
+    refused(ATLAS_INVALID_ARGUMENT, forward(bench.context(), memory, input(&bench, "narrow", {23, 2}), &none),
+            "atlas_memory_forward: queries: contiguous f32 rows of 24 are needed, not f32 rows of 23");
+    refused(ATLAS_INVALID_ARGUMENT,
+            forward(bench.context(), memory, bench.tensor("half", GGML_TYPE_F16, {24, 2}), &none),
+            "not f16 rows of 24");
+    refused(ATLAS_INVALID_ARGUMENT, forward(bench.context(), memory, nullptr, &none), "queries is NULL");
+    refused(ATLAS_INVALID_ARGUMENT,
+            ATLAS_CALL(atlas_memory_update)(bench.context(), memory, input(&bench, "k", {24, 2}),
+                                            input(&bench, "v", {20, 3}), &none),
+            "2 keys for 3 values");
+    refused(ATLAS_INVALID_ARGUMENT, ATLAS_CALL(atlas_omega_loss)(bench.context(), nullptr, nullptr, nullptr, &none),
+            "memory is NULL");
     ggml_tensor* turned = ggml_transpose(bench.context(), input(&bench, "t", {2, 24}));
-    EXPECT_EQ(ATLAS_CALL(atlas_feature_map)(bench.context(), memory, turned), nullptr);
+    refused(ATLAS_INVALID_ARGUMENT, ATLAS_CALL(atlas_feature_map)(bench.context(), memory, turned, &none),
+            "not scattered f32");
+    refused(ATLAS_INVALID_ARGUMENT,
+            ATLAS_CALL(atlas_muon_step)(bench.context(), input(&bench, "s", {4, 4}), static_cast<atlas_muon_kind>(7),
+                                        &none),
+            "kind 7: allowed is 0 to 2");
+    EXPECT_EQ(none, nullptr);
+
+    atlas_memory* made = nullptr;
+    const auto create = ATLAS_CALL(atlas_memory_create);
     atlas_memory_params bad = params_;
     bad.d_key = -1;
-    EXPECT_EQ(ATLAS_CALL(atlas_memory_create)(&bad), nullptr);
+    EXPECT_EQ(create(&bad, &made), ATLAS_INVALID_ARGUMENT);
     bad = params_;
     bad.kind = static_cast<atlas_memory_kind>(9);
-    EXPECT_EQ(ATLAS_CALL(atlas_memory_create)(&bad), nullptr);
-    EXPECT_GT(memory_ops_c_sizes(), sizeof(atlas_memory_params));
+    refused(ATLAS_INVALID_ARGUMENT, create(&bad, &made), "params->kind 9: allowed is 0 to 2");
+    bad = params_;
+    bad.size = 8;
+    refused(ATLAS_INVALID_ARGUMENT, create(&bad, &made), "params->size 8: set it to sizeof(*params)");
+    refused(ATLAS_INVALID_ARGUMENT, ATLAS_CALL(atlas_memory_default_params)(&bad), "params->size 8");
+    EXPECT_EQ(made, nullptr);
+    struct {
+        atlas_memory_params params;
+        char more[64];
+    } newer{params_, {}};
+    newer.params.size = sizeof newer;
+    ASSERT_EQ(create(&newer.params, &made), ATLAS_OK) << error();
+    ATLAS_CALL(atlas_memory_free)(made);
+}
+
+/** ggml ends the process when a context is full. */
+TEST_F(MemoryOps, AFullContextIsAnError) {
+    atlas_memory* memory = make();
+    for (const bool no_alloc : {true, false}) {
+        ggml_context* ctx = ggml_init({3 * ggml_tensor_overhead() + 24 * 4 + 4096, nullptr, no_alloc});
+        ggml_tensor* x = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, 24, 1);
+        int added = 0;
+        atlas_status status = ATLAS_OK;
+        for (; status == ATLAS_OK && added < 100; ++added) {
+            ggml_tensor* made = nullptr;
+            status = ATLAS_CALL(atlas_feature_map)(ctx, memory, x, &made);
+        }
+        refused(ATLAS_OUT_OF_MEMORY, status, "bytes left, a node needs");
+        EXPECT_GT(added, 1);
+        ggml_free(ctx);
+    }
 }
 
 }  // namespace

@@ -5,8 +5,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <csignal>
 #include <filesystem>
+#include <memory>
 #include <stdexcept>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "atlas/calibration.h"
@@ -29,31 +33,42 @@ struct Work {
     int documents = 12;  ///< learned from and held out together
     int held_out = 0;    ///< 0: a quarter, at least one
     int threads = 0;
+    bool force = false;  ///< whether a side-car that is there may be replaced
 };
 
 /** The plug-in's functions; throws when it was not loaded or does not have them. */
-struct Calibration {
-    atlas_calibration_begin_t begin = nullptr;
-    atlas_calibration_document_t document = nullptr;
-    atlas_calibration_finish_t finish = nullptr;
+struct Functions {
+    decltype(&atlas_calibration_check_target) check_target = nullptr;
+    decltype(&atlas_calibration_begin) begin = nullptr;
+    decltype(&atlas_calibration_begin_document) begin_document = nullptr;
+    decltype(&atlas_calibration_finish) finish = nullptr;
+    decltype(&atlas_calibration_free) free = nullptr;
+    decltype(&atlas_last_error) last_error = nullptr;
 
-    static Calibration find() {
+    Functions() {
         ggml_backend_reg_t registry = ggml_backend_reg_by_name("ATLAS");
         if (!registry) throw std::runtime_error("Atlas was not loaded");
-        const auto get = [&](const char* name) {
-            void* function = ggml_backend_reg_get_proc_address(registry, name);
-            if (!function) throw std::runtime_error(std::string("the library has no ") + name);
-            return function;
+        const auto get = [&](auto* function, const char* name) {
+            void* address = ggml_backend_reg_get_proc_address(registry, name);
+            if (!address) throw std::runtime_error(std::string("the library has no ") + name);
+            *function = reinterpret_cast<std::decay_t<decltype(*function)>>(address);
         };
-        return {reinterpret_cast<atlas_calibration_begin_t>(get("atlas_calibration_begin")),
-                reinterpret_cast<atlas_calibration_document_t>(get("atlas_calibration_document")),
-                reinterpret_cast<atlas_calibration_finish_t>(get("atlas_calibration_finish"))};
+        get(&check_target, "atlas_calibration_check_target");
+        get(&begin, "atlas_calibration_begin");
+        get(&begin_document, "atlas_calibration_begin_document");
+        get(&finish, "atlas_calibration_finish");
+        get(&free, "atlas_calibration_free");
+        get(&last_error, "atlas_last_error");
+    }
+
+    void check(atlas_status status) const {
+        if (status == ATLAS_OK) return;
+        // The name of the library's function is of no use to who reads this.
+        const std::string text = last_error();
+        const size_t colon = text.starts_with("atlas_") ? text.find(": ") : std::string::npos;
+        throw std::runtime_error(colon == std::string::npos ? text : text.substr(colon + 2));
     }
 };
-
-void check(const char* error) {
-    if (error) throw std::runtime_error(error);
-}
 
 /** Documents at even distances in the text; every fourth or so is held out, so that both kinds come from everywhere in it. */
 std::vector<Tokens> documents_of(const Session& session, const Work& work) {
@@ -109,7 +124,16 @@ void convert(Work work) {
         },
         nullptr);
     ggml_backend_load_all();
-    const Calibration calibration = Calibration::find();
+    const Functions atlas;
+    const std::string name = std::filesystem::path(work.model).filename().string();
+    atlas_calibration_target target{};
+    target.size = sizeof target;
+    target.output = work.output.c_str();
+    target.model = work.model.c_str();
+    target.model_name = name.c_str();
+    target.threads = work.threads;
+    target.replace = work.force;
+    atlas.check(atlas.check_target(&target));
     llama_backend_init();
     Plan plan;
     plan.model = work.model;
@@ -118,12 +142,14 @@ void convert(Work work) {
     if (work.context == 0) work.context = std::min(session.trained_context(), 16384);
     const std::vector<Tokens> documents = documents_of(session, work);
     session.open(work.context);
-    check(calibration.begin());
+    atlas_calibration* calibration = nullptr;
+    atlas.check(atlas.begin(&calibration));
+    const std::unique_ptr<atlas_calibration, decltype(atlas.free)> owner(calibration, atlas.free);
     atlas::tool::Bar bar("calibrating", static_cast<int64_t>(work.documents) * work.context);
     for (int i = 0; i < work.documents; ++i) {
         const Tokens& document = documents[static_cast<size_t>(i)];
         session.clear();
-        check(calibration.document(is_held_out(i, work) ? 1 : 0));
+        atlas.check(atlas.begin_document(calibration, is_held_out(i, work)));
         const std::string what = "document " + std::to_string(i + 1) + " of " + std::to_string(work.documents);
         for (int begin = 0; begin < work.context; begin += Session::kBatch) {
             const int n = std::min(Session::kBatch, work.context - begin);
@@ -133,11 +159,10 @@ void convert(Work work) {
     }
     bar.end();
     std::fprintf(stderr, "fitting …\n");
-    const std::string name = std::filesystem::path(work.model).filename().string();
+    target.context = work.context;
     atlas_calibration_report report{};
-    const atlas_calibration_target target{work.output.c_str(), work.model.c_str(), name.c_str(), work.context,
-                                          work.threads};
-    check(calibration.finish(&target, &report));
+    report.size = sizeof report;
+    atlas.check(atlas.finish(calibration, &target, &report));
     print(report, work);
     std::printf("Written: %s\n", work.output.c_str());
 }
@@ -150,6 +175,8 @@ int fail(const std::string& message) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    // A limit on the size of files is an error that is told, not the end of the process.
+    std::signal(SIGXFSZ, SIG_IGN);
     // Switches of the library (--atlas-…) are split off as the launcher does it.
     std::string searched;
     const std::string library = atlas::tool::locate_library(&searched);
@@ -167,6 +194,7 @@ int main(int argc, char** argv) {
     app.add_option("-f,--file", work.texts, "text to learn from, like what the model will read; several are joined")
         ->required();
     app.add_option("-o,--output", work.output, "file to write (default: model.atlas.gguf beside the model)");
+    app.add_flag("--force", work.force, "replace a side-car that is there; other files are never replaced");
     app.add_option("-c,--ctx", work.context,
                    "tokens of a document (default: the model's training context, at most 16384)")
         ->check(CLI::Range(512, 1 << 24));

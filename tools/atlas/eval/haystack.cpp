@@ -2,10 +2,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
+#include <string>
+#include <system_error>
 
 #include "eval/score.h"
 
@@ -42,7 +46,21 @@ int place_of(const Question& question, const Trial& trial, const std::string& te
 
 }  // namespace
 
+void check_text_bytes(uint64_t bytes) {
+    constexpr uint64_t kMost = static_cast<uint64_t>(INT32_MAX) - 16;  // tokens may be a few more than bytes
+    if (bytes > kMost)
+        throw std::runtime_error("a text of " + std::to_string(bytes) + " bytes: llama.cpp tokenises at most " +
+                                 std::to_string(kMost) + ", give less of it");
+}
+
 std::string read_texts(const std::vector<std::string>& paths) {
+    // Before gigabytes are read.
+    uint64_t bytes = 0;
+    for (const std::string& path : paths) {
+        std::error_code none;
+        if (const auto size = std::filesystem::file_size(path, none); !none) bytes += size;
+    }
+    check_text_bytes(bytes);
     std::string joined;
     for (const std::string& path : paths) {
         std::ifstream file(path, std::ios::binary);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,9 @@
 #include "eval/tasks.h"
 
 namespace atlas::eval {
+
+/** Throws, naming the number, when a text has more bytes than llama_tokenize can count in its int32. */
+void check_text_bytes(uint64_t bytes);
 
 /** The files' text, joined. Throws std::runtime_error that names a missing, empty or non-text file. */
 std::string read_texts(const std::vector<std::string>& paths);

@@ -9,6 +9,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "eval/haystack.h"
+
 namespace atlas::eval {
 namespace {
 
@@ -59,6 +61,7 @@ void Session::open(int n_ctx) {
 }
 
 Tokens Session::tokenize(const std::string& text, bool special) const {
+    check_text_bytes(text.size());
     Tokens tokens(text.size() + 16);
     const auto room = static_cast<int32_t>(tokens.size());
     const int n =

@@ -1,10 +1,10 @@
-#include "side_car/side_car_format.h"
+#include "side_car/format.h"
 
 #include <utility>
 
 #include "memory/feature_map.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
 
 LayerFormat format_of(const MemoryOptions& options, uint64_t seed, const SideCarLayer& layer) {
     LayerFormat format;
@@ -21,15 +21,13 @@ LayerFormat format_of(const MemoryOptions& options, uint64_t seed, const SideCar
     return format;
 }
 
-std::vector<Part> LayerFormat::parts(int layer, int64_t heads) const {
+std::vector<Part> LayerFormat::parts(int layer) const {
     const std::string suffix = "." + std::to_string(layer);
     const auto d_out = static_cast<int64_t>(config.memory.d_out);
     const auto n = static_cast<int64_t>(features);
     std::vector<Part> all;
     const auto add = [&](const char* name, std::vector<int64_t> one, bool per_head = true) {
-        Part part{name + suffix, std::move(one), per_head, {}};
-        part.data.resize(part.elements() * static_cast<size_t>(per_head ? heads : 1));
-        all.push_back(std::move(part));
+        all.push_back({name + suffix, std::move(one), per_head, {}});
     };
     for (const char* name : {"atlas.memory.use", "atlas.memory.gate", "atlas.memory.mass_bias", "atlas.memory.scale",
                              "atlas.memory.residual"})
@@ -73,4 +71,4 @@ size_t LayerFormat::weights() const {
 
 size_t LayerFormat::momentum() const { return config.least_squares ? features * features : weights(); }
 
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

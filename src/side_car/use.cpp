@@ -1,9 +1,25 @@
-#include "side_car/side_car_use.h"
+#include "side_car/use.h"
+
+#include <new>
 
 #include "base/log.h"
+#include "gguf/printable.h"
 #include "side_car/model_file.h"
+#include "side_car/reading.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
+namespace {
+
+/** A context goes on without memories where there is no room for them. */
+Status read_guarded(const std::string& path, uint64_t budget, SideCar* out) {
+    try {
+        return read_side_car(path, budget, out);
+    } catch (const std::bad_alloc&) {
+        return Status::out_of_memory(gguf::printable(path, 1024) + ": no memory left to read it");
+    }
+}
+
+}  // namespace
 
 std::shared_ptr<const SideCar> SideCarUse::find() {
     if (path_.empty()) return nullptr;
@@ -11,10 +27,11 @@ std::shared_ptr<const SideCar> SideCarUse::find() {
     if (!read_) {
         read_ = true;
         auto read = std::make_shared<SideCar>();
-        if (const Status status = read_side_car(path_, read.get()); !status.is_ok()) {
+        const std::string path = gguf::printable(path_, 1024);
+        if (const Status status = read_guarded(path_, budget_, read.get()); !status.is_ok()) {
             log().warn("side-car refused, memories start empty: {}", status.message());
         } else if (!read->enabled) {
-            log().info("side-car {}: calibration found nothing to gain, it is not used", path_);
+            log().info("side-car {}: calibration found nothing to gain, it is not used", path);
         } else {
             side_car_ = std::move(read);
         }
@@ -24,7 +41,7 @@ std::shared_ptr<const SideCar> SideCarUse::find() {
     checked_ = status.is_ok();
     if (checked_) return side_car_;
     if (said_ != status.message())
-        log().warn("side-car refused, memories start empty: {}: {}", path_, status.message());
+        log().warn("side-car refused, memories start empty: {}: {}", gguf::printable(path_, 1024), status.message());
     said_ = status.message();
     return nullptr;
 }
@@ -59,7 +76,8 @@ void start_memories(const SideCarFit& fit, SideCarUse& use, uint64_t seed, atten
     const std::shared_ptr<const SideCar> side_car = use.find();
     if (!side_car) return;
     if (memory->options().mode == MemoryMode::kBlend) {
-        log().info("side-car {}: holds corrections of the estimate, nothing for a blend", use.path());
+        log().info("side-car {}: holds corrections of the estimate, nothing for a blend",
+                   gguf::printable(use.path(), 1024));
         return;
     }
     Status status = fit.fits(*side_car);
@@ -68,13 +86,14 @@ void start_memories(const SideCarFit& fit, SideCarUse& use, uint64_t seed, atten
     if (random && side_car->seed != seed)
         status = Status::invalid_argument("its features are those of ATLAS_SEED=" + std::to_string(side_car->seed));
     if (!status.is_ok()) {
-        log().warn("side-car {} is not for this context, whose memories start empty: {}", use.path(), status.message());
+        log().warn("side-car {} is not for this context, whose memories start empty: {}",
+                   gguf::printable(use.path(), 1024), status.message());
         return;
     }
     memory->set_options(options_with(*side_car, memory->options()));
     // The memories live as long as the side-car that they are part of.
     memory->set_initial(std::shared_ptr<const attention::InitialMemories>(side_car, &side_car->memories));
-    log().info("side-car {}: {} layers start from it", use.path(), side_car->layers.size());
+    log().info("side-car {}: {} layers start from it", gguf::printable(use.path(), 1024), side_car->layers.size());
 }
 
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

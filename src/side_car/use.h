@@ -10,13 +10,14 @@
 #include "attention/correct/far_memory.h"
 #include "side_car/side_car.h"
 
-namespace atlas::runtime {
+namespace atlas::side_car {
 
 /** The side-car that options name, read once a context asks for it. Thread-safe. */
 class SideCarUse {
 public:
-    /** path: ATLAS_SIDE_CAR, may be empty; model: ATLAS_MODEL. */
-    SideCarUse(std::string path, std::string model) : path_(std::move(path)), model_(std::move(model)) {}
+    /** path: ATLAS_SIDE_CAR, may be empty; model: ATLAS_MODEL; budget: bytes that its memories may take. */
+    SideCarUse(std::string path, std::string model, uint64_t budget)
+        : path_(std::move(path)), model_(std::move(model)), budget_(budget) {}
 
     const std::string& path() const { return path_; }
     /**
@@ -27,6 +28,7 @@ public:
 
 private:
     const std::string path_, model_;
+    const uint64_t budget_;
     std::mutex mutex_;  // guards all below
     bool read_ = false;
     bool checked_ = false;
@@ -53,4 +55,4 @@ private:
 /** Lets `memory` start from the side-car in use if there is one and it fits; says in the log why not. seed: of random features. */
 void start_memories(const SideCarFit& fit, SideCarUse& use, uint64_t seed, attention::FarMemory* memory);
 
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car

@@ -11,7 +11,7 @@
 #include "side_car/side_car.h"
 
 /** Layout of a side-car's tensors, shared by its reader and its encoder. docs/side-car.md has the table. */
-namespace atlas::runtime {
+namespace atlas::side_car {
 
 /** A tensor of one layer: what it is called, how large one head's part is (without the last dimension, the heads) and where that lies. */
 struct Part {
@@ -24,6 +24,12 @@ struct Part {
         size_t n = 1;
         for (const int64_t size : shape) n *= static_cast<size_t>(size);
         return n;
+    }
+    /** As it stands in the file, with the heads. */
+    std::vector<int64_t> shape_of(int64_t heads) const {
+        std::vector<int64_t> all = shape;
+        if (per_head) all.push_back(heads);
+        return all;
     }
 };
 
@@ -39,8 +45,8 @@ struct LayerFormat {
     std::vector<memory::ParameterTensor> parameters;  ///< of the Omega rule
     bool has_coefficients = false;
 
-    /** All tensors, zeroed. */
-    std::vector<Part> parts(int layer, int64_t heads) const;
+    /** All tensors, without their data. */
+    std::vector<Part> parts(int layer) const;
     /** Numbers of CorrectorState::weights and ::momentum. */
     size_t weights() const;
     size_t momentum() const;
@@ -86,4 +92,4 @@ void walk_state(const LayerFormat& format, std::vector<Part>& parts, size_t head
     all("atlas.memory.covariance", &memory::CorrectorState::momentum);
 }
 
-}  // namespace atlas::runtime
+}  // namespace atlas::side_car
