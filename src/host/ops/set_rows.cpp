@@ -216,7 +216,6 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
         float* const values = scratch.data() + (scratch.empty() ? 0 : share * n);
         for (int64_t flat = total * share / threads; flat < total * (share + 1) / threads; ++flat)
             write(flat, &destination, values);
-        }
     });
     return status;
 }
