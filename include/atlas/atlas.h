@@ -50,7 +50,7 @@ enum atlas_status ATLAS_INT {
     ATLAS_CORRUPT = -8   /* a file or a saved state is not what it should be */
 };
 
-/* Features of a query or key that a memory learns from; docs/memory.md has the equations. */
+/* Features of a query or key that a memory learns from; docs/design/memory.md has the equations. */
 enum atlas_feature_type ATLAS_INT {
     ATLAS_FEATURE_IDENTITY = 0,
     ATLAS_FEATURE_POLYNOMIAL = 1,  /* all monomials up to a degree */
