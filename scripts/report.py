@@ -171,6 +171,7 @@ def cleaned(text, folder):
     """Without paths of this machine and what terminals understand; deeper headings than the page's."""
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace(str(folder), "…").replace(str(ROOT) + "/", "").replace(str(ROOT), ".")
     text = text.replace(str(pathlib.Path.home()), "~")
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"/[^\s|`/]+", "…", text)
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
     lines = ["###" + line.lstrip("#") if re.match(r"#{1,3} ", line) else line for line in lines]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
@@ -232,7 +233,7 @@ def write_report(name, args):
 def list_reports():
     width = max(map(len, REPORTS))
     for name, report in REPORTS.items():
-        print(f"{name:<{width}}  {report.title}\n{'':<{width}}  minutes on two cores: {report.minutes}; needs: {report.needs}")
+        print(f"{name:<{width}}  {report.title}\n{'':<{width}}  minutes on two cores, roughly: {report.minutes}; needs: {report.needs}")
 
 
 def main():

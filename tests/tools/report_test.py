@@ -23,7 +23,7 @@ if (here / "broken").exists() and sys.argv[1:3] == (here / "broken").read_text()
     print("something went wrong")
     sys.exit(3)
 turns = (here / "calls").read_text().count("\\n")
-print("# Heading\\n\\x1b[1mbold\\x1b[0m ROOT/models/x.gguf\\n| keys | ms |\\n|---|---|\\n| 4096 | " + str(10 * (turns % 3)) + " ms |")
+print("# Heading\\n\\x1b[1mbold\\x1b[0m ROOT/models/x.gguf TEMPORARY/of-a-tool/x.txt\\n| keys | ms |\\n|---|---|\\n| 4096 | " + str(10 * (turns % 3)) + " ms |")
 for i, word in enumerate(sys.argv):
     if word in ("--output", "-o"):
         target = pathlib.Path(sys.argv[i + 1])
@@ -39,7 +39,7 @@ class ReportTest(unittest.TestCase):
         self.addCleanup(scratch.cleanup)
         self.folder = pathlib.Path(scratch.name)
         self.dev = self.folder / "dev"
-        self.dev.write_text(DEV.replace("ROOT", str(report.ROOT)), encoding="utf-8")
+        self.dev.write_text(DEV.replace("ROOT", str(report.ROOT)).replace("TEMPORARY", tempfile.gettempdir()), encoding="utf-8")
         self.dev.chmod(self.dev.stat().st_mode | stat.S_IXUSR)
         self.pages = self.folder / "pages"
 
@@ -59,6 +59,8 @@ class ReportTest(unittest.TestCase):
         self.assertEqual(len(self.calls()), 3)
         self.assertIn("| 4096 | 10 (0–20) ms |", page)
         self.assertNotIn(str(report.ROOT), page)
+        self.assertNotIn(tempfile.gettempdir(), page)
+        self.assertIn("bold models/x.gguf …/x.txt", page)
         self.assertNotIn("\x1b", page)
         self.assertIn("\n### Heading\n", page)
 
