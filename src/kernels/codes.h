@@ -10,7 +10,7 @@ inline constexpr int64_t kCodeKeys = 64;
 
 /**
  * Two-bit codes of the 64 keys of one page of one KV head, from which q·k of each key is estimated without reading it (RaBitQ's idea,
- * arXiv 2405.12497, with four levels). Keys are rotated by an orthogonal matrix R first (attention/index/rotation.h), so that every dimension is alike.
+ * arXiv 2405.12497, with four levels). Keys are rotated by an orthogonal matrix R first (rotate_rows), so that every dimension is alike.
  * With m the stored mean of the page's rotated keys and y = Rk − m, a code c has elements −3, −1, 1 or 3, and s = |y|² / ⟨c, y⟩ makes
  *     q·k ≈ Rq·m + s·Rq·c
  * right on average over rotations, with an error variance of about |q|²·e²/d, e² = s²|c|² − |y|².

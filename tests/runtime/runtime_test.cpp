@@ -83,7 +83,7 @@ TEST_F(RuntimeTest, TwoDoNotKnowOfEachOther) {
     ASSERT_TRUE(one->kv_budget().reserve(4096));
     EXPECT_EQ(other->kv_budget().in_use(), 0u);
     one->kv_budget().release(4096);
-    one->set_calibration(reinterpret_cast<Calibration*>(this));
+    one->set_calibration(reinterpret_cast<side_car::Calibration*>(this));
     EXPECT_EQ(other->calibration(), nullptr);
     one->set_calibration(nullptr);
 }
