@@ -52,7 +52,9 @@ class ConvertTest(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = pathlib.Path(tempfile.mkdtemp())
         top = pathlib.Path(ARGS.model).resolve().parents[1]
-        cls.words = "\n".join(path.read_text(encoding="utf-8") for path in sorted((top / "docs").glob("*.md")))
+        # The pages are many words; what a prompt begins with stays the same when they are written anew.
+        texts = [top / "tests/models/sample.txt", *sorted((top / "docs").rglob("*.md"))]
+        cls.words = "\n".join(path.read_text(encoding="utf-8") for path in texts)
         cls.text = cls.folder / "text.txt"
         cls.text.write_text(cls.words, encoding="utf-8")
         cls.prompt = cls.folder / "prompt.txt"

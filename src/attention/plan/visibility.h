@@ -56,7 +56,7 @@ struct TileView {
     int64_t tokens = 0;
     int64_t base_page = 0;  ///< page of the index that holds key 0 of the stream
     bool exact = false;     ///< everything visible is read
-    int64_t visible = 0;    ///< keys that the token that sees most sees
+    int64_t visible = 0;    ///< keys that the token that sees most saw when this was made: a plan is kept while the newest page fills
     int64_t far_pages = 0;  ///< of which the rest may be estimated
     int64_t newest_page = -1;          ///< the visible page that was written last, unless `exact`
     std::vector<PageUse> use;          ///< per page of 64 keys
