@@ -84,11 +84,6 @@ void MemoryStats::add(const MemoryStats& other) {
     prefill_seconds += other.prefill_seconds;
 }
 
-Stats& Stats::instance() {
-    static Stats stats;
-    return stats;
-}
-
 void Stats::add(int layer, const LayerStats& part) {
     const std::lock_guard lock(mutex_);
     layers_[layer].add(part);
@@ -118,7 +113,8 @@ std::string Stats::json() const {
             "\"estimated_keys\": %.1f, \"retained_mass\": %.5f, \"index_bytes\": %llu",
             first ? "" : ",", layer, static_cast<unsigned long long>(s.calls),
             static_cast<unsigned long long>(s.exact_calls), mean(s.visible_keys, s.rows), mean(s.exact_keys, s.rows),
-            mean(s.estimated_keys, s.rows), mean(s.retained_mass, s.queries), static_cast<unsigned long long>(s.index_bytes));
+            mean(s.estimated_keys, s.rows), mean(s.retained_mass, s.queries),
+            static_cast<unsigned long long>(s.index_bytes));
         text += line;
         if (const auto found = memories_.find(layer); found != memories_.end()) append_memory(found->second, &text);
         text += "}";

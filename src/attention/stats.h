@@ -50,11 +50,9 @@ struct MemoryStats {
     void add(const MemoryStats& other);
 };
 
-/** Statistics per layer of a process. Thread-safe. */
+/** Statistics per layer of all engines that were given it. Thread-safe. */
 class Stats {
 public:
-    static Stats& instance();
-
     void add(int layer, const LayerStats& part);
     void add(int layer, const MemoryStats& part);
     /** {"layers": [{"layer": 0, "calls": …, "visible_keys": mean, …, "memory": {…} where there was one}]}. */

@@ -217,7 +217,7 @@ public:
     }
 
 private:
-    bool given(const char* name) const { return asked_.given[row_of(name)]; }
+    bool given(const char* name) const { return is_given(asked_, name); }
     std::string text(const char* name) const { return kRows[row_of(name)].write(asked_); }
 
     void follow() {
@@ -267,20 +267,6 @@ bool is_elsewhere(std::string_view name) {
     return name.starts_with("ATLAS_DEV_") || std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
 }
 
-struct Loaded {
-    Options options;
-    Status status;
-};
-
-const Loaded& loaded() {
-    static const Loaded instance = [] {
-        Loaded result;
-        result.status = read_environment(&result.options, nullptr);
-        return result;
-    }();
-    return instance;
-}
-
 }  // namespace
 
 Status set_option(Options& options, std::string_view name, const std::string& text) {
@@ -301,6 +287,11 @@ Status get_option(const Options& options, std::string_view name, std::string* te
     if (at == kNone) return Status::invalid_argument(no_such_option(name));
     *text = kRows[at].write(options);
     return Status::ok();
+}
+
+bool is_given(const Options& options, std::string_view name) {
+    const size_t at = row_of(name);
+    return at != kNone && options.given[at];
 }
 
 Status settle_options(const Options& asked, Options* out) { return Settling(asked).run(out); }
@@ -330,8 +321,5 @@ Status read_environment(Options* out, std::vector<std::string>* unknown) {
         },
         out);
 }
-
-const Options& options() { return loaded().options; }
-const Status& options_status() { return loaded().status; }
 
 }  // namespace atlas

@@ -90,6 +90,9 @@ Status set_option(Options& options, std::string_view name, const std::string& te
 /** The value of an option as set_option() takes it. Errors: no such option. */
 Status get_option(const Options& options, std::string_view name, std::string* text);
 
+/** Whether an option was set; false for a name that is none. */
+bool is_given(const Options& options, std::string_view name);
+
 /**
  * What was asked for with what follows from it: defaults that depend on other options, side-car "none". Errors name two options that contradict each
  * other; `out` is left alone then.
@@ -104,11 +107,5 @@ Status parse_options(const std::function<std::optional<std::string>(const char*)
  * most likely; what belongs to the launcher or to ./dev is not among them.
  */
 Status read_environment(Options* out, std::vector<std::string>* unknown);
-
-/** The process's options, parsed from the environment at first use. On error the defaults; see options_status(). */
-const Options& options();
-
-/** Whether the environment could be parsed; the plug-in refuses to load when it could not. */
-const Status& options_status();
 
 }  // namespace atlas

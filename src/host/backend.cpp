@@ -4,6 +4,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "base/log.h"
@@ -27,6 +28,8 @@ namespace {
 /** State of one backend instance: llama.cpp makes one per context, and calls it from one thread at a time. */
 class Instance {
 public:
+    explicit Instance(std::shared_ptr<runtime::Runtime> runtime) : session_(std::move(runtime)) {}
+
     /** Nothing of ours may throw into the host. */
     ggml_status compute(ggml_cgraph* graph) noexcept {
         const ggml_status status = attempt(graph);
@@ -153,7 +156,7 @@ private:
     OpContext context() { return {attention_, threads()}; }
 
     CpuDelegate delegate_;
-    runtime::Session session_{runtime::plugin_runtime()};
+    runtime::Session session_;
     FlashAttention attention_{session_};
     GraphPlan plan_;
     std::vector<Changed> changed_;  // in place by this graph so far
@@ -182,9 +185,19 @@ ggml_status backend_graph_compute(ggml_backend_t backend, ggml_cgraph* graph) {
     return instance_of(backend).compute(graph);
 }
 
+std::shared_ptr<runtime::Runtime> runtime_of(bool self_test) {
+    if (!self_test) return runtime::plugin_runtime();
+    Options options = runtime::plugin_runtime()->options();
+    options.sparse.mode = AttentionMode::kExact;
+    options.memory.enabled = false;
+    options.side_car.clear();
+    options.stats.clear();
+    return std::make_shared<runtime::Runtime>(options);
+}
+
 }  // namespace
 
-ggml_backend_t create_backend(ggml_backend_dev_t device) {
+ggml_backend_t create_backend(ggml_backend_dev_t device, bool self_test) {
     static ggml_guid guid = {0x61, 0x74, 0x6c, 0x61, 0x73, 0x2d, 0x6b, 0x76,
                              0x9e, 0x1b, 0x52, 0x07, 0xd4, 0x33, 0xa8, 0x5c};
     try {
@@ -195,7 +208,7 @@ ggml_backend_t create_backend(ggml_backend_dev_t device) {
         backend->iface.synchronize = backend_synchronize;
         backend->iface.graph_compute = backend_graph_compute;
         backend->device = device;
-        backend->context = std::make_unique<Instance>().release();
+        backend->context = std::make_unique<Instance>(runtime_of(self_test)).release();
         return reinterpret_cast<ggml_backend_t>(backend.release());
     } catch (const std::bad_alloc&) {
         log().error("a backend instance: no memory left");

@@ -67,7 +67,9 @@ void device_props(ggml_backend_dev_t device, ggml_backend_dev_props* props) {
     props->caps.mmap_support = true;
 }
 
-ggml_backend_t device_init_backend(ggml_backend_dev_t device, const char*) { return create_backend(device); }
+ggml_backend_t device_init_backend(ggml_backend_dev_t device, const char* parameters) {
+    return create_backend(device, parameters && std::string_view(parameters) == kSelfTest);
+}
 
 ggml_backend_buffer_type_t device_buffer_type(ggml_backend_dev_t) {
     return owner_mode() ? owner_buffer_type() : ggml_backend_cpu_buffer_type();

@@ -23,7 +23,9 @@ kv::Budget& kv_budget();
 kv::WriteClock& write_clock();
 
 /** A backend instance of the device, or nullptr with a log line. */
-ggml_backend_t create_backend(ggml_backend_dev_t device);
+ggml_backend_t create_backend(ggml_backend_dev_t device, bool self_test);
+/** As parameters of ggml_backend_dev_init: the instance is nobody's context. It has a Runtime of its own that asks for nothing, so it leaves no statistics. */
+inline constexpr char kSelfTest[] = "self-test";
 void backend_set_n_threads(ggml_backend_t backend, int n_threads);
 void backend_set_abort_callback(ggml_backend_t backend, ggml_abort_callback callback, void* data);
 

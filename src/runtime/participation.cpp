@@ -9,7 +9,7 @@ namespace atlas::runtime {
 using attention::Absence;
 
 bool asks_memory_alone(const Options& options) {
-    return options.sparse.mode == AttentionMode::kExact && options.memory.enabled && options.side_car.empty();
+    return options.sparse.mode == AttentionMode::kExact && options.memory.enabled && is_given(options, "ATLAS_MEMORY");
 }
 
 std::string what_is_asked(const Options& options) {

@@ -27,7 +27,7 @@ struct AbsenceCounts {
 
     void add(const AbsenceCounts& other);
     bool empty() const;
-    /** [{"reason": "softcap", "text": "…", "contexts": 1, "calls": 24}, …], those that occurred. */
+    /** [{"reason": "not_in_cells", "text": "…", "contexts": 1, "calls": 24}, …], those that occurred. */
     std::string json() const;
 };
 

@@ -132,7 +132,7 @@ Status check_device(ggml_backend_dev_t device, ggml_backend_reg_t registry) {
 Status check_graph(ggml_backend_dev_t device) {
     Comparison compare;
     const ggml_backend_buffer_type_t type = ggml_backend_dev_buffer_type(device);
-    const std::unique_ptr<ggml_backend, Deleter> backend(ggml_backend_dev_init(device, nullptr));
+    const std::unique_ptr<ggml_backend, Deleter> backend(ggml_backend_dev_init(device, kSelfTest));
     if (!backend) return Status::unsupported("ggml_backend_dev_init made no backend");
     if (!compare.same("ggml_backend_get_device", ggml_backend_get_device(backend.get()), device))
         return compare.status();
