@@ -50,7 +50,8 @@ void Runtime::write_statistics() const noexcept {
         }
         std::ofstream file(target);
         file << text;
-        if (!file.flush()) log().error("statistics: cannot write '{}'", target);
+        // Tried again when the next session ends; said once.
+        if (!file.flush() && !unwritable_.exchange(true)) log().error("statistics: cannot write '{}'", target);
     } catch (const std::exception&) {
         // The host is ending: it must not end by an exception in a destructor.
         log().error("statistics: out of memory");

@@ -71,6 +71,7 @@ private:
     side_car::SideCarUse side_car_;
     std::atomic<side_car::Calibration*> calibration_{nullptr};
     Registry sessions_;
+    mutable std::atomic<bool> unwritable_{false};  // the statistics' file, which has been said
 };
 
 }  // namespace atlas::runtime
