@@ -15,7 +15,8 @@ namespace {
 constexpr int kOldestMinor = 21;
 constexpr int kNewestMinor = 27;
 constexpr const char* kTested = "0.21 to 0.27";
-const std::string kSupported = std::string("ggml ") + kTested + " with backend API 2 (layout of April 2026) or 3";
+/** Made when it is asked for: an allocation that fails while the library is loaded would end the program. */
+std::string supported() { return std::string("ggml ") + kTested + " with backend API 2 (layout of April 2026) or 3"; }
 
 /** Minor version of a ggml 0.x, -1: another major version or none. */
 int minor_of(const char* version) {
@@ -76,17 +77,17 @@ Status choose_layout(const HostFacts& facts, Layout* layout) {
                                    "; supported are programs that use the shared libraries");
     }
     if (minor_of(facts.version) < kOldestMinor) {
-        return Status::unsupported("host has " + found + "; supported is " + kSupported);
+        return Status::unsupported("host has " + found + "; supported is " + supported());
     }
     if (facts.has_buft_alloc_buffer_n && !facts.has_tensor_set_2d) {
         return Status::unsupported("host has " + found +
                                    " that exports ggml_backend_buft_alloc_buffer_n but not the older "
                                    "ggml_backend_tensor_set_2d; supported is " +
-                                   kSupported);
+                                   supported());
     }
     if (!facts.has_tensor_set_2d) {
         return Status::unsupported("host has " + found +
-                                   " with a backend interface older than April 2026; supported is " + kSupported);
+                                   " with a backend interface older than April 2026; supported is " + supported());
     }
     *layout = facts.has_buft_alloc_buffer_n ? Layout::kV3 : Layout::kV2;
     return Status::ok();
@@ -100,7 +101,7 @@ std::string untested(const HostFacts& facts) {
 
 std::string refusal(const HostFacts& facts, const Status& difference) {
     return std::string("host has ggml ") + facts.version + ", and its interface differs: " + difference.message() +
-           "; supported is " + kSupported;
+           "; supported is " + supported();
 }
 
 }  // namespace atlas::host::abi
