@@ -37,12 +37,32 @@ bool is_control(std::string_view character) {
     return character.size() == 2 && first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0;
 }
 
+/** Appends what can be shown of a text by append(characters). Allocates nothing itself: no memory left is what a line may have to say. */
+template <typename Append>
+void append_printable(std::string_view text, Append append) {
+    while (!text.empty()) {
+        const size_t length = utf8_length(text);
+        const std::string_view character = text.substr(0, std::max<size_t>(length, 1));
+        if (length > 0 && !is_control(character)) {
+            append(character);
+        } else {
+            char escaped[8];
+            for (const char byte : character) {
+                std::snprintf(escaped, sizeof escaped, "\\x%02x",
+                              static_cast<unsigned>(static_cast<unsigned char>(byte)));
+                append(escaped);
+            }
+        }
+        text.remove_prefix(character.size());
+    }
+}
+
 /** The message of a line, at the last moment: no call site can forget it. */
 class PrintableMessage : public spdlog::custom_flag_formatter {
 public:
     void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& out) override {
-        const std::string text = printable({message.payload.data(), message.payload.size()});
-        out.append(text.data(), text.data() + text.size());
+        append_printable({message.payload.data(), message.payload.size()},
+                         [&](std::string_view part) { out.append(part.data(), part.data() + part.size()); });
     }
     std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<PrintableMessage>(); }
 };
@@ -73,21 +93,7 @@ void set_log_level(LogLevel level) { log().set_level(spdlog_level(level)); }
 std::string printable(std::string_view text) {
     std::string out;
     out.reserve(text.size());
-    while (!text.empty()) {
-        const size_t length = utf8_length(text);
-        const std::string_view character = text.substr(0, std::max<size_t>(length, 1));
-        if (length > 0 && !is_control(character)) {
-            out += character;
-        } else {
-            char escaped[8];
-            for (const char byte : character) {
-                std::snprintf(escaped, sizeof escaped, "\\x%02x",
-                              static_cast<unsigned>(static_cast<unsigned char>(byte)));
-                out += escaped;
-            }
-        }
-        text.remove_prefix(character.size());
-    }
+    append_printable(text, [&](std::string_view part) { out += part; });
     return out;
 }
 
