@@ -80,6 +80,13 @@ void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, i
 void gemm(const GemmArgs& args) { table().gemm(args); }
 void gemm_bf16(const GemmArgs& args, std::vector<uint32_t>* work) { table().gemm_bf16(args, work); }
 
+void quantise_activations(const ActivationArgs& args, int64_t begin, int64_t end) {
+    table().quantise_activations(args, begin, end);
+}
+void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end) {
+    table().multiply_weights(product, begin, end);
+}
+
 void gelu(const float* z, size_t n, float* value, float* slope) { table().gelu(z, n, value, slope); }
 void scaled_copy(float a, const float* x, size_t n, float* y) { table().scaled_copy(a, x, n, y); }
 void scaled_add(float a, const float* x, float b, size_t n, float* y) { table().scaled_add(a, x, b, n, y); }

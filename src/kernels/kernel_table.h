@@ -9,6 +9,7 @@
 #include "kernels/codes.h"
 #include "kernels/matmul.h"
 #include "kernels/row_codec.h"
+#include "kernels/weights.h"
 
 namespace atlas::kernels {
 
@@ -24,7 +25,7 @@ namespace atlas::kernels {
  * - NaN and infinities go through as in the formula.
  *
  * Callers may write kernels::gemm(…) for kernels::table().gemm(…): the free function of an entry's name, in attention.h, codes.h,
- * elementwise.h, matmul.h, merge.h and row_codec.h, is that call and nothing else. There is no other way to an implementation.
+ * elementwise.h, matmul.h, merge.h, row_codec.h and weights.h, is that call and nothing else. There is no other way to an implementation.
  */
 struct Table {
     /** Name of what runs: "reference", "avx2", "avx512", "avx512_bf16", "neon", "baseline". */
@@ -109,6 +110,19 @@ struct Table {
      * (std::bad_alloc).
      */
     void (*gemm_bf16)(const GemmArgs& args, std::vector<uint32_t>* work);
+
+    // --- products with quantised weights (kernels/weights.h) ---
+
+    /**
+     * Quantises columns [begin, end) of args.x into args.out, whose layout is the table's own affair: only multiply_weights of the same table
+     * reads it. A block with an element that is not finite has codes 0 and scale NaN (codes), so that its products are NaN.
+     */
+    void (*quantise_activations)(const ActivationArgs& args, int64_t begin, int64_t end);
+    /**
+     * Rows [begin, end) of the product, all n columns: this thread's share. Values are those of the quantised operands, multiplied exactly and
+     * summed in f32 in an order of the kernel's choice. Allocates nothing; needs about 128 KiB of stack.
+     */
+    void (*multiply_weights)(const WeightProduct& product, int64_t begin, int64_t end);
 
     // --- element by element (kernels/elementwise.h); outputs may be the inputs themselves ---
 

@@ -8,6 +8,7 @@
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
 #include "kernels/row_codec.h"
+#include "kernels/weights.h"
 
 // The scalar entries of reference_table(), one file per group; contracts are those of Table.
 
@@ -23,6 +24,9 @@ void encode_row(DataType type, const float* src, void* dst, int64_t n);
 
 void gemm(const GemmArgs& args);
 void gemm_bf16(const GemmArgs& args, std::vector<uint32_t>* work);
+
+void quantise_activations(const ActivationArgs& args, int64_t begin, int64_t end);
+void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end);
 
 void gelu(const float* z, size_t n, float* value, float* slope);
 void scaled_copy(float a, const float* x, size_t n, float* y);
