@@ -11,13 +11,20 @@ HEAD = """# Options
 
 Written by `python3 scripts/options_doc.py` from `src/base/options.def`; a test fails when it is stale.
 
-An option is an environment variable, parsed once when the library is loaded; the `atlas` launcher has a switch for each (`--atlas-mode sparse`
-for `ATLAS_MODE=sparse`). A value that is not allowed makes the plug-in refuse to load, with one line that names the variable, the value and
-what is allowed; the host then goes on without Atlas. A variable that begins with `ATLAS_` and is no option is named in a warning.
+An option is an environment variable, parsed once when the library is loaded; the `atlas` launcher
+has a switch for each (`--atlas-mode sparse` for `ATLAS_MODE=sparse`). A value that is not allowed
+makes the plug-in refuse to load, with one line that names the variable, the value and what is
+allowed; the host then goes on without Atlas. A variable that begins with `ATLAS_` and is no option
+is named in a warning.
 
-Refused too, naming both: `ATLAS_BUDGET_FLOOR` above `ATLAS_BUDGET` when both are set (of one alone, the other follows); `ATLAS_MODE`
-other than `exact`, or an `ATLAS_KV_RAM`, with `ATLAS_DEVICE=accel`, which has no pages; `ATLAS_MEMORY=1` with an `ATLAS_MODE` other than
-`sparse` (a blend goes with `window` too).
+A program can give one context values of its own, while it runs, with
+[`llama_set_atlas_option`](api.md). Where the column "when" says `load`, an option counts only when
+the library is loaded.
+
+Refused too, naming both: `ATLAS_BUDGET_FLOOR` above `ATLAS_BUDGET` when both are set (of one alone,
+the other follows); `ATLAS_MODE` other than `exact`, or an `ATLAS_KV_RAM`, with
+`ATLAS_DEVICE=accel`, which has no pages; `ATLAS_MEMORY=1` with an `ATLAS_MODE` other than `sparse`
+(a blend goes with `window` too).
 """
 SECTIONS = {"user": "## For users", "expert": "## For experts\n\nFor experiments. Nobody has to turn these.", "test": "## For tests"}
 
@@ -53,13 +60,15 @@ def rows_of(table):
     rows = []
     for match in re.finditer(r"^ATLAS_OPTION\(", table, re.MULTILINE):
         arguments, _ = split_arguments(table[match.end():])
-        if len(arguments) != 7:
+        if len(arguments) != 8:
             raise ValueError(f"a row of {len(arguments)} columns: {arguments}")
-        group, field, name, kind, default, audience, text = arguments
+        group, field, name, kind, default, audience, when, text = arguments
         if audience not in SECTIONS:
             raise ValueError(f"{name}: audience {audience}")
+        if when != "CONTEXT" and not re.fullmatch(r'LOAD\("[^"]+"\)', when):
+            raise ValueError(f"{name}: when {when}")
         rows.append({"group": group, "field": field, "name": unquote(name), "kind": kind, "default": default, "audience": audience,
-                     "help": unquote(text)})
+                     "when": "load" if when.startswith("LOAD") else "any time", "help": unquote(text)})
     return rows
 
 
@@ -86,12 +95,12 @@ def page_of(rows):
     """The whole page."""
     text = HEAD
     for audience, title in SECTIONS.items():
-        text += f"\n{title}\n\n| variable | allowed | default | meaning |\n|---|---|---|---|\n"
+        text += f"\n{title}\n\n| variable | allowed | default | when | meaning |\n|---|---|---|---|---|\n"
         for row in rows:
             if row["audience"] == audience:
                 default = f"`{row['default']}`" if row["default"] else ""
                 meaning = row["help"].replace("|", "\\|")
-                text += f"| `{row['name']}` | {allowed(row['kind'])} | {default} | {meaning} |\n"
+                text += f"| `{row['name']}` | {allowed(row['kind'])} | {default} | {row['when']} | {meaning} |\n"
     return text
 
 

@@ -78,7 +78,7 @@ ATLAS_API bool llama_model_has_atlas(const struct llama_model* model);
 
 /*
  * false: exact attention over every visible key, and memories rest (what they learned is kept). true: what ATLAS_MODE and ATLAS_MEMORY say; where
- * ATLAS_MODE is exact or unset, sparse attention with memory. A context starts enabled only if ATLAS_MODE asks for it. Keys written while enabled stay
+ * ATLAS_MODE is exact or unset, sparse attention, with memory unless ATLAS_MEMORY=0. A context starts enabled only if ATLAS_MODE asks for it. Keys written while enabled stay
  * as they are in the KV cache. true is ATLAS_UNSUPPORTED with ATLAS_DEVICE=accel, where only exact attention exists.
  */
 ATLAS_API enum atlas_status llama_set_atlas_enabled(struct llama_context* ctx, bool enabled);
@@ -90,6 +90,15 @@ ATLAS_API enum atlas_status llama_set_atlas_blend_ratio(struct llama_context* ct
  * context's second llama_decode, brings its own type: set another one after that. ATLAS_INVALID_ARGUMENT also when the context's heads
  * would have more features than the memory can hold. */
 ATLAS_API enum atlas_status llama_set_atlas_feature_type(struct llama_context* ctx, enum atlas_feature_type type);
+
+/*
+ * Sets one option of the context by the name of its variable ("ATLAS_BUDGET") to what the variable might hold ("1024"); "" takes back what was set here, so
+ * that what the process began with counts again. docs/options.md has names and values, and which options a context can have of its own: the others
+ * count only when the library is loaded, and are ATLAS_UNSUPPORTED with the reason. A name or value that is none, or that contradicts another option,
+ * is ATLAS_INVALID_ARGUMENT with what is allowed. ATLAS_MODE switches the context on, or, if it is exact, off. Options of memories that change what a
+ * memory is, like its kind, make all of them start anew; a side-car brings its own, as for llama_set_atlas_feature_type.
+ */
+ATLAS_API enum atlas_status llama_set_atlas_option(struct llama_context* ctx, const char* name, const char* value);
 
 /* Empties the memories of the context, as for an unrelated text. Memories follow llama_memory_clear and llama_memory_seq_rm by themselves where they can
  * tell; this says it. */

@@ -43,6 +43,14 @@ bool can_choose(const AttentionCall& call) {
 
 bool memory_applies(const kernels::AttentionArgs& args) { return memory_absence_of(args) == Absence::kNone; }
 
+void Engine::set_settings(const Settings& settings) {
+    settings_ = settings;
+    memory_.set_seed(static_cast<uint64_t>(settings.seed));
+    views_ = nullptr;
+    plans_.clear();
+    plans_in_use_ = 0;
+}
+
 bool Engine::wants_index(const AttentionCall& call) const {
     return settings_.mode != Mode::kExact && call.n_keys > settings_.threshold && can_choose(call) &&
            most_visible(call) > settings_.threshold;

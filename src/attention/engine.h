@@ -36,6 +36,8 @@ public:
         : settings_(settings), memory_(memory, static_cast<uint64_t>(settings.seed)), stats_(stats) {}
 
     const Settings& settings() const { return settings_; }
+    /** From the next call on. What was planned under the others is forgotten, what memories learned is not; the seed is that of later memories. */
+    void set_settings(const Settings& settings);
 
     /** The memories beside sparse attention; their switches may be changed between calls. */
     FarMemory& memory() { return memory_; }
@@ -93,7 +95,7 @@ private:
     void record(int layer, const LayerStats& part);
     void record_call(const AttentionCall& call, double queries, double retained);
 
-    const Settings settings_;
+    Settings settings_;
     LayerStats totals_;
     FarMemory memory_;
     AllKeys all_keys_;

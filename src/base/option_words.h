@@ -25,7 +25,7 @@ inline constexpr std::array<const char*, 0> kOptionWords{};
 #define WORD(...)
 #define TEXT(what)
 #define TEXT_OR_1(what)
-#define ATLAS_OPTION(group, field, name, type, initial, audience, help) type
+#define ATLAS_OPTION(group, field, name, type, initial, audience, when, help) type
 #include "base/options.def"
 #undef FLAG
 #undef INTEGER

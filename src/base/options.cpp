@@ -141,6 +141,7 @@ struct Row {
     void (*copy)(Options& to, const Options& from);
     std::string (*write)(const Options&);
     std::string (*allowed)();
+    const char* load_only;  // why; nullptr: a context may have its own value
 };
 
 // clang-format off
@@ -153,14 +154,19 @@ struct Row {
 #define WORD(...) Word{{__VA_ARGS__}}
 #define TEXT(what) Text{}
 #define TEXT_OR_1(what) Text{}
+#define CONTEXT nullptr
+#define LOAD(why) why
 // clang-format on
 #define ATLAS_GROUP_process
 #define ATLAS_GROUP_sparse sparse.
 #define ATLAS_GROUP_memory memory.
-#define ATLAS_OPTION(group, field, name, type, initial, audience, help)                                          \
-    Row{name, [](Options& o, const std::string& text) { return type.read(text, &o.ATLAS_GROUP_##group field); }, \
+#define ATLAS_OPTION(group, field, name, type, initial, audience, when, help)                                    \
+    Row{name,                                                                                                    \
+        [](Options& o, const std::string& text) { return type.read(text, &o.ATLAS_GROUP_##group field); },       \
         [](Options& to, const Options& from) { to.ATLAS_GROUP_##group field = from.ATLAS_GROUP_##group field; }, \
-        [](const Options& o) { return type.write(o.ATLAS_GROUP_##group field); }, [] { return type.allowed(); }},
+        [](const Options& o) { return type.write(o.ATLAS_GROUP_##group field); },                                \
+        [] { return type.allowed(); },                                                                           \
+        when},
 
 const Row kRows[] = {
 #include "base/options.def"
@@ -287,6 +293,29 @@ Status get_option(const Options& options, std::string_view name, std::string* te
     if (at == kNone) return Status::invalid_argument(no_such_option(name));
     *text = kRows[at].write(options);
     return Status::ok();
+}
+
+Status check_context_option(std::string_view name) {
+    const size_t at = row_of(name);
+    if (at == kNone) return Status::invalid_argument(no_such_option(name));
+    if (!kRows[at].load_only) return Status::ok();
+    return Status::unsupported(std::string(name) + " counts only when the library is loaded: " + kRows[at].load_only);
+}
+
+Options asked_of(const Options& settled) {
+    Options asked;
+    for (size_t at = 0; at < kNone; ++at) {
+        if (settled.given[at]) kRows[at].copy(asked, settled);
+    }
+    asked.given = settled.given;
+    return asked;
+}
+
+void take_option(Options& to, const Options& from, std::string_view name) {
+    const size_t at = row_of(name);
+    if (at == kNone) return;
+    kRows[at].copy(to, from);
+    to.given[at] = from.given[at];
 }
 
 bool is_given(const Options& options, std::string_view name) {

@@ -33,7 +33,7 @@ struct SparseOptions {
 #define ATLAS_OF_process(...)
 #define ATLAS_OF_sparse(...) __VA_ARGS__
 #define ATLAS_OF_memory(...)
-#define ATLAS_OPTION(group, field, name, type, initial, audience, help) \
+#define ATLAS_OPTION(group, field, name, type, initial, audience, when, help) \
     ATLAS_OF_##group(ATLAS_MEMBER_OF(type, field, #initial))
 #include "base/options.def"
 #undef ATLAS_OF_sparse
@@ -44,7 +44,7 @@ struct SparseOptions {
 struct MemoryOptions {
 #define ATLAS_OF_sparse(...)
 #define ATLAS_OF_memory(...) __VA_ARGS__
-#define ATLAS_OPTION(group, field, name, type, initial, audience, help) \
+#define ATLAS_OPTION(group, field, name, type, initial, audience, when, help) \
     ATLAS_OF_##group(ATLAS_MEMBER_OF(type, field, #initial))
 #include "base/options.def"
 
@@ -57,7 +57,7 @@ struct Options {
 #undef ATLAS_OF_memory
 #define ATLAS_OF_process(...) __VA_ARGS__
 #define ATLAS_OF_memory(...)
-#define ATLAS_OPTION(group, field, name, type, initial, audience, help) \
+#define ATLAS_OPTION(group, field, name, type, initial, audience, when, help) \
     ATLAS_OF_##group(ATLAS_MEMBER_OF(type, field, #initial))
 #include "base/options.def"
     SparseOptions sparse;
@@ -92,6 +92,15 @@ Status get_option(const Options& options, std::string_view name, std::string* te
 
 /** Whether an option was set; false for a name that is none. */
 bool is_given(const Options& options, std::string_view name);
+
+/** Whether a context may have its own value of an option. Errors: no such option; or one that counts only when the library is loaded, and why. */
+Status check_context_option(std::string_view name);
+
+/** The settings that were given, without what followed from them: settle_options() of it is `settled` again. */
+Options asked_of(const Options& settled);
+
+/** Makes one option what it is in `from`, given or not; nothing for a name that is none. */
+void take_option(Options& to, const Options& from, std::string_view name);
 
 /**
  * What was asked for with what follows from it: defaults that depend on other options, side-car "none". Errors name two options that contradict each

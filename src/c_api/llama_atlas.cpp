@@ -1,9 +1,6 @@
 #include "atlas/llama-atlas.h"
 
-#include <cmath>
-#include <cstring>
-#include <exception>
-#include <new>
+#include <charconv>
 #include <string>
 
 #include "base/c_function.h"
@@ -84,6 +81,12 @@ llama_atlas_stats stats_of(const runtime::Session& session) {
 // What the first release knows of; a caller with less was not built from this header.
 constexpr size_t kSmallestStats = offsetof(llama_atlas_stats, cache_hit_ratio) + sizeof(double);
 
+/** The shortest text that is read as the same number. */
+std::string number_text(float number) {
+    char text[32];
+    return {text, std::to_chars(text, text + sizeof text, number).ptr};
+}
+
 /** Text of one metadata key of a model, "" when it has none. */
 std::string meta(void* address, const llama_model* model, const char* key) {
     char text[256] = "";
@@ -108,9 +111,9 @@ bool llama_model_has_atlas(const llama_model* model) {
         Status status = find_host_function("llama_model_meta_val_str", &text);
         if (status.is_ok()) status = find_host_function("llama_model_n_params", &n_params);
         if (!status.is_ok()) return fail(ATLAS_NO_LLAMA, function, status.message().c_str());
-        found =
-            runtime::has_learned_memories(*runtime::plugin_runtime(), {meta(text, model, "general.architecture"), meta(text, model, "general.name"),
-                                           reinterpret_cast<uint64_t (*)(const llama_model*)>(n_params)(model)});
+        found = runtime::has_learned_memories(
+            *runtime::plugin_runtime(), {meta(text, model, "general.architecture"), meta(text, model, "general.name"),
+                                         reinterpret_cast<uint64_t (*)(const llama_model*)>(n_params)(model)});
         return ATLAS_OK;
     });
     return found;
@@ -127,8 +130,9 @@ atlas_status llama_set_atlas_enabled(llama_context* ctx, bool enabled) {
 }
 
 atlas_status llama_set_atlas_blend_ratio(llama_context* ctx, float ratio) {
-    return for_sessions(ctx, __func__,
-                        [&](runtime::Session& session) { return session.set_blend_ratio(static_cast<double>(ratio)); });
+    return for_sessions(ctx, __func__, [&](runtime::Session& session) {
+        return session.set_option("ATLAS_BLEND_RATIO", number_text(ratio));
+    });
 }
 
 atlas_status llama_set_atlas_feature_type(llama_context* ctx, enum atlas_feature_type type) {
@@ -137,7 +141,14 @@ atlas_status llama_set_atlas_feature_type(llama_context* ctx, enum atlas_feature
         if (number < ATLAS_FEATURE_IDENTITY || number > ATLAS_FEATURE_RBF)
             return Status::invalid_argument("type " + std::to_string(number) + ": allowed is 0 to " +
                                             std::to_string(ATLAS_FEATURE_RBF));
-        return session.set_features(static_cast<MemoryFeatures>(number));
+        return session.set_option("ATLAS_FEATURE_TYPE", word_of(static_cast<MemoryFeatures>(number)));
+    });
+}
+
+atlas_status llama_set_atlas_option(llama_context* ctx, const char* name, const char* value) {
+    return for_sessions(ctx, __func__, [&](runtime::Session& session) {
+        if (!name || !value) return Status::invalid_argument(name ? "value is NULL" : "name is NULL");
+        return session.set_option(name, value);
     });
 }
 

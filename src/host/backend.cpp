@@ -122,7 +122,7 @@ private:
     bool aborted() const { return abort_callback_ && abort_callback_(abort_data_); }
 
     int threads() const {
-        if (const int asked = session_.runtime().options().threads; asked > 0) return asked;
+        if (const int asked = session_.options().threads; asked > 0) return asked;
         return host_threads_ > 0 ? host_threads_ : max_threads();
     }
 

@@ -24,6 +24,7 @@ const Function kFunctions[] = {
     FUNCTION(llama_set_atlas_enabled),
     FUNCTION(llama_set_atlas_blend_ratio),
     FUNCTION(llama_set_atlas_feature_type),
+    FUNCTION(llama_set_atlas_option),
     FUNCTION(llama_reset_atlas_memory),
     FUNCTION(llama_get_atlas_stats),
     FUNCTION(atlas_calibration_check_target),

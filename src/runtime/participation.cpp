@@ -65,7 +65,7 @@ void Participation::finish(bool no_attention) {
 
 AbsenceCounts Participation::counts() const {
     AbsenceCounts counts;
-    if (what_.empty()) return counts;
+    if (!asked_.load(std::memory_order_relaxed)) return counts;
     for (size_t i = 1; i < counts.of.size(); ++i) {
         const auto why = static_cast<Absence>(i);
         const uint64_t noted = at(why);

@@ -37,8 +37,13 @@ struct AbsenceCounts {
  */
 class Participation {
 public:
-    /** `what` was asked for: "sparse attention". Empty: nothing was, and nothing is noted. */
-    explicit Participation(std::string what) : what_(std::move(what)) {}
+    /** `what` was asked for: "sparse attention". Empty: nothing was, and nothing is said or counted. */
+    explicit Participation(std::string what) { ask(std::move(what)); }
+    /** From here on this is asked for. By the thread that notes. */
+    void ask(std::string what) {
+        what_ = std::move(what);
+        asked_.store(!what_.empty(), std::memory_order_relaxed);
+    }
 
     /** One attention operation: estimated in part (kNone), or exact because of `why`. kBelowThreshold is counted, and said by finish(). */
     void note(attention::Absence why) {
@@ -65,7 +70,8 @@ private:
         return calls_[static_cast<size_t>(why)].load(std::memory_order_relaxed);
     }
 
-    const std::string what_;
+    std::string what_;                                                 // of the thread that notes
+    std::atomic<bool> asked_{false};                                   // whether there is a what_
     std::array<std::atomic<uint64_t>, attention::kAbsences> calls_{};  // written by one thread
 };
 

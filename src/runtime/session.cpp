@@ -19,7 +19,7 @@ SparseOptions planner_options(SparseOptions options) {
 
 MemoryOptions memory_options_of(const Options& options) {
     MemoryOptions memory = options.memory;
-    memory.enabled |= options.sparse.mode == AttentionMode::kExact;
+    if (options.sparse.mode == AttentionMode::kExact && !is_given(options, "ATLAS_MEMORY")) memory.enabled = true;
     return memory;
 }
 
@@ -34,9 +34,11 @@ attention::Absence why_exact(const attention::AttentionCall& call, bool planned,
 
 Session::Session(std::shared_ptr<Runtime> runtime)
     : runtime_(std::move(runtime)),
-      participation_(what_is_asked(runtime_->options())),
-      enabled_(runtime_->options().sparse.mode != AttentionMode::kExact),
-      engine_(planner_options(runtime_->options().sparse), memory_options_of(runtime_->options()), &runtime_->stats()) {
+      asked_(asked_of(runtime_->options())),
+      options_(runtime_->options()),
+      participation_(what_is_asked(options_)),
+      enabled_(options_.sparse.mode != AttentionMode::kExact),
+      engine_(planner_options(options_.sparse), memory_options_of(options_), &runtime_->stats()) {
     runtime_->enter(this);
 }
 
@@ -75,17 +77,14 @@ Status Session::attend(attention::AttentionCall call, int n_threads) {
     const kernels::AttentionArgs& args = call.args;
     if (args.mask.data) masks_.attach(args.n_tokens, call.n_keys, n_threads, &call.args.mask);
     const bool in_cells = call.in_cells();
-    if (in_cells && side_car_fit_.see(call.layer, args.n_head_kv, args.d_k, args.d_v))
-        side_car::start_memories(side_car_fit_, runtime_->side_car(), static_cast<uint64_t>(runtime_->options().sparse.seed),
-                                 &engine_.memory());
+    if (in_cells && side_car_fit_.see(call.layer, args.n_head_kv, args.d_k, args.d_v)) take_up_side_car();
     if (side_car::Calibration* calibration = in_cells ? runtime_->calibration() : nullptr)
         calibration->see(call.layer, args.n_head_kv, args.d_k, args.d_v);
     ++calls_;
     d_k_ = args.d_k;
     d_v_ = args.d_v;
     if (!enabled_) {
-        if (calls_ == 1 && asks_memory_alone(runtime_->options()))
-            participation_.note(attention::Absence::kMemoryWithoutSparse);
+        if (calls_ == 1 && asks_memory_alone(options_)) participation_.note(attention::Absence::kMemoryWithoutSparse);
         return engine_.exact(call, n_threads);
     }
     const bool planned = engine_.wants_index(call);
@@ -95,24 +94,35 @@ Status Session::attend(attention::AttentionCall call, int n_threads) {
     return engine_.attend(call, index_for(call), n_threads);
 }
 
-Status Session::set_blend_ratio(double ratio) {
-    // Written so that NaN is outside.
-    if (!(ratio >= 0.0 && ratio <= 1.0))
-        return Status::invalid_argument("blend ratio " + std::to_string(ratio) + ": allowed is 0 to 1");
-    MemoryOptions changed = memory_options();
-    changed.blend_ratio = ratio;
-    engine_.memory().set_options(changed);
-    return Status::ok();
+void Session::take_up_side_car() {
+    const MemoryOptions before = memory_options();
+    side_car::start_memories(side_car_fit_, runtime_->side_car(), static_cast<uint64_t>(options_.sparse.seed),
+                             &engine_.memory());
+    // What the file brings counts from now on as if it had been asked for.
+    if (memory_options() != before) asked_.memory = options_.memory = memory_options();
 }
 
-Status Session::set_features(MemoryFeatures features) {
-    MemoryOptions changed = memory_options();
-    changed.features = features;
-    if (d_k_ > 0) {
-        const Status status = memory::check_corrector(attention::corrector_config(changed, d_k_, d_v_, 0));
+Status Session::set_option(std::string_view name, const std::string& text) {
+    if (Status status = check_context_option(name); !status.is_ok()) return status;
+    Options asked = asked_;
+    if (text.empty()) {
+        take_option(asked, asked_of(runtime_->options()), name);
+    } else if (Status status = atlas::set_option(asked, name, text); !status.is_ok()) {
+        return status;
+    }
+    Options settled;
+    if (Status status = settle_options(asked, &settled); !status.is_ok()) return status;
+    const MemoryOptions memory = memory_options_of(settled);
+    if (d_k_ > 0 && memory != memory_options()) {
+        const Status status = memory::check_corrector(attention::corrector_config(memory, d_k_, d_v_, 0));
         if (!status.is_ok()) return status;
     }
-    engine_.memory().set_options(changed);
+    asked_ = std::move(asked);
+    options_ = std::move(settled);
+    engine_.set_settings(planner_options(options_.sparse));
+    engine_.memory().set_options(memory);
+    if (name == "ATLAS_MODE") set_enabled(options_.sparse.mode != AttentionMode::kExact);
+    participation_.ask(what_is_asked(options_));
     return Status::ok();
 }
 

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "attention/engine.h"
@@ -48,28 +50,38 @@ public:
     Status attend(attention::AttentionCall call, int n_threads);
 
     /**
-     * Switches, from the next call on. Off: every key of every query is read, what was learned is kept. On: what the runtime's options say; where
-     * they say exact, sparse attention with memory. Starts on exactly if the options do not say exact.
+     * Switches, from the next call on. Off: every key of every query is read, what was learned is kept. On: what the options say; where they say
+     * exact, sparse attention, with memory unless that was switched off. Starts on exactly if the options do not say exact.
      */
     bool enabled() const { return enabled_; }
     void set_enabled(bool enabled) { enabled_ = enabled; }
-    /** Ceiling of the gate, 0 to 1; what was learned is kept. */
-    Status set_blend_ratio(double ratio);
-    /** Memories start anew when the type is another one. Fails when the last call's heads would have too many features. */
-    Status set_features(MemoryFeatures features);
+    /**
+     * Sets one option of this context by the name of its variable, from the next call on; an empty text takes back what was set here. What was
+     * learned is kept where memories stay the same kind of thing (FarMemory::set_options), and a seed is that of later memories. ATLAS_MODE switches
+     * too. Errors, which change nothing: set_option's, settle_options' and check_context_option's, and features that the last call's heads would have
+     * too many of.
+     */
+    Status set_option(std::string_view name, const std::string& text);
     /** Empties the memories. */
     void forget() { engine_.memory().reset(); }
 
     Runtime& runtime() const { return *runtime_; }
+    /** The runtime's, with what was set here. */
+    const Options& options() const { return options_; }
     /** Whether what was asked for takes part; may be read by any thread. */
     const Participation& participation() const { return participation_; }
+    /** The planner's while enabled, and the memories'. */
+    const attention::Settings& settings() const { return engine_.settings(); }
     const MemoryOptions& memory_options() const { return engine_.memory().options(); }
     SessionStats stats() const;
 
 private:
     attention::KeyIndex& index_for(const attention::AttentionCall& call);
+    void take_up_side_car();
 
     const std::shared_ptr<Runtime> runtime_;  // first: the rest may refer to it until the end
+    Options asked_;                           // what was given, here or in the process, without what follows from it
+    Options options_;                         // settled
     Participation participation_;
     bool enabled_;
     uint64_t graphs_ = 0;

@@ -20,9 +20,13 @@ Status parse(const std::map<std::string, std::string>& environment, Options* out
 struct TableRow {
     const char* name;
     const char* initial;
+    const char* group;
+    const char* load_only;
 };
 
-#define ATLAS_OPTION(group, field, name, type, initial, audience, help) {name, #initial},
+#define CONTEXT nullptr
+#define LOAD(why) why
+#define ATLAS_OPTION(group, field, name, type, initial, audience, when, help) {name, #initial, #group, when},
 constexpr TableRow kTable[] = {
 #include "base/options.def"
 };
@@ -51,7 +55,8 @@ TEST(OptionsTest, SettersAreThoseOfTheEnvironment) {
     ASSERT_TRUE(get_option(options, "ATLAS_BUDGET_SHARE", &text).is_ok());
     EXPECT_EQ(text, "0.05");
     // An error leaves the rest and what was there.
-    EXPECT_EQ(set_option(options, "ATLAS_BUDGET_SHARE", "2").message(), "ATLAS_BUDGET_SHARE=2: allowed is a number from 0 to 1");
+    EXPECT_EQ(set_option(options, "ATLAS_BUDGET_SHARE", "2").message(),
+              "ATLAS_BUDGET_SHARE=2: allowed is a number from 0 to 1");
     EXPECT_EQ(options.sparse.share, 0.05);
     ASSERT_TRUE(set_option(options, "ATLAS_BUDGET_SHARE", "").is_ok()) << "taken back";
     EXPECT_EQ(options.sparse.share, SparseOptions{}.share);
@@ -73,6 +78,38 @@ TEST(OptionsTest, WhatFollowsIsNotTakenForAsked) {
     ASSERT_TRUE(settle_options(asked, &settled).is_ok());
     EXPECT_EQ(settled.sparse.budget, SparseOptions{}.budget);
     EXPECT_EQ(settled.memory.kind, FarMemoryKind::kLeastSquares);
+}
+
+TEST(OptionsTest, WhatBelongsToTheProcessIsNoContextsAndTheReasonIsSaid) {
+    for (const TableRow& row : kTable) {
+        const Status status = check_context_option(row.name);
+        const bool of_context = row.group != std::string("process") || row.name == std::string("ATLAS_THREADS");
+        EXPECT_EQ(status.is_ok(), of_context) << row.name;
+        if (of_context) continue;
+        EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+        EXPECT_EQ(status.message(),
+                  std::string(row.name) + " counts only when the library is loaded: " + row.load_only);
+    }
+    EXPECT_EQ(check_context_option("ATLAS_WIDNOW").message(),
+              "ATLAS_WIDNOW is no option of Atlas; did you mean ATLAS_WINDOW?");
+}
+
+TEST(OptionsTest, WhatWasAskedIsFoundAgainInWhatFollowed) {
+    Options settled;
+    ASSERT_TRUE(parse({{"ATLAS_BUDGET_FLOOR", "5000"}, {"ATLAS_SIDE_CAR", "m.atlas.gguf"}}, &settled).is_ok());
+    Options asked = asked_of(settled);
+    EXPECT_EQ(asked.sparse.floor, 5000);
+    EXPECT_EQ(asked.sparse.budget, SparseOptions{}.budget);
+    EXPECT_FALSE(asked.memory.enabled);
+    EXPECT_TRUE(is_given(asked, "ATLAS_SIDE_CAR"));
+    take_option(asked, Options{}, "ATLAS_BUDGET_FLOOR");
+    EXPECT_EQ(asked.sparse.floor, SparseOptions{}.floor);
+    EXPECT_FALSE(is_given(asked, "ATLAS_BUDGET_FLOOR"));
+    ASSERT_TRUE(set_option(asked, "ATLAS_TILE", "3").is_ok());
+    Options taken;
+    take_option(taken, asked, "ATLAS_TILE");
+    EXPECT_EQ(taken.sparse.tile, 3);
+    EXPECT_TRUE(is_given(taken, "ATLAS_TILE"));
 }
 
 TEST(OptionsTest, StatisticsInTheLogAreSeen) {

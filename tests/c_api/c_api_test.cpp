@@ -198,6 +198,85 @@ TEST_F(CApi, BadValuesAreNamedAndChangeNothing) {
     expect_error(ATLAS_INVALID_ARGUMENT, CALL(llama_get_atlas_stats)(context.llama(), nullptr), "stats is NULL");
 }
 
+/** Keys that a call reads on average, of the last call alone. */
+double keys_read(FakeContext& context, uint32_t seed) {
+    const llama_atlas_stats before = context.stats();
+    context.decode(seed);
+    const llama_atlas_stats after = context.stats();
+    if (after.estimated_calls == before.estimated_calls) return after.visible_keys;
+    return after.exact_keys * static_cast<double>(after.estimated_calls) -
+           before.exact_keys * static_cast<double>(before.estimated_calls);
+}
+
+TEST_F(CApi, OptionsCountFromTheNextDecodeOn) {
+    FakeContext context, other;
+    const auto set = [&](const char* name, const char* value) {
+        EXPECT_EQ(CALL(llama_set_atlas_option)(context.llama(), name, value), ATLAS_OK) << error();
+    };
+    set("ATLAS_MODE", "sparse");
+    EXPECT_TRUE(context.stats().enabled);
+    EXPECT_FALSE(context.stats().memory_enabled);
+    EXPECT_FALSE(other.stats().enabled);
+    const double narrow = keys_read(context, 7);
+    EXPECT_LT(narrow, 400.0);
+    // The mask is the one of the call before, whose plan must not be taken for this window's.
+    set("ATLAS_WINDOW", "512");
+    const double wide = keys_read(context, 7);
+    EXPECT_GE(wide, narrow + 256.0);
+    set("ATLAS_WINDOW", "");
+    EXPECT_EQ(keys_read(context, 7), narrow);
+    set("ATLAS_BUDGET", "512");
+    set("ATLAS_BUDGET_FLOOR", "512");
+    EXPECT_GE(keys_read(context, 7), narrow + 256.0);
+    set("ATLAS_THRESHOLD", "1024");
+    const uint64_t estimated = context.stats().estimated_calls;
+    context.decode(7);
+    EXPECT_EQ(context.stats().estimated_calls, estimated);
+    set("ATLAS_MODE", "exact");
+    EXPECT_FALSE(context.stats().enabled);
+}
+
+TEST_F(CApi, MemoriesOfAnotherKindStartAnewAndSwitchesKeepThem) {
+    FakeContext context;
+    ASSERT_EQ(CALL(llama_set_atlas_enabled)(context.llama(), true), ATLAS_OK);
+    for (uint32_t step = 0; step < 20; ++step) context.decode(step);
+    ASSERT_EQ(context.stats().memories, 2u);
+    const auto set = CALL(llama_set_atlas_option);
+    ASSERT_EQ(set(context.llama(), "ATLAS_MEMORY_PROBE", "64"), ATLAS_OK) << error();
+    ASSERT_EQ(set(context.llama(), "ATLAS_WINDOW", "128"), ATLAS_OK) << error();
+    EXPECT_EQ(context.stats().memories, 2u);
+    ASSERT_EQ(set(context.llama(), "ATLAS_MEMORY_KIND", "linear"), ATLAS_OK) << error();
+    EXPECT_EQ(context.stats().memories, 0u);
+    context.decode(1);
+    EXPECT_EQ(context.stats().memories, 2u);
+    // The two ways to set one thing see each other.
+    ASSERT_EQ(CALL(llama_set_atlas_blend_ratio)(context.llama(), 0.1f), ATLAS_OK);
+    ASSERT_EQ(set(context.llama(), "ATLAS_WINDOW", "64"), ATLAS_OK) << error();
+    EXPECT_EQ(context.stats().blend_ratio, 0.1);
+    ASSERT_EQ(set(context.llama(), "ATLAS_BLEND_RATIO", "0.75"), ATLAS_OK) << error();
+    EXPECT_EQ(context.stats().blend_ratio, 0.75);
+}
+
+TEST_F(CApi, OptionsThatAreNoneOrNotAContextsAreNamed) {
+    FakeContext context;
+    const auto set = CALL(llama_set_atlas_option);
+    expect_error(ATLAS_INVALID_ARGUMENT, set(context.llama(), "ATLAS_BUGDET", "1"),
+                 "llama_set_atlas_option: ATLAS_BUGDET is no option of Atlas; did you mean ATLAS_BUDGET?");
+    expect_error(ATLAS_INVALID_ARGUMENT, set(context.llama(), "ATLAS_BUDGET_SHARE", "1.5"),
+                 "ATLAS_BUDGET_SHARE=1.5: allowed is a number from 0 to 1");
+    expect_error(ATLAS_INVALID_ARGUMENT, set(context.llama(), "ATLAS_REST", "guess"),
+                 "ATLAS_REST=guess: allowed is one of estimate, drop");
+    expect_error(ATLAS_UNSUPPORTED, set(context.llama(), "ATLAS_KERNEL", "avx2"),
+                 "ATLAS_KERNEL counts only when the library is loaded: the kernels are chosen once");
+    expect_error(ATLAS_INVALID_ARGUMENT, set(context.llama(), nullptr, "1"), "name is NULL");
+    expect_error(ATLAS_INVALID_ARGUMENT, set(context.llama(), "ATLAS_WINDOW", nullptr), "value is NULL");
+    expect_error(ATLAS_INVALID_ARGUMENT, set(nullptr, "ATLAS_WINDOW", "64"), "ctx is NULL");
+    // Features that the heads of this context would have too many of.
+    context.decode(1);
+    expect_error(ATLAS_INVALID_ARGUMENT, set(context.llama(), "ATLAS_FEATURE_DEGREE", "3"), "features");
+    EXPECT_EQ(set(context.llama(), "ATLAS_FEATURE_DEGREE", "1"), ATLAS_OK);
+}
+
 TEST_F(CApi, StatsOfOlderAndNewerCallers) {
     FakeContext context;
     context.decode(1);

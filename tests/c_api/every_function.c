@@ -56,6 +56,15 @@ static void of_a_context(const struct host* host) {
     WORKS(llama_set_atlas_blend_ratio(host->ctx, 1.0f));
     WORKS(llama_set_atlas_feature_type(host->ctx, ATLAS_FEATURE_POLYNOMIAL));
 
+    WORKS(llama_set_atlas_option(host->ctx, "ATLAS_BUDGET", "256"));
+    WORKS(llama_set_atlas_option(host->ctx, "ATLAS_BUDGET", ""));
+    FAILS(ATLAS_INVALID_ARGUMENT, llama_set_atlas_option(host->ctx, "ATLAS_BUDGET", "-1"),
+          "ATLAS_BUDGET=-1: allowed is");
+    FAILS(ATLAS_INVALID_ARGUMENT, llama_set_atlas_option(host->ctx, "ATLAS_NONE", "1"), "ATLAS_NONE is no option");
+    FAILS(ATLAS_INVALID_ARGUMENT, llama_set_atlas_option(host->ctx, NULL, "1"), "name is NULL");
+    FAILS(ATLAS_UNSUPPORTED, llama_set_atlas_option(host->ctx, "ATLAS_KV_RAM", "1G"),
+          "only when the library is loaded");
+
     EXPECT(!llama_model_has_atlas(host->model));
     EXPECT(!llama_model_has_atlas(NULL));
     EXPECT(strcmp(atlas_last_error(), "llama_model_has_atlas: model is NULL") == 0);

@@ -11,7 +11,7 @@ CHECK = pathlib.Path(__file__).with_name("check_structure.py")
 sys.path.insert(0, str(CHECK.parents[2] / "scripts"))
 import options_doc  # noqa: E402
 
-ROW = 'ATLAS_OPTION(process, device, "ATLAS_DEVICE", CHOICE(DeviceMode, "owner", "accel"), owner, user,\n    "which (of two)")\n'
+ROW = 'ATLAS_OPTION(process, device, "ATLAS_DEVICE", CHOICE(DeviceMode, "owner", "accel"), owner, user, LOAD("it is known"),\n    "which (of two)")\n'
 CLEAN = {
     "src/base/options.h": "// ATLAS_DEVICE\n",
     "src/base/options.cpp": '#include "base/options.h"\nauto a = std::getenv("ATLAS_DEVICE");\n',
@@ -68,7 +68,8 @@ class CheckStructure(unittest.TestCase):
             ("src/base/options.def", ROW + ROW.replace("ATLAS_DEVICE", "ATLAS_OTHER"), "process.device has two rows"),
             ("src/base/options.def", ROW + ROW.replace("device", "other"), "ATLAS_DEVICE has two rows"),
             ("src/base/options.def", ROW.replace(" owner,", " accel,"), "docs/options.md: not what"),
-            ("src/base/options.def", ROW.replace(" user,", ""), "a row of 6 columns"),
+            ("src/base/options.def", ROW.replace(" user,", ""), "a row of 7 columns"),
+            ("src/base/options.def", ROW.replace("LOAD(\"it is known\")", "LOAD()"), "when LOAD()"),
             ("src/base/options.def", ROW.replace(" user,", " everyone,"), "audience everyone"),
             ("docs/options.md", "stale", "docs/options.md: not what"),
         ]:

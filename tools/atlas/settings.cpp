@@ -48,7 +48,7 @@ Setting setting(const char* variable, const Kind& kind, const char* initial, Aud
 #define TEXT(what) Kind{what}
 #define TEXT_OR_1(what) Kind{what, false, true}
 // clang-format on
-#define ATLAS_OPTION(group, field, variable, type, initial, audience, help) \
+#define ATLAS_OPTION(group, field, variable, type, initial, audience, when, help) \
     if (Audience::audience != Audience::test)                               \
         all.push_back(setting(variable, type, #initial, Audience::audience, help));
 

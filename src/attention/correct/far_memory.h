@@ -70,6 +70,8 @@ public:
      * probe rate and size); anything else, like the type of features, makes new ones.
      */
     void set_options(const MemoryOptions& options);
+    /** Of memories that are made from now on, and of which queries are probed. */
+    void set_seed(uint64_t seed) { seed_ = seed; }
     /** Where memories of these heads start; all present ones are dropped. Shared between engines, so that a model's is held once. */
     void set_initial(std::shared_ptr<const InitialMemories> initial);
     /** What was learned, of each (layer, KV head) the memory that was used last. */
@@ -132,7 +134,7 @@ private:
                      memory::Corrector* corrector) const;
 
     MemoryOptions options_;
-    const uint64_t seed_;
+    uint64_t seed_;
     std::shared_ptr<const InitialMemories> initial_;
     std::map<int, Sequences> layers_;
     std::map<int, MemoryStats> gone_;  // counts of memories that are no more, and times
