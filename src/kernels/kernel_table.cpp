@@ -59,6 +59,10 @@ void rotate_rows(const float* signs, int64_t rows, int64_t d, float* x) { table(
 void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
     table().score_codes(shape, queries, page, logits);
 }
+void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
+                 const float* shift, float* weights, float* sums) {
+    table().weigh_codes(shape, queries, page, ahead, shift, weights, sums);
+}
 void cap_scores(float* values, int64_t n, float cap) { table().cap_scores(values, n, cap); }
 void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {
     table().add_mask(mask, count, factor, logits);

@@ -28,7 +28,7 @@ namespace atlas::kernels {
  * elementwise.h, matmul.h, merge.h, row_codec.h and weights.h, is that call and nothing else. There is no other way to an implementation.
  */
 struct Table {
-    /** Name of what runs: "reference", "avx2", "avx512", "avx512_bf16", "neon", "baseline". */
+    /** Name of what runs: "reference", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon", "baseline". */
     const char* (*variant)();
 
     // --- attention (kernels/attention.h) ---
@@ -81,6 +81,12 @@ struct Table {
     void (*rotate_rows)(const float* signs, int64_t rows, int64_t d, float* x);
     /** logits[row][64] of a page's keys: exact·m + s·scale·Σ codes·c. `logits` aligned to 64 bytes. */
     void (*score_codes)(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits);
+    /**
+     * score_codes, then weigh_scores of its logits, in one pass. `ahead`, if not null, is a page that will be asked for soon: its codes are
+     * brought near meanwhile.
+     */
+    void (*weigh_codes)(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
+                        const float* shift, float* weights, float* sums);
     /** values[i] = cap·tanh(values[i] / cap) of n values, a multiple of 16. */
     void (*cap_scores)(float* values, int64_t n, float cap);
     /** logits[i] += factor · mask[i], mask f16, i < count; −inf stays −inf. */

@@ -14,7 +14,7 @@ constexpr double kTolerance = 1e-5;
 /** Every variant that this processor has. */
 std::vector<std::string> variants() {
     std::vector<std::string> names;
-    for (const char* name : {"avx2", "avx512", "avx512_bf16", "neon"}) {
+    for (const char* name : {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"}) {
         if (select_kernel_variant(name).is_ok()) names.emplace_back(name);
     }
     (void)select_kernel_variant("auto");

@@ -84,7 +84,7 @@ struct Queries {
 };
 
 class CodesTest : public test::VariantTest {};
-INSTANTIATE_TEST_SUITE_P(Variants, CodesTest, testing::Values("reference", "avx2", "avx512", "avx512_bf16", "neon"),
+INSTANTIATE_TEST_SUITE_P(Variants, CodesTest, testing::Values("reference", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"),
                          [](const auto& variant) { return variant.param; });
 
 /** Scores are those of the stored bytes: exact query times mean, rounded query times codes. */
@@ -112,6 +112,30 @@ TEST_P(CodesTest, ScoresAreThoseOfTheStoredBytes) {
                     }
                     ASSERT_NEAR(logits.data()[row * kKeys + key], expected, 1e-6 * size + 1e-6) << d_k << ' ' << rows << ' ' << row << ' ' << key;
                 }
+            }
+        }
+    }
+}
+
+/** Both ways to weights agree, whatever is brought near meanwhile. */
+TEST_P(CodesTest, WeighedInOnePassAsInTwo) {
+    for (const int64_t d_k : {16, 64, 80, 128}) {
+        Page page(d_k, 32, 11, 1.0f);
+        Page ahead(d_k, 32, 12);
+        ASSERT_TRUE(page.encode() && ahead.encode());
+        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17}) {
+            Queries queries(rows, page.shape.d, 7, 0.3f);
+            const auto n = static_cast<size_t>(rows);
+            std::vector<float> shift(n), sums(n), expected_sums(n);
+            for (size_t row = 0; row < n; ++row) shift[row] = 2.0f * static_cast<float>(row % 4);
+            Aligned expected(n * kKeys), weights(n * kKeys);
+            score_codes(page.shape, queries.view, page.at(), expected.data());
+            weigh_scores(expected.data(), rows, shift.data(), expected_sums.data());
+            weigh_codes(page.shape, queries.view, page.at(), rows % 2 ? ahead.at() : nullptr, shift.data(), weights.data(), sums.data());
+            for (size_t row = 0; row < n; ++row) {
+                ASSERT_NEAR(sums[row], expected_sums[row], 1e-5f * expected_sums[row]) << rows << ' ' << row;
+                for (size_t key = row * kKeys; key < (row + 1) * kKeys; ++key)
+                    ASSERT_NEAR(weights.data()[key], expected.data()[key], 1e-5f * expected.data()[key]) << rows << ' ' << key;
             }
         }
     }

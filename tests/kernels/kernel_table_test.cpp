@@ -63,7 +63,7 @@ TEST_F(KernelTable, TheForcedReferenceTakesEffect) {
 /** The name is read in a kernel that was dispatched like all others. */
 TEST_F(KernelTable, AForcedInstructionSetTakesEffect) {
     int forced = 0;
-    for (const char* name : {"avx2", "avx512", "avx512_bf16", "neon"}) {
+    for (const char* name : {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"}) {
         if (!select_kernel_variant(name).is_ok()) {
             EXPECT_EQ(&table(), &cpu_table());
             continue;

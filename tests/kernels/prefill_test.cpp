@@ -21,7 +21,7 @@ protected:
     }
 };
 
-INSTANTIATE_TEST_SUITE_P(Variants, PrefillTest, testing::Values("avx2", "avx512", "avx512_bf16", "neon"),
+INSTANTIATE_TEST_SUITE_P(Variants, PrefillTest, testing::Values("avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"),
                          [](const auto& info) { return info.param; });
 
 TEST_P(PrefillTest, RowsAroundRegisterBlocks) {

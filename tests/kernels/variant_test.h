@@ -28,7 +28,7 @@ protected:
 };
 
 /** Of every table that runs on a CPU. The reference's own results are held against known ones in reference_test.cpp. */
-inline constexpr const char* kVariants[] = {"auto", "avx2", "avx512", "avx512_bf16", "neon"};
+inline constexpr const char* kVariants[] = {"auto", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"};
 
 /** Lengths on both sides of every width of vector and of unrolled loops. */
 inline constexpr size_t kLengths[] = {0,  1,  3,  4,  5,  7,  8,   9,    15,   16,  17,

@@ -16,6 +16,7 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Weights are cut off at 2^100; where a row comes near, its unit is raised by so much and all is weighed again.
 constexpr float kTooLarge = 0x1p90f;
 constexpr float kRaise = 90.0f;
+constexpr int64_t kPagesAhead = 2;
 
 int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; }
 
@@ -86,15 +87,19 @@ void TileScores::score(const AttentionCall& call, const KeyIndex& index, const T
 /** Weights and sums of all pages; false if a row's unit was too small, and has been raised. */
 bool TileScores::weigh(const AttentionCall& call) {
     std::fill(factor_.begin(), factor_.end(), 0.0f);
+    const kernels::CodeQueries queries{rows_, codes_.data(), exact_, scale_.data(), offset_.data()};
     for (int64_t page = 0; page < pages(); ++page) {
-        if (page + 1 < pages()) {
-            // Codes of neighbouring pages of one head lie apart: their beginning is on its way before it is waited for.
-            const std::byte* next = index_->codes(view_->base_page + page_of(page + 1), head_);
-            for (size_t at = 0; at < index_->shape().bytes; at += 64) __builtin_prefetch(next + at);
-        }
-        score_page(call, page);
         float* sums = sums_.data() + page * rows_;
-        kernels::weigh_scores(weights_ + page * rows_ * kernels::kCodeKeys, rows_, shift_.data(), sums);
+        float* weights = weights_ + page * rows_ * kernels::kCodeKeys;
+        if (view_->use[static_cast<size_t>(page_of(page))] == PageUse::kFar && !broken(page) && call.args.softcap <= 0.0f) {
+            // Codes of neighbouring pages of one head lie apart: they are on their way before they are waited for.
+            const int64_t ahead = page + kPagesAhead;
+            kernels::weigh_codes(index_->shape(), queries, codes(page), ahead < pages() ? codes(ahead) : nullptr,
+                                 shift_.data(), weights, sums);
+        } else {
+            score_page(call, page);
+            kernels::weigh_scores(weights, rows_, shift_.data(), sums);
+        }
         for (int64_t row = 0; row < rows_; ++row) factor_[static_cast<size_t>(row)] += sums[row];
     }
     bool good = true;
@@ -117,7 +122,7 @@ void TileScores::score_page(const AttentionCall& call, int64_t page) {
         return;
     }
     const kernels::CodeQueries queries{rows_, codes_.data(), exact_, scale_.data(), offset_.data()};
-    kernels::score_codes(index_->shape(), queries, index_->codes(view_->base_page + page_of(page), head_), logits);
+    kernels::score_codes(index_->shape(), queries, codes(page), logits);
     if (call.args.softcap > 0.0f) kernels::cap_scores(logits, rows_ * kernels::kCodeKeys, call.args.softcap * kLog2E);
     hide(call, page);
 }
@@ -148,9 +153,8 @@ void TileScores::hide(const AttentionCall& call, int64_t page) {
 
 float TileScores::trust(int64_t page, int64_t row) const {
     // Of a normal error of variance v in units of ln 2, the mean of 2^error is 2^(v ln 2 / 2).
-    const std::byte* codes = index_->codes(view_->base_page + page_of(page), head_);
     return std::exp2(-std::numbers::ln2_v<float> * squares_[static_cast<size_t>(row)] *
-                     kernels::noise_of_codes(index_->shape(), codes));
+                     kernels::noise_of_codes(index_->shape(), codes(page)));
 }
 
 uint64_t TileScores::cells_of(int64_t page, int64_t token) const {

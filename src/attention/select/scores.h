@@ -55,6 +55,7 @@ public:
     uint64_t cells_of(int64_t page, int64_t token) const;
 
 private:
+    const std::byte* codes(int64_t page) const { return index_->codes(view_->base_page + page_of(page), head_); }
     void load_queries(const AttentionCall& call);
     void score_page(const AttentionCall& call, int64_t page);
     void hide(const AttentionCall& call, int64_t page);

@@ -20,6 +20,7 @@ constexpr Table kTable = {
     .quantise_queries = cpu::quantise_queries,
     .rotate_rows = cpu::rotate_rows,
     .score_codes = cpu::score_codes,
+    .weigh_codes = cpu::weigh_codes,
     .cap_scores = cpu::cap_scores,
     .add_mask = cpu::add_mask,
     .weigh_scores = cpu::weigh_scores,

@@ -186,6 +186,12 @@ void weigh_scores(float* values, int64_t rows, const float* shift, float* sums) 
     }
 }
 
+void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte*,
+                 const float* shift, float* weights, float* sums) {
+    reference::score_codes(shape, queries, page, weights);
+    reference::weigh_scores(weights, queries.rows, shift, sums);
+}
+
 void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {
     for (int64_t key = 0; key < kCodeKeys; ++key) {
         double largest = 0.0;

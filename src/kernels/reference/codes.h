@@ -15,6 +15,8 @@ void quantise_queries(const float* exact, int64_t rows, int64_t d, int8_t* codes
                       float* squares);
 void rotate_rows(const float* signs, int64_t rows, int64_t d, float* x);
 void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits);
+void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
+                 const float* shift, float* weights, float* sums);
 void cap_scores(float* values, int64_t n, float cap);
 void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits);
 void weigh_scores(float* values, int64_t rows, const float* shift, float* sums);

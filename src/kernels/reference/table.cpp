@@ -18,6 +18,7 @@ constexpr Table kTable = {
     .quantise_queries = reference::quantise_queries,
     .rotate_rows = reference::rotate_rows,
     .score_codes = reference::score_codes,
+    .weigh_codes = reference::weigh_codes,
     .cap_scores = reference::cap_scores,
     .add_mask = reference::add_mask,
     .weigh_scores = reference::weigh_scores,

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/cpu/select/codes.h"
+#include "kernels/cpu/vectors.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/select/codes.cpp"
@@ -22,8 +23,8 @@ using DI = hn::Rebind<int32_t, DF>;
 using DU = hn::Rebind<uint32_t, DF>;
 
 constexpr size_t kKeys = static_cast<size_t>(kCodeKeys);
-/** Rows that share one pass over a page's codes: two accumulators each fill the registers of AVX2. */
-constexpr size_t kRows = 6;
+/** Rows that share one pass over a page's codes: with two accumulators each they fill the registers, of which AVX-512 has twice as many. */
+constexpr size_t kRows = HWY_MAX_BYTES >= 64 ? 8 : 6;
 
 // Where the CPU adds four products of bytes to a 32-bit lane at once, that is half the work of 16-bit sums.
 #undef ATLAS_QUAD_PRODUCTS
@@ -67,102 +68,6 @@ HWY_INLINE VF LoadSigned(const int8_t* from) {
     return hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(d8, from)));
 }
 
-struct Row {
-    float base;  // exact · mean
-    float scale, offset;
-};
-
-template <size_t kCount>
-HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const int8_t* queries, const Row* rows,
-                          float* logits) {
-    const size_t lanes = hn::Lanes(DF());
-    const auto groups = static_cast<size_t>(shape.d / 16);
-    const auto* codes = reinterpret_cast<const uint32_t*>(page);
-    const auto* key_scale = reinterpret_cast<const uint16_t*>(page + shape.key_scale);
-    const auto low = hn::Set(DU(), 0x03030303u);
-    for (size_t key = 0; key < kKeys; key += 2 * lanes) {
-        Sum a[kCount];
-        Sum b[kCount];
-        for (size_t r = 0; r < kCount; ++r) a[r] = b[r] = hn::Zero(DI());
-        for (size_t g = 0; g < groups; ++g) {
-            auto word_a = hn::Load(DU(), codes + g * kKeys + key);
-            auto word_b = hn::Load(DU(), codes + g * kKeys + key + lanes);
-            for (size_t j = 0; j < 4; ++j) {
-                const auto code_a = hn::And(word_a, low);
-                const auto code_b = hn::And(word_b, low);
-                for (size_t r = 0; r < kCount; ++r) {
-                    uint32_t four;
-                    std::memcpy(&four, queries + r * static_cast<size_t>(shape.d) + 16 * g + 4 * j, sizeof four);
-                    const auto query = hn::Set(DU(), four);
-                    a[r] = AddProducts(a[r], code_a, query);
-                    b[r] = AddProducts(b[r], code_b, query);
-                }
-                word_a = hn::ShiftRight<2>(word_a);
-                word_b = hn::ShiftRight<2>(word_b);
-            }
-        }
-        const VF scale_a = LoadHalves(key_scale + key);
-        const VF scale_b = LoadHalves(key_scale + key + lanes);
-        for (size_t r = 0; r < kCount; ++r) {
-            const Row& row = rows[r];
-            const VF scale = hn::Set(DF(), row.scale);
-            const VF offset = hn::Set(DF(), row.offset);
-            const VF base = hn::Set(DF(), row.base);
-            const auto logit = [&](Sum sum, VF key_scales) HWY_ATTR {
-                const VF dot = hn::MulAdd(hn::Set(DF(), 2.0f), hn::ConvertTo(DF(), Finished(sum)), offset);
-                return hn::MulAdd(hn::Mul(dot, scale), key_scales, base);
-            };
-            hn::Store(logit(a[r], scale_a), DF(), logits + r * kKeys + key);
-            hn::Store(logit(b[r], scale_b), DF(), logits + r * kKeys + key + lanes);
-        }
-    }
-}
-
-/** Σ x[i] · m[i] over d, a multiple of 16. */
-HWY_INLINE float DotMean(const float* x, const int8_t* m, size_t d) {
-    const size_t lanes = hn::Lanes(DF());
-    VF sum = hn::Zero(DF());
-    for (size_t i = 0; i < d; i += lanes) sum = hn::MulAdd(hn::LoadU(DF(), x + i), LoadSigned(m + i), sum);
-    return hn::ReduceSum(DF(), sum);
-}
-
-void ScoreCodes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
-    float factors[3];
-    std::memcpy(factors, page + shape.factors, sizeof factors);
-    const auto d = static_cast<size_t>(shape.d);
-    const auto* mean = reinterpret_cast<const int8_t*>(page + shape.mean);
-    for (size_t row = 0; row < static_cast<size_t>(queries.rows); row += kRows) {
-        const size_t count = std::min(kRows, static_cast<size_t>(queries.rows) - row);
-        Row rows[kRows];
-        for (size_t r = 0; r < count; ++r) {
-            const size_t at = row + r;
-            rows[r] = {factors[0] * DotMean(queries.exact + at * d, mean, d), queries.scale[at], queries.offset[at]};
-        }
-        const int8_t* codes = queries.codes + row * d;
-        float* out = logits + row * kKeys;
-        switch (count) {
-            case 1:
-                ScoreRows<1>(shape, page, codes, rows, out);
-                break;
-            case 2:
-                ScoreRows<2>(shape, page, codes, rows, out);
-                break;
-            case 3:
-                ScoreRows<3>(shape, page, codes, rows, out);
-                break;
-            case 4:
-                ScoreRows<4>(shape, page, codes, rows, out);
-                break;
-            case 5:
-                ScoreRows<5>(shape, page, codes, rows, out);
-                break;
-            default:
-                ScoreRows<6>(shape, page, codes, rows, out);
-                break;
-        }
-    }
-}
-
 /** 2^x for x in [−126, 127], by a polynomial of the fraction in [−½, ½]. */
 HWY_INLINE VF PowerOfTwo(VF x) {
     const VF whole = hn::Round(x);
@@ -176,6 +81,165 @@ HWY_INLINE VF PowerOfTwo(VF x) {
     p = hn::MulAdd(p, f, hn::Set(DF(), 1.0f));
     const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(DI(), whole), hn::Set(DI(), 127)));
     return hn::Mul(p, hn::BitCast(DF(), exponent));
+}
+
+/** 2^(x − by) as weigh_scores has it. */
+HWY_INLINE VF Weight(VF x, VF by) {
+    const VF least = hn::Set(DF(), -126.0f);
+    const VF shifted = hn::Sub(x, by);
+    // Below the range, and NaN, which compares false: nothing.
+    const auto counts = hn::Ge(shifted, least);
+    return hn::IfThenElseZero(counts,
+                              PowerOfTwo(hn::Min(hn::IfThenElse(counts, shifted, least), hn::Set(DF(), 100.0f))));
+}
+
+struct Row {
+    float base;  // exact · mean
+    float scale, offset;
+    float shift;  // with kWeigh
+};
+
+/** Logits of kCount rows, or with kWeigh their weights, whose sums are added to `sums`. */
+template <size_t kCount, bool kWeigh>
+HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const std::byte* ahead, const int8_t* queries,
+                          const Row* rows, float* out, float* sums) {
+    const size_t lanes = hn::Lanes(DF());
+    const auto groups = static_cast<size_t>(shape.d / 16);
+    const auto* codes = reinterpret_cast<const uint32_t*>(page);
+    const auto* key_scale = reinterpret_cast<const uint16_t*>(page + shape.key_scale);
+    const auto low = hn::Set(DU(), 0x03030303u);
+    VF all[kCount];
+    ATLAS_UNROLL
+    for (size_t r = 0; r < kCount; ++r) all[r] = hn::Zero(DF());
+    for (size_t key = 0; key < kKeys; key += 2 * lanes) {
+        Sum a[kCount];
+        Sum b[kCount];
+        ATLAS_UNROLL
+        for (size_t r = 0; r < kCount; ++r) a[r] = b[r] = hn::Zero(DI());
+        for (size_t g = 0; g < groups; ++g) {
+            auto word_a = hn::Load(DU(), codes + g * kKeys + key);
+            auto word_b = hn::Load(DU(), codes + g * kKeys + key + lanes);
+            if (ahead != nullptr) {
+                // One line for each that is read, so that no burst of them holds up the loads.
+                const std::byte* next = ahead + (g * kKeys + key) * sizeof(uint32_t);
+                for (size_t at = 0; at < 2 * lanes * sizeof(uint32_t); at += 64) __builtin_prefetch(next + at, 0, 2);
+            }
+            ATLAS_UNROLL
+            for (size_t j = 0; j < 4; ++j) {
+                const auto code_a = hn::And(word_a, low);
+                const auto code_b = hn::And(word_b, low);
+                ATLAS_UNROLL
+                for (size_t r = 0; r < kCount; ++r) {
+                    uint32_t four;
+                    std::memcpy(&four, queries + r * static_cast<size_t>(shape.d) + 16 * g + 4 * j, sizeof four);
+                    const auto query = hn::Set(DU(), four);
+                    a[r] = AddProducts(a[r], code_a, query);
+                    b[r] = AddProducts(b[r], code_b, query);
+                }
+                word_a = hn::ShiftRight<2>(word_a);
+                word_b = hn::ShiftRight<2>(word_b);
+            }
+        }
+        const VF scale_a = LoadHalves(key_scale + key);
+        const VF scale_b = LoadHalves(key_scale + key + lanes);
+        ATLAS_UNROLL
+        for (size_t r = 0; r < kCount; ++r) {
+            const Row& row = rows[r];
+            const VF scale = hn::Set(DF(), row.scale);
+            const VF offset = hn::Set(DF(), row.offset);
+            const VF base = hn::Set(DF(), row.base);
+            const auto logit = [&](Sum sum, VF key_scales) HWY_ATTR {
+                const VF dot = hn::MulAdd(hn::Set(DF(), 2.0f), hn::ConvertTo(DF(), Finished(sum)), offset);
+                return hn::MulAdd(hn::Mul(dot, scale), key_scales, base);
+            };
+            VF of_a = logit(a[r], scale_a);
+            VF of_b = logit(b[r], scale_b);
+            if constexpr (kWeigh) {
+                const VF shift = hn::Set(DF(), row.shift);
+                of_a = Weight(of_a, shift);
+                of_b = Weight(of_b, shift);
+                all[r] = hn::Add(all[r], hn::Add(of_a, of_b));
+            }
+            hn::Store(of_a, DF(), out + r * kKeys + key);
+            hn::Store(of_b, DF(), out + r * kKeys + key + lanes);
+        }
+    }
+    if constexpr (kWeigh) {
+        ATLAS_UNROLL
+        for (size_t r = 0; r < kCount; ++r) sums[r] = hn::ReduceSum(DF(), all[r]);
+    }
+}
+
+/** Σ x[i] · m[i] over d, a multiple of 16. */
+HWY_INLINE float DotMean(const float* x, const int8_t* m, size_t d) {
+    const size_t lanes = hn::Lanes(DF());
+    VF sum = hn::Zero(DF());
+    for (size_t i = 0; i < d; i += lanes) sum = hn::MulAdd(hn::LoadU(DF(), x + i), LoadSigned(m + i), sum);
+    return hn::ReduceSum(DF(), sum);
+}
+
+template <bool kWeigh>
+HWY_INLINE void ScorePage(const CodeShape& shape, const CodeQueries& queries, const std::byte* page,
+                          const std::byte* ahead, const float* shift, float* out, float* sums) {
+    float factors[3];
+    std::memcpy(factors, page + shape.factors, sizeof factors);
+    const auto d = static_cast<size_t>(shape.d);
+    const auto* mean = reinterpret_cast<const int8_t*>(page + shape.mean);
+    if (ahead != nullptr) {
+        for (size_t at = shape.key_scale; at < shape.bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
+    }
+    for (size_t row = 0; row < static_cast<size_t>(queries.rows); row += kRows) {
+        const size_t count = std::min(kRows, static_cast<size_t>(queries.rows) - row);
+        Row rows[kRows];
+        for (size_t r = 0; r < count; ++r) {
+            const size_t at = row + r;
+            rows[r] = {factors[0] * DotMean(queries.exact + at * d, mean, d), queries.scale[at], queries.offset[at],
+                       kWeigh ? shift[at] : 0.0f};
+        }
+        const int8_t* codes = queries.codes + row * d;
+        const auto score = [&]<size_t kCount>() HWY_ATTR {
+            ScoreRows<kCount, kWeigh>(shape, page, row == 0 ? ahead : nullptr, codes, rows, out + row * kKeys,
+                                      kWeigh ? sums + row : nullptr);
+        };
+        switch (count) {
+            case 1:
+                score.template operator()<1>();
+                break;
+            case 2:
+                score.template operator()<2>();
+                break;
+            case 3:
+                score.template operator()<3>();
+                break;
+            case 4:
+                score.template operator()<4>();
+                break;
+            case 5:
+                score.template operator()<5>();
+                break;
+            case 6:
+                score.template operator()<6>();
+                break;
+            default:
+                if constexpr (kRows > 6) {
+                    if (count == 7) {
+                        score.template operator()<7>();
+                    } else {
+                        score.template operator()<8>();
+                    }
+                }
+                break;
+        }
+    }
+}
+
+void ScoreCodes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
+    ScorePage<false>(shape, queries, page, nullptr, nullptr, logits, nullptr);
+}
+
+void WeighCodes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
+                const float* shift, float* weights, float* sums) {
+    ScorePage<true>(shape, queries, page, ahead, shift, weights, sums);
 }
 
 void CapScores(float* values, int64_t n, float cap) {
@@ -197,17 +261,12 @@ void AddMask(const uint16_t* mask, int64_t count, float factor, float* logits) {
 
 void WeighScores(float* values, int64_t rows, const float* shift, float* sums) {
     const size_t lanes = hn::Lanes(DF());
-    const VF least = hn::Set(DF(), -126.0f);
-    const VF most = hn::Set(DF(), 100.0f);
     for (int64_t row = 0; row < rows; ++row) {
         float* at = values + row * kCodeKeys;
         const VF by = hn::Set(DF(), shift[row]);
         VF sum = hn::Zero(DF());
         for (size_t key = 0; key < kKeys; key += lanes) {
-            const VF x = hn::Sub(hn::Load(DF(), at + key), by);
-            // Below the range, and NaN, which compares false: nothing.
-            const auto counts = hn::Ge(x, least);
-            const VF weight = hn::IfThenElseZero(counts, PowerOfTwo(hn::Min(hn::IfThenElse(counts, x, least), most)));
+            const VF weight = Weight(hn::Load(DF(), at + key), by);
             hn::Store(weight, DF(), at + key);
             sum = hn::Add(sum, weight);
         }
@@ -278,6 +337,7 @@ HWY_AFTER_NAMESPACE();
 namespace atlas::kernels::cpu {
 
 HWY_EXPORT(ScoreCodes);
+HWY_EXPORT(WeighCodes);
 HWY_EXPORT(CapScores);
 HWY_EXPORT(AddMask);
 HWY_EXPORT(WeighScores);
@@ -288,6 +348,10 @@ HWY_EXPORT(AddValueMean);
 
 void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
     HWY_DYNAMIC_DISPATCH(ScoreCodes)(shape, queries, page, logits);
+}
+void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
+                 const float* shift, float* weights, float* sums) {
+    HWY_DYNAMIC_DISPATCH(WeighCodes)(shape, queries, page, ahead, shift, weights, sums);
 }
 void cap_scores(float* values, int64_t n, float cap) { HWY_DYNAMIC_DISPATCH(CapScores)(values, n, cap); }
 void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {
