@@ -1,6 +1,5 @@
 #include "atlas/calibration.h"
 
-#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -27,18 +26,8 @@ struct atlas_calibration {
 
 namespace {
 
-/** The one that probes and sessions report to. */
-std::atomic<atlas_calibration*> g_gathering{nullptr};
-
 constexpr size_t kSmallestTarget = offsetof(atlas_calibration_target, replace) + sizeof(bool);
 constexpr size_t kSmallestReport = offsetof(atlas_calibration_report, observations) + sizeof(int64_t);
-
-void stop(atlas_calibration* calibration) {
-    if (g_gathering != calibration) return;
-    attention::set_probe_sink(nullptr);
-    runtime::plugin_runtime()->set_calibration(nullptr);
-    g_gathering = nullptr;
-}
 
 /** Settings under which corrections would be of something else. */
 Status check_options(const Options& options) {
@@ -115,11 +104,8 @@ atlas_status atlas_calibration_begin(atlas_calibration** calibration) {
         const Options& options = runtime::plugin_runtime()->options();
         if (Status status = check_options(options); !status.is_ok()) return status;
         auto created = std::make_unique<atlas_calibration>(options);
-        atlas_calibration* none = nullptr;
-        if (!g_gathering.compare_exchange_strong(none, created.get()))
+        if (!runtime::plugin_runtime()->begin_calibration(&created->gathered))
             return Status::unsupported("another calibration of this process is under way");
-        runtime::plugin_runtime()->set_calibration(&created->gathered);
-        attention::set_probe_sink(&created->gathered);
         *calibration = created.release();
         return Status::ok();
     });
@@ -128,7 +114,8 @@ atlas_status atlas_calibration_begin(atlas_calibration** calibration) {
 atlas_status atlas_calibration_begin_document(atlas_calibration* calibration, bool held_out) {
     return guarded(__func__, [&] {
         if (!calibration) return Status::invalid_argument("calibration is NULL");
-        if (g_gathering != calibration) return Status::unsupported("this calibration is finished");
+        if (runtime::plugin_runtime()->calibration() != &calibration->gathered)
+            return Status::unsupported("this calibration is finished");
         calibration->gathered.begin_document(held_out);
         return Status::ok();
     });
@@ -138,13 +125,13 @@ atlas_status atlas_calibration_finish(atlas_calibration* calibration, const atla
                                       atlas_calibration_report* report) {
     return guarded(__func__, [&] {
         if (!calibration) return Status::invalid_argument("calibration is NULL");
-        stop(calibration);
+        runtime::plugin_runtime()->end_calibration(&calibration->gathered);
         return write(*calibration, target, report);
     });
 }
 
 void atlas_calibration_free(atlas_calibration* calibration) {
     if (!calibration) return;
-    stop(calibration);
+    runtime::plugin_runtime()->end_calibration(&calibration->gathered);
     delete calibration;
 }

@@ -22,6 +22,15 @@ AbsenceCounts Runtime::absences() const {
     return sum;
 }
 
+bool Runtime::begin_calibration(side_car::Calibration* calibration) {
+    side_car::Calibration* none = nullptr;
+    return calibration_.compare_exchange_strong(none, calibration);
+}
+
+void Runtime::end_calibration(side_car::Calibration* calibration) {
+    calibration_.compare_exchange_strong(calibration, nullptr);
+}
+
 void Runtime::enter(Session* session) { sessions_.add(session); }
 
 void Runtime::leave(Session* session) {

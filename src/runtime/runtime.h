@@ -49,9 +49,12 @@ public:
     void enter(Session* session);
     void leave(Session* session);
 
-    /** The calibration under way, or null; sessions tell it their geometry. To be changed only while nothing is computed. */
+    /** The calibration under way, or null; sessions tell it their geometry and their memories' probes. To be changed only while nothing is computed. */
     side_car::Calibration* calibration() const { return calibration_.load(std::memory_order_relaxed); }
-    void set_calibration(side_car::Calibration* calibration) { calibration_ = calibration; }
+    /** `calibration` is under way from here on, until it is ended; false while another one is. */
+    bool begin_calibration(side_car::Calibration* calibration);
+    /** Nothing for one that is not under way. */
+    void end_calibration(side_car::Calibration* calibration);
 
     /** What took no part, of the sessions that ended and of those that live. */
     AbsenceCounts absences() const;

@@ -78,8 +78,9 @@ Status Session::attend(attention::AttentionCall call, int n_threads) {
     if (args.mask.data) masks_.attach(args.n_tokens, call.n_keys, n_threads, &call.args.mask);
     const bool in_cells = call.in_cells();
     if (in_cells && side_car_fit_.see(call.layer, args.n_head_kv, args.d_k, args.d_v)) take_up_side_car();
-    if (side_car::Calibration* calibration = in_cells ? runtime_->calibration() : nullptr)
-        calibration->see(call.layer, args.n_head_kv, args.d_k, args.d_v);
+    side_car::Calibration* const calibration = runtime_->calibration();
+    if (calibration && in_cells) calibration->see(call.layer, args.n_head_kv, args.d_k, args.d_v);
+    engine_.memory().set_probe_sink(calibration);
     ++calls_;
     d_k_ = args.d_k;
     d_v_ = args.d_v;

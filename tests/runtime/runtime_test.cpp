@@ -10,6 +10,7 @@
 
 #include "plain_call.h"
 #include "runtime/session.h"
+#include "side_car/calibration.h"
 
 namespace atlas::runtime {
 namespace {
@@ -54,9 +55,16 @@ TEST_F(RuntimeTest, TwoDoNotKnowOfEachOther) {
     ASSERT_TRUE(one->kv_budget().reserve(4096));
     EXPECT_EQ(other->kv_budget().in_use(), 0u);
     one->kv_budget().release(4096);
-    one->set_calibration(reinterpret_cast<side_car::Calibration*>(this));
+    side_car::Calibration first({}, 1), second({}, 1);
+    EXPECT_TRUE(one->begin_calibration(&first));
+    EXPECT_FALSE(one->begin_calibration(&second));
     EXPECT_EQ(other->calibration(), nullptr);
-    one->set_calibration(nullptr);
+    EXPECT_TRUE(other->begin_calibration(&second));
+    one->end_calibration(&second);  // not its own
+    EXPECT_EQ(one->calibration(), &first);
+    one->end_calibration(&first);
+    EXPECT_EQ(one->calibration(), nullptr);
+    EXPECT_EQ(other->calibration(), &second);
 }
 
 TEST_F(RuntimeTest, ItLivesUntilItsLastSessionHasEndedAndWritesThen) {

@@ -39,14 +39,12 @@ struct ProbeSample {
     double tokens = 0.0;              ///< per observation
 };
 
-/** Gets every probe of the process; add() is called from several threads at once. */
+/** Gets every probe of the memories that were given it; add() is called from several threads at once. */
 class ProbeSink {
 public:
     virtual ~ProbeSink() = default;
     virtual void add(const ProbeSample& sample) = 0;
 };
-/** nullptr: none. To be changed only while nothing is computed. */
-void set_probe_sink(ProbeSink* sink);
 
 /** How memories of heads of this shape are made. */
 memory::CorrectorConfig corrector_config(const MemoryOptions& options, int64_t d_k, int64_t d_v, uint64_t seed);
@@ -72,6 +70,8 @@ public:
     void set_options(const MemoryOptions& options);
     /** Of memories that are made from now on, and of which queries are probed. */
     void set_seed(uint64_t seed) { seed_ = seed; }
+    /** Who gets the probes of calls from now on; nullptr: nobody. */
+    void set_probe_sink(ProbeSink* sink) { probe_sink_ = sink; }
     /** Where memories of these heads start; all present ones are dropped. Shared between engines, so that a model's is held once. */
     void set_initial(std::shared_ptr<const InitialMemories> initial);
     /** What was learned, of each (layer, KV head) the memory that was used last. */
@@ -135,6 +135,7 @@ private:
 
     MemoryOptions options_;
     uint64_t seed_;
+    ProbeSink* probe_sink_ = nullptr;
     std::shared_ptr<const InitialMemories> initial_;
     std::map<int, Sequences> layers_;
     std::map<int, MemoryStats> gone_;  // counts of memories that are no more, and times

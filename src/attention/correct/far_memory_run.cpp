@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -13,13 +12,9 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-std::atomic<ProbeSink*> g_probe_sink{nullptr};
-
 constexpr int64_t kSerialHeads = 16;
 
 }  // namespace
-
-void set_probe_sink(ProbeSink* sink) { g_probe_sink = sink; }
 
 /** Adds the time that a call took to the layer's counts. */
 class FarMemory::Clock {
@@ -82,7 +77,6 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
     const int64_t group = args.n_head / args.n_head_kv;
     const auto d_v = static_cast<size_t>(args.d_v);
     const InitialMemory* initial = initial_of(call.layer, kv_head);
-    ProbeSink* const sink = g_probe_sink;
     FarProbe probe(options_.probe_keys);
     std::vector<float> queries, residuals, exact_lse;
     std::vector<int64_t> probed;
@@ -135,11 +129,11 @@ void FarMemory::correct_head(const FarCall& call, int64_t stream, int64_t kv_hea
         const auto near_out = [&](int64_t row) -> const float* {
             return attention.output(stream, view.token0 + row / group, kv_head * group + row % group);
         };
-        for (size_t i = 0; sink && i < probed.size(); ++i) {
+        for (size_t i = 0; probe_sink_ && i < probed.size(); ++i) {
             const int64_t row = probed[i];
-            sink->add({call.layer, kv_head, args.d_k, args.d_v, query(row), near_out(row),
-                       call.far_out + static_cast<size_t>(row0 + row) * d_v, residuals.data() + i * d_v, near_lse(row),
-                       call.far_lse[row0 + row], exact_lse[i], spacing});
+            probe_sink_->add({call.layer, kv_head, args.d_k, args.d_v, query(row), near_out(row),
+                              call.far_out + static_cast<size_t>(row0 + row) * d_v, residuals.data() + i * d_v,
+                              near_lse(row), call.far_lse[row0 + row], exact_lse[i], spacing});
         }
         if (head.corrector->gate() > 0.0) {
             queries.resize(static_cast<size_t>(rows * args.d_k));

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+
 #include "fixture.h"
 
 namespace atlas::attention {
@@ -44,6 +46,27 @@ TEST_P(FarMemoryTest, BringsTheEstimateCloserToExactAttention) {
     const double with = run(&scene, settings, eager(), calls);
     EXPECT_LT(with, 0.9 * without);
     EXPECT_GT(without, 0.0);
+}
+
+/** Probes go to who was given to these memories, for as long as it was, and to nobody else. */
+TEST(FarMemorySink, IsOfOneEngine) {
+    struct Count : ProbeSink {
+        void add(const ProbeSample&) override { ++probes; }
+        std::atomic<int> probes{0};
+    } sink;
+    Scene scene(1024, 1);
+    KeyIndex index = scene.make_index();
+    Engine one(bare(), eager()), other(bare(), eager());
+    one.memory().set_probe_sink(&sink);
+    const auto attend = [&](Engine& engine) { EXPECT_TRUE(engine.attend(scene.call(3), index, 1).is_ok()); };
+    attend(other);
+    EXPECT_EQ(sink.probes, 0);
+    attend(one);
+    const int probes = sink.probes;
+    EXPECT_GT(probes, 0);
+    one.memory().set_probe_sink(nullptr);
+    attend(one);
+    EXPECT_EQ(sink.probes, probes);
 }
 
 /** While the gate is closed the output is that without memory, bit for bit, although it learns. */
