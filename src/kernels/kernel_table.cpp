@@ -60,15 +60,15 @@ void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::
     table().score_codes(shape, queries, page, logits);
 }
 void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
-                 const float* shift, float* weights, float* sums) {
-    table().weigh_codes(shape, queries, page, ahead, shift, weights, sums);
+                 const float* shift, float* weights, float* sums, float* most) {
+    table().weigh_codes(shape, queries, page, ahead, shift, weights, sums, most);
 }
 void cap_scores(float* values, int64_t n, float cap) { table().cap_scores(values, n, cap); }
 void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {
     table().add_mask(mask, count, factor, logits);
 }
-void weigh_scores(float* values, int64_t rows, const float* shift, float* sums) {
-    table().weigh_scores(values, rows, shift, sums);
+void weigh_scores(float* values, int64_t rows, const float* shift, float* sums, float* most) {
+    table().weigh_scores(values, rows, shift, sums, most);
 }
 void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {
     table().share_of_keys(weights, tokens, group, factor, shares);

@@ -86,15 +86,15 @@ struct Table {
      * brought near meanwhile.
      */
     void (*weigh_codes)(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
-                        const float* shift, float* weights, float* sums);
+                        const float* shift, float* weights, float* sums, float* most);
     /** values[i] = cap·tanh(values[i] / cap) of n values, a multiple of 16. */
     void (*cap_scores)(float* values, int64_t n, float cap);
     /** logits[i] += factor · mask[i], mask f16, i < count; −inf stays −inf. */
     void (*add_mask)(const uint16_t* mask, int64_t count, float factor, float* logits);
     /**
-     * values [rows][64] = 2^(values − shift[row]), at most 2^100, 0 for −inf and NaN; sums[row] = their sum. `values` aligned to 64 bytes. Relative error below 1e-5.
+     * values [rows][64] = 2^(values − shift[row]), at most 2^100, 0 for −inf and NaN; sums[row] = their sum and most[row] the largest. `values` aligned to 64 bytes. Relative error below 1e-5.
      */
-    void (*weigh_scores)(float* values, int64_t rows, const float* shift, float* sums);
+    void (*weigh_scores)(float* values, int64_t rows, const float* shift, float* sums, float* most);
     /**
      * shares[key] = largest over tokens of Σ over that token's rows of weights[row][key]·factor[row], for rows = tokens·group, [token][group]; 64 keys.
      */

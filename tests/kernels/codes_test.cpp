@@ -126,14 +126,16 @@ TEST_P(CodesTest, WeighedInOnePassAsInTwo) {
         for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17}) {
             Queries queries(rows, page.shape.d, 7, 0.3f);
             const auto n = static_cast<size_t>(rows);
-            std::vector<float> shift(n), sums(n), expected_sums(n);
+            std::vector<float> shift(n), sums(n), expected_sums(n), most(n), expected_most(n);
             for (size_t row = 0; row < n; ++row) shift[row] = 2.0f * static_cast<float>(row % 4);
             Aligned expected(n * kKeys), weights(n * kKeys);
             score_codes(page.shape, queries.view, page.at(), expected.data());
-            weigh_scores(expected.data(), rows, shift.data(), expected_sums.data());
-            weigh_codes(page.shape, queries.view, page.at(), rows % 2 ? ahead.at() : nullptr, shift.data(), weights.data(), sums.data());
+            weigh_scores(expected.data(), rows, shift.data(), expected_sums.data(), expected_most.data());
+            weigh_codes(page.shape, queries.view, page.at(), rows % 2 ? ahead.at() : nullptr, shift.data(), weights.data(), sums.data(), most.data());
             for (size_t row = 0; row < n; ++row) {
                 ASSERT_NEAR(sums[row], expected_sums[row], 1e-5f * expected_sums[row]) << rows << ' ' << row;
+                ASSERT_NEAR(most[row], expected_most[row], 1e-5f * expected_most[row]) << rows << ' ' << row;
+                ASSERT_EQ(expected_most[row], *std::max_element(expected.data() + row * kKeys, expected.data() + (row + 1) * kKeys));
                 for (size_t key = row * kKeys; key < (row + 1) * kKeys; ++key)
                     ASSERT_NEAR(weights.data()[key], expected.data()[key], 1e-5f * expected.data()[key]) << rows << ' ' << key;
             }
@@ -252,8 +254,8 @@ TEST_P(CodesTest, WeightsArePowersOfTwo) {
     before[70] = values.data()[70] = std::numeric_limits<float>::quiet_NaN();
     before[71] = values.data()[71] = std::numeric_limits<float>::infinity();
     const float shift[] = {0.0f, 3.5f, -20.0f};
-    float sums[3];
-    weigh_scores(values.data(), 3, shift, sums);
+    float sums[3], most[3];
+    weigh_scores(values.data(), 3, shift, sums, most);
     for (size_t row = 0; row < 3; ++row) {
         double sum = 0.0;
         for (size_t key = 0; key < kKeys; ++key) {
@@ -264,6 +266,7 @@ TEST_P(CodesTest, WeightsArePowersOfTwo) {
             sum += static_cast<double>(values.data()[i]);
         }
         EXPECT_NEAR(sums[row], sum, 1e-5 * sum);
+        EXPECT_EQ(most[row], *std::max_element(values.data() + row * kKeys, values.data() + (row + 1) * kKeys));
     }
 }
 

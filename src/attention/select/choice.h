@@ -19,13 +19,22 @@ struct FarBudget {
 class KeyChoice {
 public:
     /** Appends the chosen keys to `selected`, ascending: per page which cells. Pages whose codes say nothing are chosen whole. Throws std::bad_alloc. */
-    void choose(const TileScores& scores, const FarBudget& budget, std::vector<PageCells>* selected);
+    void choose(TileScores& scores, const FarBudget& budget, std::vector<PageCells>* selected);
 
 private:
+    void find_bounds(const TileScores& scores);
+    void look_at(TileScores& scores, float least);
     int64_t count_at_least(float share) const;
     float least_of(int64_t count, float below);
 
-    std::vector<float> shares_;      // [page][64]
+    /** Of a page whose keys' shares are known. */
+    struct Known {
+        int64_t page;
+        size_t shares;  // where its 64 begin
+    };
+    std::vector<float> bounds_;      // per page: no key of it has a larger share
+    std::vector<Known> known_;       // sorted by page at the end
+    std::vector<float> shares_;
     std::vector<float> candidates_;
 };
 

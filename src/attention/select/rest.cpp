@@ -10,7 +10,7 @@
 
 namespace atlas::attention {
 
-double estimate_rest(const TileScores& scores, const std::vector<PageCells>& selected, float* far_lse, float* far_out) {
+double estimate_rest(TileScores& scores, const std::vector<PageCells>& selected, float* far_lse, float* far_out) {
     const int64_t rows = scores.rows();
     const KeyIndex& index = scores.index();
     const kernels::CodeShape& shape = index.shape();

@@ -17,23 +17,25 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kTooLarge = 0x1p90f;
 constexpr float kRaise = 90.0f;
 constexpr int64_t kPagesAhead = 2;
-
-int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; }
+// Floats of weights that are kept at once: they stay in a core's second-level cache.
+constexpr int64_t kKeptFloats = 128 * 1024;
 
 }  // namespace
 
 void TileScores::load_queries(const AttentionCall& call) {
     const int64_t d = index_->shape().d;
+    exact_.resize(static_cast<size_t>(rows_ * d));
     for (int64_t row = 0; row < rows_; ++row) {
         const float* q = call.query(view_->stream, view_->token0 + row / group_, head_ * group_ + row % group_);
-        float* to = exact_ + row * d;
+        float* to = exact_.data() + row * d;
         for (int64_t i = 0; i < call.args.d_k; ++i) to[i] = q[i] * (call.args.scale * kLog2E);
         std::fill(to + call.args.d_k, to + d, 0.0f);
     }
-    kernels::rotate_rows(index_->signs(), rows_, d, exact_);
+    kernels::rotate_rows(index_->signs(), rows_, d, exact_.data());
     codes_.resize(static_cast<size_t>(rows_ * d));
-    for (auto* values : {&scale_, &offset_, &squares_, &shift_, &factor_, &near_}) values->resize(static_cast<size_t>(rows_));
-    kernels::quantise_queries(exact_, rows_, d, codes_.data(), scale_.data(), offset_.data(), squares_.data());
+    for (auto* values : {&scale_, &offset_, &squares_, &shift_, &factor_, &near_})
+        values->resize(static_cast<size_t>(rows_));
+    kernels::quantise_queries(exact_.data(), rows_, d, codes_.data(), scale_.data(), offset_.data(), squares_.data());
 }
 
 void TileScores::score(const AttentionCall& call, const KeyIndex& index, const TileView& view,
@@ -44,12 +46,9 @@ void TileScores::score(const AttentionCall& call, const KeyIndex& index, const T
     head_ = kv_head;
     group_ = call.group();
     rows_ = view.tokens * group_;
-    const int64_t d = index.shape().d;
-    const int64_t n_weights = pages() * rows_ * kernels::kCodeKeys;
-    memory_.resize(static_cast<size_t>(n_weights + rounded(rows_ * d) + 32));
-    weights_ = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory_.data()) + 63) / 64 * 64);
-    exact_ = weights_ + rounded(n_weights);
+    page_weights_.resize(static_cast<size_t>(rows_ * kernels::kCodeKeys));
     sums_.resize(static_cast<size_t>(pages() * rows_));
+    most_.resize(sums_.size());
     parts_.assign(static_cast<size_t>(pages()), -1);
     int64_t part = 0;
     for (int64_t page = 0; page < pages(); ++page) {
@@ -58,49 +57,46 @@ void TileScores::score(const AttentionCall& call, const KeyIndex& index, const T
         part += call.args.mask.data ? view.tokens : 1;
     }
     load_queries(call);
-    bool any = false;  // a row that reads nothing near has no unit yet
+    find_units(near);
+    while (!weigh()) {
+    }
+}
+
+/** A row's unit: its attention over what is read in any case, or else its largest logit. */
+void TileScores::find_units(const NearPart& near) {
+    bool any = false;
     for (int64_t row = 0; row < rows_; ++row) {
         const float lse = near.lse[row / group_ * near.token_stride + row % group_];
         near_[static_cast<size_t>(row)] = lse * kLog2E;
         shift_[static_cast<size_t>(row)] = std::isfinite(lse) ? lse * kLog2E : 0.0f;
         any = any || !std::isfinite(lse);
     }
-    if (any) {
-        // The largest logit, then.
-        std::vector<float> most(static_cast<size_t>(rows_), kMinusInfinity);
-        for (int64_t page = 0; page < pages(); ++page) {
-            score_page(call, page);
-            for (int64_t row = 0; row < rows_; ++row) {
-                const float* logits = weights(page) + row * kernels::kCodeKeys;
-                most[static_cast<size_t>(row)] =
-                    std::max(most[static_cast<size_t>(row)], *std::max_element(logits, logits + kernels::kCodeKeys));
-            }
-        }
-        for (size_t row = 0; row < most.size(); ++row) {
-            if (!std::isfinite(near_[row]) && std::isfinite(most[row])) shift_[row] = most[row];
+    if (!any) return;
+    std::vector<float> most(static_cast<size_t>(rows_), kMinusInfinity);
+    for (int64_t page = 0; page < pages(); ++page) {
+        score_page(page, page_weights_.data());
+        for (int64_t row = 0; row < rows_; ++row) {
+            const float* logits = page_weights_.data() + row * kernels::kCodeKeys;
+            most[static_cast<size_t>(row)] =
+                std::max(most[static_cast<size_t>(row)], *std::max_element(logits, logits + kernels::kCodeKeys));
         }
     }
-    while (!weigh(call)) {
+    for (size_t row = 0; row < most.size(); ++row) {
+        if (!std::isfinite(near_[row]) && std::isfinite(most[row])) shift_[row] = most[row];
     }
 }
 
-/** Weights and sums of all pages; false if a row's unit was too small, and has been raised. */
-bool TileScores::weigh(const AttentionCall& call) {
+/** Sums of all pages, and weights of the first ones; false if a row's unit was too small, and has been raised. */
+bool TileScores::weigh() {
+    kept_.assign(static_cast<size_t>(pages()), nullptr);
+    slot_ = 0;
+    const int64_t kept = kKeptFloats / (rows_ * kernels::kCodeKeys);
     std::fill(factor_.begin(), factor_.end(), 0.0f);
-    const kernels::CodeQueries queries{rows_, codes_.data(), exact_, scale_.data(), offset_.data()};
     for (int64_t page = 0; page < pages(); ++page) {
-        float* sums = sums_.data() + page * rows_;
-        float* weights = weights_ + page * rows_ * kernels::kCodeKeys;
-        if (view_->use[static_cast<size_t>(page_of(page))] == PageUse::kFar && !broken(page) && call.args.softcap <= 0.0f) {
-            // Codes of neighbouring pages of one head lie apart: they are on their way before they are waited for.
-            const int64_t ahead = page + kPagesAhead;
-            kernels::weigh_codes(index_->shape(), queries, codes(page), ahead < pages() ? codes(ahead) : nullptr,
-                                 shift_.data(), weights, sums);
-        } else {
-            score_page(call, page);
-            kernels::weigh_scores(weights, rows_, shift_.data(), sums);
-        }
-        for (int64_t row = 0; row < rows_; ++row) factor_[static_cast<size_t>(row)] += sums[row];
+        float*& weights = kept_[static_cast<size_t>(page)];
+        if (page < kept) weights = new_slot();
+        weigh_page(page, page + kPagesAhead, weights ? weights : page_weights_.data());
+        for (int64_t row = 0; row < rows_; ++row) factor_[static_cast<size_t>(row)] += sums(page)[row];
     }
     bool good = true;
     for (size_t row = 0; row < factor_.size(); ++row) {
@@ -115,23 +111,58 @@ bool TileScores::weigh(const AttentionCall& call) {
     return good;
 }
 
-void TileScores::score_page(const AttentionCall& call, int64_t page) {
-    float* logits = weights_ + page * rows_ * kernels::kCodeKeys;
+const float* TileScores::weights(int64_t page) {
+    float*& weights = kept_[static_cast<size_t>(page)];
+    if (weights == nullptr) {
+        float* slot = new_slot();
+        weigh_page(page, -1, slot);
+        weights = slot;
+    }
+    return weights;
+}
+
+/** Room for the weights of one more page. */
+float* TileScores::new_slot() {
+    const int64_t floats = rows_ * kernels::kCodeKeys;
+    const int64_t per_block = std::max<int64_t>(kKeptFloats / floats, 1);
+    const auto block = static_cast<size_t>(slot_ / per_block);
+    if (slots_.size() <= block) slots_.resize(block + 1);
+    slots_[block].resize(static_cast<size_t>(per_block * floats));
+    return slots_[block].data() + slot_++ % per_block * floats;
+}
+
+/** `ahead`: a page, if there is such a one, that will be weighed soon. */
+void TileScores::weigh_page(int64_t page, int64_t ahead, float* weights) {
+    float* sums = sums_.data() + page * rows_;
+    float* most = most_.data() + page * rows_;
+    if (view_->use[static_cast<size_t>(page_of(page))] == PageUse::kFar && !broken(page) && call_->args.softcap <= 0.0f) {
+        // Codes of neighbouring pages of one head lie apart: they are on their way before they are waited for.
+        const kernels::CodeQueries queries{rows_, codes_.data(), exact_.data(), scale_.data(), offset_.data()};
+        kernels::weigh_codes(index_->shape(), queries, codes(page),
+                             ahead >= 0 && ahead < pages() ? codes(ahead) : nullptr, shift_.data(), weights, sums, most);
+    } else {
+        score_page(page, weights);
+        kernels::weigh_scores(weights, rows_, shift_.data(), sums, most);
+    }
+}
+
+void TileScores::score_page(int64_t page, float* logits) {
     if (broken(page)) {
         std::fill_n(logits, rows_ * kernels::kCodeKeys, kMinusInfinity);
         return;
     }
-    const kernels::CodeQueries queries{rows_, codes_.data(), exact_, scale_.data(), offset_.data()};
+    const kernels::CodeQueries queries{rows_, codes_.data(), exact_.data(), scale_.data(), offset_.data()};
     kernels::score_codes(index_->shape(), queries, codes(page), logits);
-    if (call.args.softcap > 0.0f) kernels::cap_scores(logits, rows_ * kernels::kCodeKeys, call.args.softcap * kLog2E);
-    hide(call, page);
+    if (call_->args.softcap > 0.0f) kernels::cap_scores(logits, rows_ * kernels::kCodeKeys, call_->args.softcap * kLog2E);
+    hide(page, logits);
 }
 
-void TileScores::hide(const AttentionCall& call, int64_t page) {
+/** −inf where a row does not see the key, and what its mask adds. */
+void TileScores::hide(int64_t page, float* logits) {
+    const AttentionCall& call = *call_;
     const int64_t number = page_of(page);
     const PageUse use = view_->use[static_cast<size_t>(number)];
     if (use == PageUse::kFar) return;
-    float* logits = weights_ + page * rows_ * kernels::kCodeKeys;
     const int64_t count = std::min<int64_t>(kernels::kCodeKeys, call.n_keys - number * kernels::kCodeKeys);
     for (int64_t row = 0; row < rows_; ++row) {
         float* at = logits + row * kernels::kCodeKeys;

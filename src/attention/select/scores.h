@@ -9,6 +9,19 @@
 
 namespace atlas::attention {
 
+/** Floats at an address divisible by 64; they are lost when it grows. */
+class AlignedFloats {
+public:
+    /** Throws std::bad_alloc. */
+    void resize(size_t n) {
+        if (memory_.size() < n + 16) memory_ = std::vector<float>(n + 16);
+    }
+    float* data() { return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory_.data()) + 63) / 64 * 64); }
+
+private:
+    std::vector<float> memory_;
+};
+
 /** Log-sum-exp (natural) of what each row reads in any case: row (token t, head h of the group) at lse[t·token_stride + h]. */
 struct NearPart {
     const float* lse;
@@ -16,8 +29,10 @@ struct NearPart {
 };
 
 /**
- * How much every key of a tile's view.chosen_from pages weighs for every query of one KV head's group, estimated from the index. Rows are
- * [token of the tile][head of the group]. One per thread, for one (tile, KV head) after the other; its buffers only grow.
+ * How much the keys of a tile's view.chosen_from pages weigh for every query of one KV head's group, estimated from the index. Rows are
+ * [token of the tile][head of the group]. All pages are scored for their sums; what single keys weigh is kept of few pages, and made again
+ * for others when it is asked for: a context's weights are larger than its codes, and most pages hold nothing that could be selected.
+ * One per thread, for one (tile, KV head) after the other; its buffers only grow.
  */
 class TileScores {
 public:
@@ -34,10 +49,15 @@ public:
     const KeyIndex& index() const { return *index_; }
     int64_t head() const { return head_; }
 
-    /** Weights of a page (a number into view().chosen_from), [row][64]: e^logit / 2^shift(row); 0 where a row does not see the key. */
-    const float* weights(int64_t page) const { return weights_ + page * rows_ * kernels::kCodeKeys; }
+    /**
+     * Weights of a page (a number into view().chosen_from), [row][64]: e^logit / 2^shift(row); 0 where a row does not see the key. They stay where
+     * they are until the next score(). Throws std::bad_alloc.
+     */
+    const float* weights(int64_t page);
     /** Sums over the page's keys, [row]. */
     const float* sums(int64_t page) const { return sums_.data() + page * rows_; }
+    /** The largest of the page's, [row]. */
+    const float* most(int64_t page) const { return most_.data() + page * rows_; }
     /** Logarithm to base 2 of the unit of a row's weights. */
     float shift(int64_t row) const { return shift_[static_cast<size_t>(row)]; }
     /** One over a row's whole attention, near part included, in units of its weights: weight · factor is a share. [row] */
@@ -57,21 +77,26 @@ public:
 private:
     const std::byte* codes(int64_t page) const { return index_->codes(view_->base_page + page_of(page), head_); }
     void load_queries(const AttentionCall& call);
-    void score_page(const AttentionCall& call, int64_t page);
-    void hide(const AttentionCall& call, int64_t page);
-    bool weigh(const AttentionCall& call);
+    void find_units(const NearPart& near);
+    void score_page(int64_t page, float* logits);
+    void hide(int64_t page, float* logits);
+    void weigh_page(int64_t page, int64_t ahead, float* weights);
+    bool weigh();
+    float* new_slot();
 
     const AttentionCall* call_ = nullptr;
     const KeyIndex* index_ = nullptr;
     const TileView* view_ = nullptr;
     int64_t head_ = 0, group_ = 1, rows_ = 0;
-    std::vector<float> memory_;
-    float* weights_ = nullptr;          // [page][row][64], aligned
-    float* exact_ = nullptr;            // [row][d], rotated, in units of ln 2
+    AlignedFloats exact_;               // [row][d], rotated, in units of ln 2
+    AlignedFloats page_weights_;        // [row][64], of the page that is being scored, if it is not kept
     std::vector<int8_t> codes_;         // [row][d]
-    std::vector<float> scale_, offset_, squares_, shift_, factor_, near_, raised_;  // [row]
-    std::vector<float> sums_;           // [page][row]
+    std::vector<float> scale_, offset_, squares_, shift_, factor_, near_;  // [row]
+    std::vector<float> sums_, most_;    // [page][row]
     std::vector<int64_t> parts_;        // per page: where its tokens' cells begin in view_->parts, −1: it has none
+    std::vector<float*> kept_;          // per page: its weights, or null
+    std::vector<AlignedFloats> slots_;  // what is kept, some pages each
+    int64_t slot_ = 0;                  // pages kept
 };
 
 }  // namespace atlas::attention

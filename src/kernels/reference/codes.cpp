@@ -170,9 +170,10 @@ void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) 
                                        static_cast<double>(factor) * static_cast<double>(f16_to_f32(mask[i])));
 }
 
-void weigh_scores(float* values, int64_t rows, const float* shift, float* sums) {
+void weigh_scores(float* values, int64_t rows, const float* shift, float* sums, float* most) {
     for (int64_t row = 0; row < rows; ++row) {
         double sum = 0.0;
+        most[row] = 0.0f;
         for (int64_t key = 0; key < kCodeKeys; ++key) {
             float& value = values[row * kCodeKeys + key];
             const double x = std::min(static_cast<double>(value) - static_cast<double>(shift[row]), 100.0);
@@ -181,15 +182,16 @@ void weigh_scores(float* values, int64_t rows, const float* shift, float* sums) 
                         ? static_cast<float>(std::exp2(x))
                         : 0.0f;
             sum += static_cast<double>(value);
+            most[row] = std::max(most[row], value);
         }
         sums[row] = static_cast<float>(sum);
     }
 }
 
 void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte*,
-                 const float* shift, float* weights, float* sums) {
+                 const float* shift, float* weights, float* sums, float* most) {
     reference::score_codes(shape, queries, page, weights);
-    reference::weigh_scores(weights, queries.rows, shift, sums);
+    reference::weigh_scores(weights, queries.rows, shift, sums, most);
 }
 
 void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {

@@ -16,10 +16,10 @@ void quantise_queries(const float* exact, int64_t rows, int64_t d, int8_t* codes
 void rotate_rows(const float* signs, int64_t rows, int64_t d, float* x);
 void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits);
 void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
-                 const float* shift, float* weights, float* sums);
+                 const float* shift, float* weights, float* sums, float* most);
 void cap_scores(float* values, int64_t n, float cap);
 void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits);
-void weigh_scores(float* values, int64_t rows, const float* shift, float* sums);
+void weigh_scores(float* values, int64_t rows, const float* shift, float* sums, float* most);
 void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares);
 uint64_t keys_at_least(const float* shares, float least);
 void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums);

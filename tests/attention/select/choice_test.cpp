@@ -60,7 +60,7 @@ double logit(const Scene& scene, int64_t head, int64_t kv_head, int64_t key) {
 
 TEST(TileScores, FollowTheLogits) {
     Scene scene(4096, 1, 4, 2, 64);
-    const Scored scored(scene, bare(), 1);
+    Scored scored(scene, bare(), 1);
     double error = 0.0, square = 0.0, mean = 0.0;
     double n = 0.0;
     for (int64_t page = 0; page < scored.scores.pages(); ++page) {

@@ -68,29 +68,26 @@ HWY_INLINE VF LoadSigned(const int8_t* from) {
     return hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(d8, from)));
 }
 
-/** 2^x for x in [−126, 127], by a polynomial of the fraction in [−½, ½]. */
-HWY_INLINE VF PowerOfTwo(VF x) {
-    const VF whole = hn::Round(x);
-    const VF f = hn::Sub(x, whole);
-    // Taylor terms of e^{f ln 2}: the first left out is below 2e-6.
-    VF p = hn::Set(DF(), 1.3333558e-3f);
-    p = hn::MulAdd(p, f, hn::Set(DF(), 9.6181291e-3f));
-    p = hn::MulAdd(p, f, hn::Set(DF(), 5.5504109e-2f));
-    p = hn::MulAdd(p, f, hn::Set(DF(), 2.4022651e-1f));
-    p = hn::MulAdd(p, f, hn::Set(DF(), 6.9314718e-1f));
-    p = hn::MulAdd(p, f, hn::Set(DF(), 1.0f));
-    const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(DI(), whole), hn::Set(DI(), 127)));
-    return hn::Mul(p, hn::BitCast(DF(), exponent));
-}
-
 /** 2^(x − by) as weigh_scores has it. */
 HWY_INLINE VF Weight(VF x, VF by) {
-    const VF least = hn::Set(DF(), -126.0f);
     const VF shifted = hn::Sub(x, by);
     // Below the range, and NaN, which compares false: nothing.
-    const auto counts = hn::Ge(shifted, least);
-    return hn::IfThenElseZero(counts,
-                              PowerOfTwo(hn::Min(hn::IfThenElse(counts, shifted, least), hn::Set(DF(), 100.0f))));
+    const auto counts = hn::Ge(shifted, hn::Set(DF(), -126.0f));
+    const VF power = hn::Min(hn::IfThenElseZero(counts, shifted), hn::Set(DF(), 100.0f));
+    const VF whole = hn::Round(power);
+    const VF f = hn::Sub(power, whole);
+    // 2^f in [−½, ½]: the polynomial of degree 4 with the least relative error, 2.6e-6.
+    VF p = hn::Set(DF(), 9.57010e-3f);
+    p = hn::MulAdd(p, f, hn::Set(DF(), 5.591786e-2f));
+    p = hn::MulAdd(p, f, hn::Set(DF(), 2.4024745e-1f));
+    p = hn::MulAdd(p, f, hn::Set(DF(), 6.9312182e-1f));
+    p = hn::MulAdd(p, f, hn::Set(DF(), 9.9999926e-1f));
+#if HWY_MAX_BYTES >= 64
+    return hn::IfThenElseZero(counts, hn::MulByFloorPow2(p, whole));  // one instruction
+#else
+    const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(DI(), whole), hn::Set(DI(), 127)));
+    return hn::IfThenElseZero(counts, hn::Mul(p, hn::BitCast(DF(), exponent)));
+#endif
 }
 
 struct Row {
@@ -99,18 +96,19 @@ struct Row {
     float shift;  // with kWeigh
 };
 
-/** Logits of kCount rows, or with kWeigh their weights, whose sums are added to `sums`. */
+/** Logits of kCount rows, or with kWeigh their weights, with sums and the largest. */
 template <size_t kCount, bool kWeigh>
 HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const std::byte* ahead, const int8_t* queries,
-                          const Row* rows, float* out, float* sums) {
+                          const Row* rows, float* out, float* sums, float* most) {
     const size_t lanes = hn::Lanes(DF());
     const auto groups = static_cast<size_t>(shape.d / 16);
     const auto* codes = reinterpret_cast<const uint32_t*>(page);
     const auto* key_scale = reinterpret_cast<const uint16_t*>(page + shape.key_scale);
     const auto low = hn::Set(DU(), 0x03030303u);
     VF all[kCount];
+    VF top[kCount];
     ATLAS_UNROLL
-    for (size_t r = 0; r < kCount; ++r) all[r] = hn::Zero(DF());
+    for (size_t r = 0; r < kCount; ++r) all[r] = top[r] = hn::Zero(DF());
     for (size_t key = 0; key < kKeys; key += 2 * lanes) {
         Sum a[kCount];
         Sum b[kCount];
@@ -159,6 +157,7 @@ HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const s
                 of_a = Weight(of_a, shift);
                 of_b = Weight(of_b, shift);
                 all[r] = hn::Add(all[r], hn::Add(of_a, of_b));
+                top[r] = hn::Max(top[r], hn::Max(of_a, of_b));
             }
             hn::Store(of_a, DF(), out + r * kKeys + key);
             hn::Store(of_b, DF(), out + r * kKeys + key + lanes);
@@ -166,21 +165,32 @@ HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const s
     }
     if constexpr (kWeigh) {
         ATLAS_UNROLL
-        for (size_t r = 0; r < kCount; ++r) sums[r] = hn::ReduceSum(DF(), all[r]);
+        for (size_t r = 0; r < kCount; ++r) {
+            sums[r] = hn::ReduceSum(DF(), all[r]);
+            most[r] = hn::ReduceMax(DF(), top[r]);
+        }
     }
 }
 
-/** Σ x[i] · m[i] over d, a multiple of 16. */
-HWY_INLINE float DotMean(const float* x, const int8_t* m, size_t d) {
+/** rows[r].base = scale · Σ x[r][i] · m[i] over d, a multiple of 16. */
+template <size_t kCount>
+HWY_INLINE void DotMeans(const float* x, const int8_t* m, size_t d, float scale, Row* rows) {
     const size_t lanes = hn::Lanes(DF());
-    VF sum = hn::Zero(DF());
-    for (size_t i = 0; i < d; i += lanes) sum = hn::MulAdd(hn::LoadU(DF(), x + i), LoadSigned(m + i), sum);
-    return hn::ReduceSum(DF(), sum);
+    VF sum[kCount];
+    ATLAS_UNROLL
+    for (size_t r = 0; r < kCount; ++r) sum[r] = hn::Zero(DF());
+    for (size_t i = 0; i < d; i += lanes) {
+        const VF mean = LoadSigned(m + i);
+        ATLAS_UNROLL
+        for (size_t r = 0; r < kCount; ++r) sum[r] = hn::MulAdd(hn::LoadU(DF(), x + r * d + i), mean, sum[r]);
+    }
+    ATLAS_UNROLL
+    for (size_t r = 0; r < kCount; ++r) rows[r].base = scale * hn::ReduceSum(DF(), sum[r]);
 }
 
 template <bool kWeigh>
 HWY_INLINE void ScorePage(const CodeShape& shape, const CodeQueries& queries, const std::byte* page,
-                          const std::byte* ahead, const float* shift, float* out, float* sums) {
+                          const std::byte* ahead, const float* shift, float* out, float* sums, float* most) {
     float factors[3];
     std::memcpy(factors, page + shape.factors, sizeof factors);
     const auto d = static_cast<size_t>(shape.d);
@@ -193,13 +203,13 @@ HWY_INLINE void ScorePage(const CodeShape& shape, const CodeQueries& queries, co
         Row rows[kRows];
         for (size_t r = 0; r < count; ++r) {
             const size_t at = row + r;
-            rows[r] = {factors[0] * DotMean(queries.exact + at * d, mean, d), queries.scale[at], queries.offset[at],
-                       kWeigh ? shift[at] : 0.0f};
+            rows[r] = {0.0f, queries.scale[at], queries.offset[at], kWeigh ? shift[at] : 0.0f};
         }
         const int8_t* codes = queries.codes + row * d;
         const auto score = [&]<size_t kCount>() HWY_ATTR {
+            DotMeans<kCount>(queries.exact + row * d, mean, d, factors[0], rows);
             ScoreRows<kCount, kWeigh>(shape, page, row == 0 ? ahead : nullptr, codes, rows, out + row * kKeys,
-                                      kWeigh ? sums + row : nullptr);
+                                      kWeigh ? sums + row : nullptr, kWeigh ? most + row : nullptr);
         };
         switch (count) {
             case 1:
@@ -234,12 +244,12 @@ HWY_INLINE void ScorePage(const CodeShape& shape, const CodeQueries& queries, co
 }
 
 void ScoreCodes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
-    ScorePage<false>(shape, queries, page, nullptr, nullptr, logits, nullptr);
+    ScorePage<false>(shape, queries, page, nullptr, nullptr, logits, nullptr, nullptr);
 }
 
 void WeighCodes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
-                const float* shift, float* weights, float* sums) {
-    ScorePage<true>(shape, queries, page, ahead, shift, weights, sums);
+                const float* shift, float* weights, float* sums, float* most) {
+    ScorePage<true>(shape, queries, page, ahead, shift, weights, sums, most);
 }
 
 void CapScores(float* values, int64_t n, float cap) {
@@ -259,18 +269,21 @@ void AddMask(const uint16_t* mask, int64_t count, float factor, float* logits) {
     for (; i < count; ++i) logits[i] += factor * hwy::F32FromF16(hwy::float16_t::FromBits(mask[i]));
 }
 
-void WeighScores(float* values, int64_t rows, const float* shift, float* sums) {
+void WeighScores(float* values, int64_t rows, const float* shift, float* sums, float* most) {
     const size_t lanes = hn::Lanes(DF());
     for (int64_t row = 0; row < rows; ++row) {
         float* at = values + row * kCodeKeys;
         const VF by = hn::Set(DF(), shift[row]);
         VF sum = hn::Zero(DF());
+        VF top = hn::Zero(DF());
         for (size_t key = 0; key < kKeys; key += lanes) {
             const VF weight = Weight(hn::Load(DF(), at + key), by);
             hn::Store(weight, DF(), at + key);
             sum = hn::Add(sum, weight);
+            top = hn::Max(top, weight);
         }
         sums[row] = hn::ReduceSum(DF(), sum);
+        most[row] = hn::ReduceMax(DF(), top);
     }
 }
 
@@ -350,15 +363,15 @@ void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::
     HWY_DYNAMIC_DISPATCH(ScoreCodes)(shape, queries, page, logits);
 }
 void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
-                 const float* shift, float* weights, float* sums) {
-    HWY_DYNAMIC_DISPATCH(WeighCodes)(shape, queries, page, ahead, shift, weights, sums);
+                 const float* shift, float* weights, float* sums, float* most) {
+    HWY_DYNAMIC_DISPATCH(WeighCodes)(shape, queries, page, ahead, shift, weights, sums, most);
 }
 void cap_scores(float* values, int64_t n, float cap) { HWY_DYNAMIC_DISPATCH(CapScores)(values, n, cap); }
 void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {
     HWY_DYNAMIC_DISPATCH(AddMask)(mask, count, factor, logits);
 }
-void weigh_scores(float* values, int64_t rows, const float* shift, float* sums) {
-    HWY_DYNAMIC_DISPATCH(WeighScores)(values, rows, shift, sums);
+void weigh_scores(float* values, int64_t rows, const float* shift, float* sums, float* most) {
+    HWY_DYNAMIC_DISPATCH(WeighScores)(values, rows, shift, sums, most);
 }
 void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {
     HWY_DYNAMIC_DISPATCH(ShareOfKeys)(weights, tokens, group, factor, shares);
