@@ -77,6 +77,10 @@ uint64_t keys_at_least(const float* shares, float least) { return table().keys_a
 void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums) {
     table().sum_weights(weights, rows, keys, sums);
 }
+void add_rest(const CodeShape& shape, const std::byte* page, const float* sums, const float* squares, int64_t rows,
+              float* total, float* out) {
+    table().add_rest(shape, page, sums, squares, rows, total, out);
+}
 void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
     table().add_value_mean(value, d_v, weights, rows, out);
 }

@@ -103,6 +103,12 @@ struct Table {
     uint64_t (*keys_at_least)(const float* shares, float least);
     /** sums[row] = Σ weights[row][key] over keys whose bit is set. */
     void (*sum_weights)(const float* weights, int64_t rows, uint64_t keys, float* sums);
+    /**
+     * With w = sums[row] · 2^(−ln 2 · squares[row] · the page's noise), at least a 2^−126th of the sum: total[row] += w and out[row][d_v] += w · the page's mean value.
+     * e^x is convex, so that sums of unbiased logits' powers are too large on average by the factor that is taken out.
+     */
+    void (*add_rest)(const CodeShape& shape, const std::byte* page, const float* sums, const float* squares,
+                     int64_t rows, float* total, float* out);
     /** out[row][d_v] += weights[row] · the mean value. */
     void (*add_value_mean)(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out);
 

@@ -325,6 +325,32 @@ TEST_P(CodesTest, SharesSumsAndMeans) {
     }
 }
 
+TEST_P(CodesTest, TheRestIsDebiasedByTheNoise) {
+    for (const int64_t d_v : {16, 40, 128}) {
+        Page page(64, d_v, 3);
+        ASSERT_TRUE(page.encode());
+        const ValueMean value = value_mean_of(page.shape, page.at());
+        for (const int64_t rows : {1, 3, 8, 16, 19, 40}) {
+            const auto n = static_cast<size_t>(rows);
+            std::vector<float> sums(n), squares(n), total(n, 0.25f), out(n * static_cast<size_t>(d_v), 0.5f);
+            for (size_t row = 0; row < n; ++row) {
+                sums[row] = 0.1f + static_cast<float>(row % 7);
+                squares[row] = row == 2 ? 1e9f : static_cast<float>(row % 5) / noise_of_codes(page.shape, page.at());
+            }
+            add_rest(page.shape, page.at(), sums.data(), squares.data(), rows, total.data(), out.data());
+            for (size_t row = 0; row < n; ++row) {
+                const double trust = std::exp(-std::pow(std::log(2.0), 2.0) * static_cast<double>(squares[row]) *
+                                              static_cast<double>(noise_of_codes(page.shape, page.at())));
+                const double weight = static_cast<double>(sums[row]) * trust;
+                ASSERT_NEAR(total[row], 0.25 + weight, 1e-5 * (1.0 + weight)) << rows << ' ' << row;
+                for (size_t i = 0; i < static_cast<size_t>(d_v); ++i)
+                    ASSERT_NEAR(out[row * static_cast<size_t>(d_v) + i], 0.5 + weight * static_cast<double>(value.scale) * value.mean[i], 1e-5 * (1.0 + weight))
+                        << rows << ' ' << row << ' ' << i;
+            }
+        }
+    }
+}
+
 TEST_P(CodesTest, CapsAndMasks) {
     std::vector<float> values(64), capped(64);
     for (size_t i = 0; i < 64; ++i) values[i] = capped[i] = 2.0f * static_cast<float>(i) - 60.0f;

@@ -9,6 +9,11 @@
 #include "kernels/codes.h"
 
 namespace atlas::attention {
+namespace {
+
+constexpr int64_t kPagesAhead = 4;
+
+}  // namespace
 
 double estimate_rest(TileScores& scores, const std::vector<PageCells>& selected, float* far_lse, float* far_out) {
     const int64_t rows = scores.rows();
@@ -31,29 +36,29 @@ double estimate_rest(TileScores& scores, const std::vector<PageCells>& selected,
         } else {
             kernels::sum_weights(scores.weights(page), rows, ~cells, rest.data());
         }
-        for (int64_t row = 0; row < rows; ++row) rest[static_cast<size_t>(row)] *= scores.trust(page, row);
         const int64_t number = scores.view().base_page + scores.page_of(page);
-        int most = 0;
         if (scores.view().use[static_cast<size_t>(scores.page_of(page))] == PageUse::kFar) {
-            most = std::popcount(~cells);
-            kernels::add_value_mean(index.mean_of(number, ~uint64_t{0}, scores.head()), shape.d_v, rest.data(), rows, far_out);
-        } else {
-            // Tokens may see different keys of it: each gets the mean of its own.
-            const int64_t group = scores.group();
-            for (int64_t token = 0; token < rows / group; ++token) {
-                float* of_token = rest.data() + token * group;
-                const uint64_t seen = scores.cells_of(page, token);
-                if ((seen & ~cells) == 0) {
-                    std::fill_n(of_token, group, 0.0f);
-                    continue;
-                }
-                most = std::max(most, std::popcount(seen & ~cells));
-                kernels::add_value_mean(index.mean_of(number, seen, scores.head()), shape.d_v, of_token, group,
-                                        far_out + token * group * shape.d_v);
+            if (page + kPagesAhead < scores.pages()) scores.prefetch_mean(page + kPagesAhead);
+            kernels::add_rest(shape, index.codes(number, scores.head()), rest.data(), scores.squares(), rows, all.data(), far_out);
+            keys += std::popcount(~cells);
+            continue;
+        }
+        // Tokens may see different keys of it: each gets the mean of its own.
+        const int64_t group = scores.group();
+        int most = 0;
+        for (int64_t token = 0; token < rows / group; ++token) {
+            float* of_token = rest.data() + token * group;
+            const uint64_t seen = scores.cells_of(page, token);
+            if ((seen & ~cells) == 0) continue;
+            most = std::max(most, std::popcount(seen & ~cells));
+            for (int64_t h = 0; h < group; ++h) {
+                of_token[h] *= scores.trust(page, token * group + h);
+                all[static_cast<size_t>(token * group + h)] += of_token[h];
             }
+            kernels::add_value_mean(index.mean_of(number, seen, scores.head()), shape.d_v, of_token, group,
+                                    far_out + token * group * shape.d_v);
         }
         keys += most;
-        for (int64_t row = 0; row < rows; ++row) all[static_cast<size_t>(row)] += rest[static_cast<size_t>(row)];
     }
     for (int64_t row = 0; row < rows; ++row) {
         const float sum = all[static_cast<size_t>(row)];

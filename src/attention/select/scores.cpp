@@ -188,6 +188,12 @@ float TileScores::trust(int64_t page, int64_t row) const {
                      kernels::noise_of_codes(index_->shape(), codes(page)));
 }
 
+void TileScores::prefetch_mean(int64_t page) const {
+    const std::byte* of = codes(page);
+    for (size_t at = index_->shape().value_mean; at < index_->shape().bytes; at += 64) __builtin_prefetch(of + at);
+    __builtin_prefetch(of + index_->shape().factors);
+}
+
 uint64_t TileScores::cells_of(int64_t page, int64_t token) const {
     switch (view_->use[static_cast<size_t>(page_of(page))]) {
         case PageUse::kFar:

@@ -67,6 +67,10 @@ public:
      * unbiased logits make sums too large.
      */
     float trust(int64_t page, int64_t row) const;
+    /** |q|² in units of trust's exponent, [row]. */
+    const float* squares() const { return squares_.data(); }
+    /** Brings near what kernels::add_rest reads of the page. */
+    void prefetch_mean(int64_t page) const;
     /** Whether the page's codes say nothing: it has to be read. */
     bool broken(int64_t page) const { return !index_->usable(view_->base_page + page_of(page)); }
     int64_t page_of(int64_t page) const { return view_->chosen_from[static_cast<size_t>(page)]; }

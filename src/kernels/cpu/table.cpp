@@ -27,6 +27,7 @@ constexpr Table kTable = {
     .share_of_keys = cpu::share_of_keys,
     .keys_at_least = cpu::keys_at_least,
     .sum_weights = cpu::sum_weights,
+    .add_rest = cpu::add_rest,
     .add_value_mean = cpu::add_value_mean,
     .gemm = cpu::gemm,
     .gemm_bf16 = cpu::gemm_bf16,

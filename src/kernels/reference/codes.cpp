@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numbers>
 #include <vector>
 
 #include "kernels/row_codec.h"
@@ -220,6 +221,19 @@ void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums)
             if ((keys >> key & 1) != 0) sum += static_cast<double>(weights[row * kCodeKeys + key]);
         }
         sums[row] = static_cast<float>(sum);
+    }
+}
+
+void add_rest(const CodeShape& shape, const std::byte* page, const float* sums, const float* squares, int64_t rows,
+              float* total, float* out) {
+    const ValueMean value = value_mean_of(shape, page);
+    const auto noise = static_cast<double>(noise_of_codes(shape, page));
+    for (int64_t row = 0; row < rows; ++row) {
+        const double trust = std::exp2(std::max(-std::numbers::ln2 * static_cast<double>(squares[row]) * noise, -126.0));
+        const double w = static_cast<double>(sums[row]) * trust;
+        total[row] += static_cast<float>(w);
+        for (int64_t i = 0; i < shape.d_v; ++i)
+            out[row * shape.d_v + i] += static_cast<float>(w * static_cast<double>(value.scale) * value.mean[i]);
     }
 }
 

@@ -23,6 +23,8 @@ void weigh_scores(float* values, int64_t rows, const float* shift, float* sums, 
 void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares);
 uint64_t keys_at_least(const float* shares, float least);
 void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums);
+void add_rest(const CodeShape& shape, const std::byte* page, const float* sums, const float* squares, int64_t rows,
+              float* total, float* out);
 void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out);
 
 }  // namespace atlas::kernels::reference

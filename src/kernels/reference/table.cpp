@@ -25,6 +25,7 @@ constexpr Table kTable = {
     .share_of_keys = reference::share_of_keys,
     .keys_at_least = reference::keys_at_least,
     .sum_weights = reference::sum_weights,
+    .add_rest = reference::add_rest,
     .add_value_mean = reference::add_value_mean,
     .gemm = reference::gemm,
     .gemm_bf16 = reference::gemm_bf16,

@@ -68,26 +68,29 @@ HWY_INLINE VF LoadSigned(const int8_t* from) {
     return hn::ConvertTo(DF(), hn::PromoteTo(DI(), hn::LoadU(d8, from)));
 }
 
-/** 2^(x − by) as weigh_scores has it. */
-HWY_INLINE VF Weight(VF x, VF by) {
-    const VF shifted = hn::Sub(x, by);
-    // Below the range, and NaN, which compares false: nothing.
-    const auto counts = hn::Ge(shifted, hn::Set(DF(), -126.0f));
-    const VF power = hn::Min(hn::IfThenElseZero(counts, shifted), hn::Set(DF(), 100.0f));
-    const VF whole = hn::Round(power);
-    const VF f = hn::Sub(power, whole);
-    // 2^f in [−½, ½]: the polynomial of degree 4 with the least relative error, 2.6e-6.
+/** 2^x for x in [−126, 100], with a relative error below 3e-6. */
+HWY_INLINE VF PowerOfTwo(VF x) {
+    const VF whole = hn::Round(x);
+    const VF f = hn::Sub(x, whole);
+    // 2^f in [−½, ½]: the polynomial of degree 4 with the least relative error.
     VF p = hn::Set(DF(), 9.57010e-3f);
     p = hn::MulAdd(p, f, hn::Set(DF(), 5.591786e-2f));
     p = hn::MulAdd(p, f, hn::Set(DF(), 2.4024745e-1f));
     p = hn::MulAdd(p, f, hn::Set(DF(), 6.9312182e-1f));
     p = hn::MulAdd(p, f, hn::Set(DF(), 9.9999926e-1f));
 #if HWY_MAX_BYTES >= 64
-    return hn::IfThenElseZero(counts, hn::MulByFloorPow2(p, whole));  // one instruction
+    return hn::MulByFloorPow2(p, whole);  // one instruction
 #else
-    const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(DI(), whole), hn::Set(DI(), 127)));
-    return hn::IfThenElseZero(counts, hn::Mul(p, hn::BitCast(DF(), exponent)));
+    return hn::Mul(p, hn::BitCast(DF(), hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(DI(), whole), hn::Set(DI(), 127)))));
 #endif
+}
+
+/** 2^(x − by) as weigh_scores has it. */
+HWY_INLINE VF Weight(VF x, VF by) {
+    const VF shifted = hn::Sub(x, by);
+    // Below the range, and NaN, which compares false: nothing.
+    const auto counts = hn::Ge(shifted, hn::Set(DF(), -126.0f));
+    return hn::IfThenElseZero(counts, PowerOfTwo(hn::Min(hn::IfThenElseZero(counts, shifted), hn::Set(DF(), 100.0f))));
 }
 
 struct Row {
@@ -326,19 +329,47 @@ void SumWeights(const float* weights, int64_t rows, uint64_t keys, float* sums) 
     }
 }
 
-void AddValueMean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
+/** out[row][d_v] += weights[row] · mean. */
+HWY_INLINE void AddScaled(const int8_t* mean, int64_t d_v, const float* weights, int64_t rows, float* out) {
     const auto lanes = static_cast<int64_t>(hn::Lanes(DF()));
     int64_t i = 0;
     for (; i + lanes <= d_v; i += lanes) {
-        const VF v = LoadSigned(value.mean + i);
+        const VF v = LoadSigned(mean + i);
         for (int64_t row = 0; row < rows; ++row) {
             float* to = out + row * d_v + i;
-            hn::StoreU(hn::MulAdd(hn::Set(DF(), weights[row] * value.scale), v, hn::LoadU(DF(), to)), DF(), to);
+            hn::StoreU(hn::MulAdd(hn::Set(DF(), weights[row]), v, hn::LoadU(DF(), to)), DF(), to);
         }
     }
     for (; i < d_v; ++i) {
-        for (int64_t row = 0; row < rows; ++row)
-            out[row * d_v + i] += weights[row] * value.scale * static_cast<float>(value.mean[i]);
+        for (int64_t row = 0; row < rows; ++row) out[row * d_v + i] += weights[row] * static_cast<float>(mean[i]);
+    }
+}
+
+void AddRest(const CodeShape& shape, const std::byte* page, const float* sums, const float* squares, int64_t rows,
+             float* total, float* out) {
+    const ValueMean value = value_mean_of(shape, page);
+    const VF factor = hn::Set(DF(), -0.69314718f * noise_of_codes(shape, page));
+    const VF least = hn::Set(DF(), -126.0f);
+    const auto lanes = static_cast<int64_t>(hn::Lanes(DF()));
+    constexpr int64_t kSome = 16;  // lanes of the widest vectors
+    HWY_ALIGN float scaled[kSome];
+    for (int64_t row = 0; row < rows; row += lanes) {
+        const auto count = static_cast<size_t>(std::min(lanes, rows - row));
+        const VF trust = PowerOfTwo(hn::Max(hn::Mul(hn::LoadN(DF(), squares + row, count), factor), least));
+        const VF weight = hn::Mul(hn::LoadN(DF(), sums + row, count), trust);
+        hn::StoreN(hn::Add(hn::LoadN(DF(), total + row, count), weight), DF(), total + row, count);
+        hn::Store(hn::Mul(weight, hn::Set(DF(), value.scale)), DF(), scaled);
+        AddScaled(value.mean, shape.d_v, scaled, static_cast<int64_t>(count), out + row * shape.d_v);
+    }
+}
+
+void AddValueMean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
+    constexpr int64_t kSome = 16;
+    float scaled[kSome];
+    for (int64_t row = 0; row < rows; row += kSome) {
+        const int64_t count = std::min(kSome, rows - row);
+        for (int64_t i = 0; i < count; ++i) scaled[i] = weights[row + i] * value.scale;
+        AddScaled(value.mean, d_v, scaled, count, out + row * d_v);
     }
 }
 
@@ -357,6 +388,7 @@ HWY_EXPORT(WeighScores);
 HWY_EXPORT(ShareOfKeys);
 HWY_EXPORT(KeysAtLeast);
 HWY_EXPORT(SumWeights);
+HWY_EXPORT(AddRest);
 HWY_EXPORT(AddValueMean);
 
 void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
@@ -379,6 +411,10 @@ void share_of_keys(const float* weights, int64_t tokens, int64_t group, const fl
 uint64_t keys_at_least(const float* shares, float least) { return HWY_DYNAMIC_DISPATCH(KeysAtLeast)(shares, least); }
 void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums) {
     HWY_DYNAMIC_DISPATCH(SumWeights)(weights, rows, keys, sums);
+}
+void add_rest(const CodeShape& shape, const std::byte* page, const float* sums, const float* squares, int64_t rows,
+              float* total, float* out) {
+    HWY_DYNAMIC_DISPATCH(AddRest)(shape, page, sums, squares, rows, total, out);
 }
 void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
     HWY_DYNAMIC_DISPATCH(AddValueMean)(value, d_v, weights, rows, out);
