@@ -99,10 +99,29 @@ struct Row {
     float shift;  // with kWeigh
 };
 
-/** Logits of kCount rows, or with kWeigh their weights, with sums and the largest. */
-template <size_t kCount, bool kWeigh>
-HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const std::byte* ahead, const int8_t* queries,
-                          const Row* rows, float* out, float* sums, float* most) {
+/** Many rows share a page's codes taken apart once, up to this d: [d/4][64] words of four bytes. */
+constexpr size_t kMostUnpacked = 256;
+
+void Unpack(const std::byte* page, size_t d, uint32_t* bytes) {
+    const size_t lanes = hn::Lanes(DU());
+    const auto* codes = reinterpret_cast<const uint32_t*>(page);
+    const auto low = hn::Set(DU(), 0x03030303u);
+    for (size_t g = 0; g < d / 16; ++g) {
+        for (size_t key = 0; key < kKeys; key += lanes) {
+            auto word = hn::Load(DU(), codes + g * kKeys + key);
+            for (size_t j = 0; j < 4; ++j) {
+                hn::Store(hn::And(word, low), DU(), bytes + (4 * g + j) * kKeys + key);
+                word = hn::ShiftRight<2>(word);
+            }
+        }
+    }
+}
+
+/** Logits of kCount rows, or with kWeigh their weights, with sums and the largest. `unpacked`: the page's codes taken apart, with kUnpacked. */
+template <size_t kCount, bool kWeigh, bool kUnpacked>
+HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const uint32_t* unpacked,
+                          const std::byte* ahead, const int8_t* queries, const Row* rows, float* out, float* sums,
+                          float* most) {
     const size_t lanes = hn::Lanes(DF());
     const auto groups = static_cast<size_t>(shape.d / 16);
     const auto* codes = reinterpret_cast<const uint32_t*>(page);
@@ -118,8 +137,12 @@ HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const s
         ATLAS_UNROLL
         for (size_t r = 0; r < kCount; ++r) a[r] = b[r] = hn::Zero(DI());
         for (size_t g = 0; g < groups; ++g) {
-            auto word_a = hn::Load(DU(), codes + g * kKeys + key);
-            auto word_b = hn::Load(DU(), codes + g * kKeys + key + lanes);
+            auto word_a = hn::Zero(DU());
+            auto word_b = hn::Zero(DU());
+            if constexpr (!kUnpacked) {
+                word_a = hn::Load(DU(), codes + g * kKeys + key);
+                word_b = hn::Load(DU(), codes + g * kKeys + key + lanes);
+            }
             if (ahead != nullptr) {
                 // One line for each that is read, so that no burst of them holds up the loads.
                 const std::byte* next = ahead + (g * kKeys + key) * sizeof(uint32_t);
@@ -127,8 +150,9 @@ HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const s
             }
             ATLAS_UNROLL
             for (size_t j = 0; j < 4; ++j) {
-                const auto code_a = hn::And(word_a, low);
-                const auto code_b = hn::And(word_b, low);
+                const uint32_t* apart = unpacked + (4 * g + j) * kKeys + key;
+                const auto code_a = kUnpacked ? hn::Load(DU(), apart) : hn::And(word_a, low);
+                const auto code_b = kUnpacked ? hn::Load(DU(), apart + lanes) : hn::And(word_b, low);
                 ATLAS_UNROLL
                 for (size_t r = 0; r < kCount; ++r) {
                     uint32_t four;
@@ -137,8 +161,10 @@ HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const s
                     a[r] = AddProducts(a[r], code_a, query);
                     b[r] = AddProducts(b[r], code_b, query);
                 }
-                word_a = hn::ShiftRight<2>(word_a);
-                word_b = hn::ShiftRight<2>(word_b);
+                if constexpr (!kUnpacked) {
+                    word_a = hn::ShiftRight<2>(word_a);
+                    word_b = hn::ShiftRight<2>(word_b);
+                }
             }
         }
         const VF scale_a = LoadHalves(key_scale + key);
@@ -201,19 +227,28 @@ HWY_INLINE void ScorePage(const CodeShape& shape, const CodeQueries& queries, co
     if (ahead != nullptr) {
         for (size_t at = shape.key_scale; at < shape.bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
     }
-    for (size_t row = 0; row < static_cast<size_t>(queries.rows); row += kRows) {
-        const size_t count = std::min(kRows, static_cast<size_t>(queries.rows) - row);
+    const auto n_rows = static_cast<size_t>(queries.rows);
+    const bool apart = n_rows >= 2 * kRows && d <= kMostUnpacked;
+    HWY_ALIGN uint32_t unpacked[kMostUnpacked / 4 * kKeys];
+    if (apart) Unpack(page, d, unpacked);
+    for (size_t row = 0; row < n_rows; row += kRows) {
+        const size_t count = std::min(kRows, n_rows - row);
         Row rows[kRows];
         for (size_t r = 0; r < count; ++r) {
             const size_t at = row + r;
             rows[r] = {0.0f, queries.scale[at], queries.offset[at], kWeigh ? shift[at] : 0.0f};
         }
         const int8_t* codes = queries.codes + row * d;
-        const auto score = [&]<size_t kCount>() HWY_ATTR {
+        const auto score = [&]<size_t kCount, bool kUnpacked = false>() HWY_ATTR {
             DotMeans<kCount>(queries.exact + row * d, mean, d, factors[0], rows);
-            ScoreRows<kCount, kWeigh>(shape, page, row == 0 ? ahead : nullptr, codes, rows, out + row * kKeys,
-                                      kWeigh ? sums + row : nullptr, kWeigh ? most + row : nullptr);
+            ScoreRows<kCount, kWeigh, kUnpacked>(shape, page, unpacked, row == 0 ? ahead : nullptr, codes, rows,
+                                                 out + row * kKeys, kWeigh ? sums + row : nullptr,
+                                                 kWeigh ? most + row : nullptr);
         };
+        if (apart && count == kRows) {
+            score.template operator()<kRows, true>();
+            continue;
+        }
         switch (count) {
             case 1:
                 score.template operator()<1>();
