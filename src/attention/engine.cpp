@@ -19,6 +19,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr size_t kMostPlans = 1024;
 // Up to this many rows are merged sooner than threads are started.
 constexpr int64_t kSerialRows = 256;
+// A tile of several tokens selects at most one of so many far keys above its floor.
+constexpr int64_t kMostOfTile = 4;
 
 /** Calls body(i, thread) for i < n on some threads, the last ones first: later tiles see more. Throws what one of them throws. */
 template <typename Body>
@@ -150,7 +152,13 @@ FarBudget Engine::budget_of(const TileView& view) const {
     // A tile of tokens shares its choice: it is larger by the square root of their number.
     const double tokens = std::sqrt(static_cast<double>(view.tokens));
     const auto keys = [&](int count) { return static_cast<int64_t>(tokens * count); };
-    return {keys(std::min(settings_.floor, settings_.budget)), keys(settings_.budget), settings_.share};
+    FarBudget budget{keys(std::min(settings_.floor, settings_.budget)), keys(settings_.budget), settings_.share};
+    if (view.tokens > 1) {
+        // Scattered rows cost a tile about twice what rows in order do, so beyond some part of the keys reading all would be sooner done.
+        const auto far = static_cast<int64_t>(view.chosen_from.size()) * kv::kPageRows;
+        budget.most = std::clamp(far / kMostOfTile, budget.least, budget.most);
+    }
+    return budget;
 }
 
 Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threads) {

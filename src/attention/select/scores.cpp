@@ -17,8 +17,10 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kTooLarge = 0x1p90f;
 constexpr float kRaise = 90.0f;
 constexpr int64_t kPagesAhead = 2;
-// Floats of weights that are kept at once: they stay in a core's second-level cache.
+// Floats of weights that are kept at once. Those of single tokens' rows stay in a core's second-level cache; a tile's rows look at most pages again
+// and are dearer to score than to keep.
 constexpr int64_t kKeptFloats = 128 * 1024;
+constexpr int64_t kKeptFloatsOfTile = 1024 * 1024;
 
 }  // namespace
 
@@ -90,7 +92,7 @@ void TileScores::find_units(const NearPart& near) {
 bool TileScores::weigh() {
     kept_.assign(static_cast<size_t>(pages()), nullptr);
     slot_ = 0;
-    const int64_t kept = kKeptFloats / (rows_ * kernels::kCodeKeys);
+    const int64_t kept = (view_->tokens == 1 ? kKeptFloats : kKeptFloatsOfTile) / (rows_ * kernels::kCodeKeys);
     std::fill(factor_.begin(), factor_.end(), 0.0f);
     for (int64_t page = 0; page < pages(); ++page) {
         float*& weights = kept_[static_cast<size_t>(page)];
