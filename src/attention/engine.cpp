@@ -111,7 +111,8 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
             }
         }
     }
-    if (stale_.empty()) return Status::ok();
+    indexed_ = std::all_of(stale_.begin(), stale_.end(), [&](const Stale& stale) { return index.reserve(stale.page); });
+    if (stale_.empty() || !indexed_) return Status::ok();
     // Of a page its codes come first: all cells are the largest number.
     std::sort(stale_.begin(), stale_.end(), std::greater<>());
     stale_.erase(std::unique(stale_.begin(), stale_.end()), stale_.end());
@@ -366,19 +367,23 @@ void Engine::record(int layer, const LayerStats& part) {
     if (stats_) stats_->add(layer, part);
 }
 
+Status Engine::exact_instead(const AttentionCall& call, int n_threads) {
+    LayerStats stats;
+    stats.calls = stats.exact_calls = 1;
+    record(call.layer, stats);
+    return exact(call, n_threads);
+}
+
 Status Engine::attend(const AttentionCall& call, KeyIndex& index, int n_threads) {
     try {
+        indexed_ = true;
         find_plan(call, index);
         const bool plain = std::all_of(views_->begin(), views_->end(),
                                        [](const TileView& view) { return view.exact || view.chosen_from.empty(); });
-        if (plain) {
-            LayerStats stats;
-            stats.calls = stats.exact_calls = 1;
-            record(call.layer, stats);
-            return exact(call, n_threads);
-        }
+        if (plain) return exact_instead(call, n_threads);
         if (settings_.mode == Mode::kSparse) {
             if (Status status = refresh(call, index, n_threads); !status.is_ok()) return status;
+            if (!indexed_) return exact_instead(call, n_threads);
         }
         const bool corrects = memory_.corrects() && settings_.mode == Mode::kSparse && settings_.rest != Rest::kDrop &&
                               memory_applies(call.args);

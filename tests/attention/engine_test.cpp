@@ -41,6 +41,27 @@ TEST_P(EngineTest, ABudgetThatCoversEverythingIsExact) {
     EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-10);
 }
 
+/** Without room for the index attention is exact, and says so; what it took goes back with it. */
+TEST(Engine, WithoutRoomForTheIndexItIsExact) {
+    Scene scene(2048, 3);
+    kv::Budget budget(1000);
+    {
+        KeyIndex index = scene.make_index(&budget);
+        Engine engine(bare());
+        ASSERT_TRUE(engine.attend(scene.call(), index, 2).is_ok());
+        EXPECT_FALSE(engine.indexed());
+        EXPECT_LT(nmse(scene.out, scene.exact()), 1e-10);
+        EXPECT_EQ(engine.totals().exact_calls, 1u);
+        budget.set_limit(1 << 20);
+        ASSERT_TRUE(engine.attend(scene.call(), index, 2).is_ok());
+        EXPECT_TRUE(engine.indexed());
+        EXPECT_EQ(engine.totals().exact_calls, 1u);
+        EXPECT_GT(budget.in_use(), 2048u / 64 * 2 * 300);
+        EXPECT_LE(budget.in_use(), index.bytes());
+    }
+    EXPECT_EQ(budget.in_use(), 0u);
+}
+
 TEST_P(EngineTest, TheEstimateIsCloserThanDropping) {
     const Case c = GetParam();
     Scene scene(2048, c.tokens, 4, 2, 16, c.streams);

@@ -18,6 +18,7 @@ struct Scored {
         classify_pages(call, settings, index, &view);
         std::vector<float> work;
         for (const int32_t page : view.chosen_from) {
+            EXPECT_TRUE(index.reserve(page));
             index.begin(page);
             for (int64_t h = 0; h < index.n_heads(); ++h)
                 index.update(page, h, scene.rows_of(scene.k, page, h).data(), scene.rows_of(scene.v, page, h).data(), &work);
