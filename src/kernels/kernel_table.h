@@ -85,8 +85,8 @@ struct Table {
      * score_codes, then weigh_scores of its logits, in one pass. `ahead`, if not null, is a page that will be asked for soon: its codes are
      * brought near meanwhile.
      */
-    void (*weigh_codes)(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
-                        const float* shift, float* weights, float* sums, float* most);
+    void (*weigh_codes)(const CodeShape& shape, const CodeQueries& queries, const std::byte* page,
+                        const std::byte* ahead, const float* shift, float* weights, float* sums, float* most);
     /** values[i] = cap·tanh(values[i] / cap) of n values, a multiple of 16. */
     void (*cap_scores)(float* values, int64_t n, float cap);
     /** logits[i] += factor · mask[i], mask f16, i < count; −inf stays −inf. */
@@ -132,7 +132,8 @@ struct Table {
     void (*quantise_activations)(const ActivationArgs& args, int64_t begin, int64_t end);
     /**
      * Rows [begin, end) of the product, all n columns: this thread's share. Values are those of the quantised operands, multiplied exactly and
-     * summed in f32 in an order of the kernel's choice. Allocates nothing; needs about 128 KiB of stack.
+     * summed in an order of the kernel's choice, in f32 or exactly; f16 times f16 may be off by 2⁻¹⁶ of each product. Allocates nothing; needs
+     * at most 300 KiB of stack.
      */
     void (*multiply_weights)(const WeightProduct& product, int64_t begin, int64_t end);
 

@@ -33,25 +33,27 @@ ActivationLayout::ActivationLayout(ActivationType type, int64_t k) {
         case ActivationType::kF32:
         case ActivationType::kF16:
             plane(&values, round_up(count, 64) * 4);
+            if (type == ActivationType::kF32) break;
+            plane(&high, round_up(count, 64) * 2);
+            plane(&low, round_up(count, 64) * 2);
             break;
         case ActivationType::kBF16:
             plane(&values, round_up(count, 64) * 2);
             break;
         case ActivationType::kQ8:
         case ActivationType::kQ8K: {
-            const size_t padded = round_up(count, 256);
+            const size_t padded = round_up(count, 512);
             plane(&codes, padded);
             plane(&split_codes, padded);
             if (type == ActivationType::kQ8) {
                 plane(&scales, padded / 32 * 4);
                 plane(&sums, padded / 32 * 4);
                 plane(&offsets, padded / 32 * 4);
-                plane(&lane_scales, padded / 128 * 64);
-                plane(&lane_offsets, padded / 128 * 64);
             } else {
                 plane(&scales, padded / 256 * 4);
                 plane(&sums, padded / 16 * 4);
                 plane(&short_sums, padded / 16 * 2);
+                plane(&byte_sums, padded / 256 * 32 + 64);  // read in tiles of 64 bytes
             }
             plane(&lane_sums, padded / 128 * 64);
             break;

@@ -102,16 +102,20 @@ void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end);
 struct ActivationLayout {
     size_t values = 0;  ///< kF32, kF16: f32 [k]; kBF16: bf16 [k]; zeros up to a multiple of 64 elements
 
-    size_t codes = 0;        ///< i8 [k] in their own order; zeros up to a multiple of 256
+    size_t high = 0;  ///< kF16: bf16 [k]: the values rounded to bf16; zeros up to a multiple of 64 elements
+    size_t low = 0;   ///< kF16: bf16 [k]: the rest, which is a bf16 itself; 0 where a value is not finite
+
+    // Zeros up to a multiple of 512 elements in all that follow.
+    size_t codes = 0;        ///< i8 [k] in their own order
     size_t split_codes = 0;  ///< i8 [k] in split order
     size_t scales = 0;       ///< f32 per block
     size_t sums = 0;         ///< i32 per 32 (kQ8) or 16 (kQ8K) codes: their sum
     size_t short_sums = 0;   ///< kQ8K: the same as i16
-    size_t offsets = 0;      ///< kQ8: f32 per block: scale · sum, rounded to f16
-    size_t lane_scales = 0;  ///< kQ8: f32 [ceil(k/128)][16]: each block's scale four times
+    size_t byte_sums =
+        0;  ///< kQ8K: i8 per block: sum / 64 rounded down of each 16 codes, [16], then what is left of each, [16]
+    size_t offsets = 0;  ///< kQ8: f32 per block: scale · sum, rounded to f16
     size_t lane_sums =
         0;  ///< i32 [ceil(k/128)][16]: sums of the codes that fall into a 32-bit lane in split order, both halves
-    size_t lane_offsets = 0;  ///< kQ8: f32 [ceil(k/128)][16]: a quarter of each block's offset four times
 
     size_t bytes = 0;  ///< of a column: an odd multiple of 64, so that neighbours do not share cache sets
 

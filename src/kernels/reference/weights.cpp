@@ -205,12 +205,10 @@ void quantise_blocks(const ActivationLayout& at, bool k256, size_t k, const floa
         const float* from = x + b * block;
         const float most = largest(from, block);
         float factor = 0.0f, scale = most;  // NaN stays: its codes are 0
-        if (k256 && std::isfinite(most) && most != 0.0f) {
-            factor = -127.0f / most;
-            scale = 1.0f / factor;
-        } else if (std::isfinite(most) && most != 0.0f) {
-            factor = 127.0f / std::fabs(most);
-            scale = std::fabs(most) / 127.0f;
+        if (std::isfinite(most)) {
+            factor = (k256 ? -127.0f : 127.0f) / (k256 ? most : std::fabs(most));
+            if (!std::isfinite(factor)) factor = 0.0f;  // all 0, or smaller than any scale can say
+            scale = k256 ? (factor != 0.0f ? 1.0f / factor : 0.0f) : std::fabs(most) / 127.0f;
         }
         int sum = 0;
         for (size_t i = 0; i < block; ++i) {
@@ -224,17 +222,20 @@ void quantise_blocks(const ActivationLayout& at, bool k256, size_t k, const floa
         }
         plane<float>(column, at.scales)[b] = f16_to_f32(f32_to_f16(scale));
         plane<float>(column, at.offsets)[b] = f16_to_f32(f32_to_f16(scale * static_cast<float>(sum)));
-        for (size_t lane = 0; lane < 4; ++lane) {
-            plane<float>(column, at.lane_scales)[4 * b + lane] = plane<float>(column, at.scales)[b];
-            plane<float>(column, at.lane_offsets)[4 * b + lane] = plane<float>(column, at.offsets)[b] / 4;
-        }
     }
     const size_t unit = k256 ? 16 : 32;
+    const auto parts_of = [&](size_t i) {  // of the sum of 16 codes from i
+        const int sum = plane<int32_t>(column, at.sums)[i / 16];
+        auto* parts = plane<int8_t>(column, at.byte_sums) + i / 256 * 32 + i / 16 % 16;
+        parts[0] = static_cast<int8_t>(sum >> 6);
+        parts[16] = static_cast<int8_t>(sum & 63);
+    };
     for (size_t i = 0; i < k; ++i) {
         split_codes[split(i)] = codes[i];
         plane<int32_t>(column, at.sums)[i / unit] += codes[i];
         if (k256) plane<int16_t>(column, at.short_sums)[i / unit] += codes[i];
         plane<int32_t>(column, at.lane_sums)[i / 128 * 16 + split(i) % 64 / 4] += codes[i];
+        if (k256 && i % 16 == 15) parts_of(i - 15);
     }
 }
 
@@ -258,6 +259,14 @@ void quantise_activations(const ActivationArgs& args, int64_t begin, int64_t end
                 row_encoder(DataType::kBF16)(x + i, column + at.values + 2 * i, 1);
             } else {
                 values[i] = args.type == ActivationType::kF16 ? f16_to_f32(f32_to_f16(x[i])) : x[i];
+            }
+            if (args.type == ActivationType::kF16) {
+                std::byte* high = column + at.high + 2 * i;
+                row_encoder(DataType::kBF16)(values + i, high, 1);
+                float rounded = 0.0f;
+                row_decoder(DataType::kBF16)(high, &rounded, 1);
+                const float rest = std::isfinite(values[i]) ? values[i] - rounded : 0.0f;
+                row_encoder(DataType::kBF16)(&rest, column + at.low + 2 * i, 1);
             }
         }
     }

@@ -1,14 +1,58 @@
 #include "kernels/cpu/cpu.h"
-#include "kernels/reference/reference.h"
+#include "kernels/cpu/weights/amx/amx.h"
+#include "kernels/cpu/weights/few.h"
+#include "kernels/cpu/weights/panel.h"
 
 namespace atlas::kernels::cpu {
 
-void quantise_activations(const ActivationArgs& args, int64_t begin, int64_t end) {
-    reference::quantise_activations(args, begin, end);
+PanelKind panel_kind(WeightType type) {
+    switch (type) {
+        case WeightType::kQ8_0:
+        case WeightType::kIQ4_NL:
+        case WeightType::kIQ4_XS:
+            return {32, 128, false};
+        case WeightType::kQ4_0:
+            return {32, 8, false};
+        case WeightType::kQ5_0:
+            return {32, 16, false};
+        case WeightType::kMXFP4:
+            return {32, 12, false};
+        case WeightType::kQ4_1:
+        case WeightType::kQ5_1:
+        case WeightType::kQ4_K:
+        case WeightType::kQ5_K:
+            return {32, 0, true};
+        case WeightType::kQ2_K:
+            return {16, 0, true};
+        case WeightType::kQ3_K:
+            return {16, 4, false};
+        case WeightType::kQ6_K:
+            return {16, 32, false};
+        case WeightType::kF32:
+        case WeightType::kF16:
+        case WeightType::kBF16:
+            break;
+    }
+    return {};
 }
 
 void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end) {
-    reference::multiply_weights(product, begin, end);
+    if (product.n <= 0 || begin >= end) return;
+    const int32_t block = weight_type_info(product.weights.type).block_elements;
+    if (product.n <= kFewColumns && product.weights.cols <= static_cast<int64_t>(kFewCols)) {
+        const FewArgs args(product, begin, end);
+        return block == 1 ? multiply_few_floats(args) : block == 32 ? multiply_few_32(args) : multiply_few_256(args);
+    }
+    const bool amx = product.weights.type != WeightType::kF32 && amx_usable();
+    if (amx && block == 1) {
+        multiply_floats_amx(product, begin, end);
+    } else if (amx) {
+        multiply_blocks_amx(product, begin, end);
+    } else if (block == 1) {
+        multiply_floats(product, begin, end);
+    } else {
+        multiply_blocks(product, begin, end);
+    }
 }
 
 }  // namespace atlas::kernels::cpu
