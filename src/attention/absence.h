@@ -12,6 +12,7 @@ enum class Absence : uint8_t {
     kNone,
     kNotInCells,      ///< K and V are no KV cache in Atlas's pages, one key of all heads a row
     kManyTokens,      ///< in one call
+    kIndexBudget,     ///< there was no room for the index
     kBelowThreshold,  ///< of a whole context: no query saw more keys than ATLAS_THRESHOLD
     kNoAttention,     ///< of a whole context: no attention reached Atlas
     kMemoryAlibi,     ///< of the memory alone, as the next ones
@@ -34,6 +35,8 @@ constexpr const char* text(Absence why) {
             return "keys and values do not lie in Atlas's pages as the cells of a KV cache";
         case Absence::kManyTokens:
             return "more than 65535 tokens in one call";
+        case Absence::kIndexBudget:
+            return "the index of the keys does not fit into the budget ATLAS_KV_RAM beside them";
         case Absence::kBelowThreshold:
             return "no query saw more keys than ATLAS_THRESHOLD";
         case Absence::kNoAttention:
@@ -58,6 +61,8 @@ constexpr const char* name(Absence why) {
             return "not_in_cells";
         case Absence::kManyTokens:
             return "many_tokens";
+        case Absence::kIndexBudget:
+            return "index_budget";
         case Absence::kBelowThreshold:
             return "below_threshold";
         case Absence::kNoAttention:

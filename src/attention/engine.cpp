@@ -19,6 +19,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr size_t kMostPlans = 1024;
 // Up to this many rows are merged sooner than threads are started.
 constexpr int64_t kSerialRows = 256;
+// A tile of several tokens selects at most one of so many far keys above its floor.
+constexpr int64_t kMostOfTile = 4;
 
 /** Calls body(i, thread) for i < n on some threads, the last ones first: later tiles see more. Throws what one of them throws. */
 template <typename Body>
@@ -109,7 +111,8 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
             }
         }
     }
-    if (stale_.empty()) return Status::ok();
+    indexed_ = std::all_of(stale_.begin(), stale_.end(), [&](const Stale& stale) { return index.reserve(stale.page); });
+    if (stale_.empty() || !indexed_) return Status::ok();
     // Of a page its codes come first: all cells are the largest number.
     std::sort(stale_.begin(), stale_.end(), std::greater<>());
     stale_.erase(std::unique(stale_.begin(), stale_.end()), stale_.end());
@@ -150,7 +153,13 @@ FarBudget Engine::budget_of(const TileView& view) const {
     // A tile of tokens shares its choice: it is larger by the square root of their number.
     const double tokens = std::sqrt(static_cast<double>(view.tokens));
     const auto keys = [&](int count) { return static_cast<int64_t>(tokens * count); };
-    return {keys(std::min(settings_.floor, settings_.budget)), keys(settings_.budget), settings_.share};
+    FarBudget budget{keys(std::min(settings_.floor, settings_.budget)), keys(settings_.budget), settings_.share};
+    if (view.tokens > 1) {
+        // Scattered rows cost a tile about twice what rows in order do, so beyond some part of the keys reading all would be sooner done.
+        const auto far = static_cast<int64_t>(view.chosen_from.size()) * kv::kPageRows;
+        budget.most = std::clamp(far / kMostOfTile, budget.least, budget.most);
+    }
+    return budget;
 }
 
 Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threads) {
@@ -358,19 +367,23 @@ void Engine::record(int layer, const LayerStats& part) {
     if (stats_) stats_->add(layer, part);
 }
 
+Status Engine::exact_instead(const AttentionCall& call, int n_threads) {
+    LayerStats stats;
+    stats.calls = stats.exact_calls = 1;
+    record(call.layer, stats);
+    return exact(call, n_threads);
+}
+
 Status Engine::attend(const AttentionCall& call, KeyIndex& index, int n_threads) {
     try {
+        indexed_ = true;
         find_plan(call, index);
         const bool plain = std::all_of(views_->begin(), views_->end(),
                                        [](const TileView& view) { return view.exact || view.chosen_from.empty(); });
-        if (plain) {
-            LayerStats stats;
-            stats.calls = stats.exact_calls = 1;
-            record(call.layer, stats);
-            return exact(call, n_threads);
-        }
+        if (plain) return exact_instead(call, n_threads);
         if (settings_.mode == Mode::kSparse) {
             if (Status status = refresh(call, index, n_threads); !status.is_ok()) return status;
+            if (!indexed_) return exact_instead(call, n_threads);
         }
         const bool corrects = memory_.corrects() && settings_.mode == Mode::kSparse && settings_.rest != Rest::kDrop &&
                               memory_applies(call.args);

@@ -63,9 +63,10 @@ public:
 
     /**
      * A call for which wants_index() holds, with a mask summary if there is a mask. Where nothing has to be chosen the result is exact()'s, bit for bit.
-     * Errors as exact(), and out of memory.
+     * Errors as exact(), and out of memory. Exact too where the index has no room in its budget: indexed() then is false until the next call.
      */
     Status attend(const AttentionCall& call, KeyIndex& index, int n_threads);
+    bool indexed() const { return indexed_; }
 
 private:
     struct Stale {
@@ -79,8 +80,9 @@ private:
     };
 
     void find_plan(const AttentionCall& call, const KeyIndex& index);
-    /** Brings the index up to date with all pages that keys may be chosen from. Throws std::bad_alloc. */
+    /** Brings the index up to date with all pages that keys may be chosen from; indexed_: whether there was room. Throws std::bad_alloc. */
     Status refresh(const AttentionCall& call, KeyIndex& index, int n_threads);
+    Status exact_instead(const AttentionCall& call, int n_threads);
     FarBudget budget_of(const TileView& view) const;
     /** Reads what is read in any case, chooses, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
     Status run(const AttentionCall& call, const KeyIndex& index, int n_threads);
@@ -101,6 +103,7 @@ private:
     AllKeys all_keys_;
     Stats* const stats_;
     bool in_graph_ = false;
+    bool indexed_ = true;
     std::vector<MaskPlan> plans_;  // the first plans_in_use_ belong to this graph
     size_t plans_in_use_ = 0;
     const std::vector<TileView>* views_ = nullptr;  // [stream][tile], of the present call

@@ -23,9 +23,8 @@ MemoryOptions memory_options_of(const Options& options) {
     return memory;
 }
 
-attention::Absence why_exact(const attention::AttentionCall& call, bool planned, int threshold) {
+attention::Absence why_exact(const attention::AttentionCall& call, int threshold) {
     using attention::Absence;
-    if (planned) return Absence::kNone;
     // What is too short for anything else to matter is only that.
     return call.n_keys > threshold ? attention::absence_of(call) : Absence::kBelowThreshold;
 }
@@ -68,7 +67,7 @@ attention::KeyIndex& Session::index_for(const attention::AttentionCall& call) {
     auto& index = indexes_[{call.k.pages->id(), call.v.pages->id()}];
     if (!index || !index->fits(call.args.n_head_kv, call.args.d_k, call.args.d_v)) {
         index = std::make_unique<attention::KeyIndex>(*call.k.pages, *call.v.pages, call.args.n_head_kv, call.args.d_k,
-                                                      call.args.d_v);
+                                                      call.args.d_v, &runtime_->kv_budget());
     }
     return *index;
 }
@@ -89,10 +88,15 @@ Status Session::attend(attention::AttentionCall call, int n_threads) {
         return engine_.exact(call, n_threads);
     }
     const bool planned = engine_.wants_index(call);
-    participation_.note(why_exact(call, planned, engine_.settings().threshold));
-    if (!planned) return engine_.exact(call, n_threads);
-    if (engine_.memory().corrects()) participation_.note_memory(attention::memory_absence_of(args));
-    return engine_.attend(call, index_for(call), n_threads);
+    if (!planned) {
+        participation_.note(why_exact(call, engine_.settings().threshold));
+        return engine_.exact(call, n_threads);
+    }
+    Status status = engine_.attend(call, index_for(call), n_threads);
+    participation_.note(engine_.indexed() ? attention::Absence::kNone : attention::Absence::kIndexBudget);
+    if (engine_.indexed() && engine_.memory().corrects())
+        participation_.note_memory(attention::memory_absence_of(args));
+    return status;
 }
 
 void Session::take_up_side_car() {

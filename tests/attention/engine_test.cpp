@@ -41,6 +41,27 @@ TEST_P(EngineTest, ABudgetThatCoversEverythingIsExact) {
     EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-10);
 }
 
+/** Without room for the index attention is exact, and says so; what it took goes back with it. */
+TEST(Engine, WithoutRoomForTheIndexItIsExact) {
+    Scene scene(2048, 3);
+    kv::Budget budget(1000);
+    {
+        KeyIndex index = scene.make_index(&budget);
+        Engine engine(bare());
+        ASSERT_TRUE(engine.attend(scene.call(), index, 2).is_ok());
+        EXPECT_FALSE(engine.indexed());
+        EXPECT_LT(nmse(scene.out, scene.exact()), 1e-10);
+        EXPECT_EQ(engine.totals().exact_calls, 1u);
+        budget.set_limit(1 << 20);
+        ASSERT_TRUE(engine.attend(scene.call(), index, 2).is_ok());
+        EXPECT_TRUE(engine.indexed());
+        EXPECT_EQ(engine.totals().exact_calls, 1u);
+        EXPECT_GT(budget.in_use(), 2048u / 64 * 2 * 300);
+        EXPECT_LE(budget.in_use(), index.bytes());
+    }
+    EXPECT_EQ(budget.in_use(), 0u);
+}
+
 TEST_P(EngineTest, TheEstimateIsCloserThanDropping) {
     const Case c = GetParam();
     Scene scene(2048, c.tokens, 4, 2, 16, c.streams);
@@ -125,22 +146,18 @@ struct Feature {
 class EngineFeatureTest : public testing::TestWithParam<Feature> {};
 INSTANTIATE_TEST_SUITE_P(
     Features, EngineFeatureTest,
-    testing::Values(Feature{"sinks",
-                            [](Scene& scene) {
+    testing::Values(Feature{"sinks", [](Scene& scene) {
                                 static const float sinks[] = {1.0f, 4.0f, -2.0f, 7.0f};
                                 scene.args.sinks = sinks;
                             }},
                     Feature{"softcap", [](Scene& scene) { scene.args.softcap = 3.0f; }},
-                    Feature{"alibi",
-                            [](Scene& scene) {
+                    Feature{"alibi", [](Scene& scene) {
                                 scene.args.max_bias = 8.0f;
                                 for (int64_t row = 0; row < scene.args.n_tokens; ++row) {
                                     for (int64_t key = 0; key < scene.n_keys; ++key) {
                                         uint16_t& at = scene.mask[static_cast<size_t>(row * scene.n_keys + key)];
                                         if (at != 0xFC00)
-                                            at = kernels::f32_to_f16(
-                                                -0.01f *
-                                                static_cast<float>(scene.n_keys - scene.args.n_tokens + row - key));
+                                            at = kernels::f32_to_f16(-0.01f * static_cast<float>(scene.n_keys - scene.args.n_tokens + row - key));
                                     }
                                 }
                                 scene.summarize();

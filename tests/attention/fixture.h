@@ -122,7 +122,7 @@ public:
         return out;
     }
 
-    KeyIndex make_index() const { return KeyIndex(k, v, n_head_kv_, d, d); }
+    KeyIndex make_index(kv::Budget* budget = nullptr) const { return KeyIndex(k, v, n_head_kv_, d, d, budget); }
 
     /** Page `page` of head `head` as f32 [64][d]. */
     std::vector<float> rows_of(const kv::PageTable& tensor, int64_t page, int64_t head) const {

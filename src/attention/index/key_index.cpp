@@ -1,6 +1,7 @@
 #include "attention/index/key_index.h"
 
 #include <cstring>
+#include <utility>
 
 namespace atlas::attention {
 namespace {
@@ -15,13 +16,15 @@ uint64_t next_random(uint64_t* state) {
 
 }  // namespace
 
-KeyIndex::KeyIndex(const kv::PageTable& k, const kv::PageTable& v, int64_t n_head_kv, int64_t d_k, int64_t d_v)
+KeyIndex::KeyIndex(const kv::PageTable& k, const kv::PageTable& v, int64_t n_head_kv, int64_t d_k, int64_t d_v,
+                   kv::Budget* budget)
     : k_(k),
       v_(v),
       n_heads_(n_head_kv),
       d_k_(d_k),
       d_v_(d_v),
       shape_(d_k, d_v),
+      budget_(budget),
       signs_(static_cast<size_t>(2 * shape_.d)),
       pages_(static_cast<size_t>((std::min(k.rows(), v.rows()) + kv::kPageRows - 1) / kv::kPageRows)) {
     chunks_.resize((pages_.size() + kChunk - 1) / kChunk);
@@ -30,13 +33,25 @@ KeyIndex::KeyIndex(const kv::PageTable& k, const kv::PageTable& v, int64_t n_hea
     bytes_ = chunks_.size() * sizeof chunks_[0] + pages_.size() * sizeof pages_[0];
 }
 
-void KeyIndex::begin(int64_t page) {
+KeyIndex::~KeyIndex() {
+    if (budget_) budget_->release(reserved_);
+}
+
+bool KeyIndex::reserve(int64_t page) {
     auto& chunk = chunks_[static_cast<size_t>(page / kChunk)];
-    if (!chunk) {
-        const size_t bytes = static_cast<size_t>(kChunk * n_heads_) * shape_.bytes;
-        chunk.reset(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{64})));
-        bytes_ += bytes;
+    if (chunk) return true;
+    const size_t bytes = static_cast<size_t>(kChunk * n_heads_) * shape_.bytes;
+    std::unique_ptr<std::byte[], Free> memory(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{64})));
+    if (budget_) {
+        if (!budget_->reserve(bytes)) return false;
+        reserved_ += bytes;
     }
+    chunk = std::move(memory);
+    bytes_ += bytes;
+    return true;
+}
+
+void KeyIndex::begin(int64_t page) {
     if (const auto parts = parts_.find(page); parts != parts_.end()) {
         bytes_ -= parts->second.size() * part_bytes();
         parts_.erase(parts);

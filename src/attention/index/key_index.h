@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/codes.h"
+#include "kv/budget.h"
 #include "kv/page_table.h"
 
 namespace atlas::attention {
@@ -27,8 +28,12 @@ struct PageVersion {
  */
 class KeyIndex {
 public:
-    /** k and v outlive the index. */
-    KeyIndex(const kv::PageTable& k, const kv::PageTable& v, int64_t n_head_kv, int64_t d_k, int64_t d_v);
+    /** k, v and the budget that codes count in, if there is one, outlive the index. */
+    KeyIndex(const kv::PageTable& k, const kv::PageTable& v, int64_t n_head_kv, int64_t d_k, int64_t d_v,
+             kv::Budget* budget = nullptr);
+    ~KeyIndex();
+    KeyIndex(const KeyIndex&) = delete;
+    KeyIndex& operator=(const KeyIndex&) = delete;
 
     bool fits(int64_t n_head_kv, int64_t d_k, int64_t d_v) const {
         return n_head_kv == n_heads_ && d_k == d_k_ && d_v == d_v_;
@@ -59,7 +64,9 @@ public:
                static_cast<size_t>(page % kChunk * n_heads_ + head) * shape_.bytes;
     }
 
-    /** To be called before the heads of a page are updated. Not thread-safe. Throws std::bad_alloc. */
+    /** Makes room for the page's codes; false where the budget has none. Not thread-safe. Throws std::bad_alloc. */
+    [[nodiscard]] bool reserve(int64_t page);
+    /** To be called before the heads of a page are updated, and after reserve(). Not thread-safe. */
     void begin(int64_t page);
     /** Encodes one head of a page from its rows, k [64][d_k], v [64][d_v]; `work` only grows. Throws std::bad_alloc. */
     void update(int64_t page, int64_t head, const float* k, const float* v, std::vector<float>* work);
@@ -92,7 +99,7 @@ private:
     /** Pages whose codes are allocated together: neighbours in a scan. */
     static constexpr int64_t kChunk = 16;
     struct Page {
-        PageVersion version;  // when its codes were begun
+        PageVersion version;   // when its codes were begun
         bool encoded = false;
         std::atomic<bool> broken{false};  // some head is not finite
     };
@@ -105,11 +112,13 @@ private:
     const int64_t d_k_;
     const int64_t d_v_;
     const kernels::CodeShape shape_;
+    kv::Budget* const budget_;
     std::vector<float> signs_;
     std::vector<std::unique_ptr<std::byte[], Free>> chunks_;
     std::vector<Page> pages_;
     std::map<int64_t, std::vector<Part>> parts_;  // by page; few pages have any
     uint64_t bytes_ = 0;
+    uint64_t reserved_ = 0;  // of the budget
 };
 
 }  // namespace atlas::attention

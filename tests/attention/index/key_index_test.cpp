@@ -9,10 +9,10 @@ namespace {
 
 void encode(const Scene& scene, KeyIndex& index, int64_t page) {
     std::vector<float> work;
+    EXPECT_TRUE(index.reserve(page));
     index.begin(page);
     for (int64_t head = 0; head < index.n_heads(); ++head)
-        index.update(page, head, scene.rows_of(scene.k, page, head).data(), scene.rows_of(scene.v, page, head).data(),
-                     &work);
+        index.update(page, head, scene.rows_of(scene.k, page, head).data(), scene.rows_of(scene.v, page, head).data(), &work);
     index.end(page);
 }
 

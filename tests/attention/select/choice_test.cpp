@@ -18,10 +18,10 @@ struct Scored {
         classify_pages(call, settings, index, &view);
         std::vector<float> work;
         for (const int32_t page : view.chosen_from) {
+            EXPECT_TRUE(index.reserve(page));
             index.begin(page);
             for (int64_t h = 0; h < index.n_heads(); ++h)
-                index.update(page, h, scene.rows_of(scene.k, page, h).data(), scene.rows_of(scene.v, page, h).data(),
-                             &work);
+                index.update(page, h, scene.rows_of(scene.k, page, h).data(), scene.rows_of(scene.v, page, h).data(), &work);
             index.end(page);
         }
         size_t part = 0;
@@ -69,9 +69,7 @@ TEST(TileScores, FollowTheLogits) {
             for (int64_t cell = 0; cell < 64; ++cell, n += 1.0) {
                 const double truth = logit(scene, 2 + row, 1, scored.scores.page_of(page) * 64 + cell);
                 const float weight = scored.scores.weights(page)[row * 64 + cell];
-                const double estimate =
-                    (std::log2(static_cast<double>(weight)) + static_cast<double>(scored.scores.shift(row))) *
-                    std::log(2.0);
+                const double estimate = (std::log2(static_cast<double>(weight)) + static_cast<double>(scored.scores.shift(row))) * std::log(2.0);
                 error += (estimate - truth) * (estimate - truth);
                 mean += estimate - truth;
                 square += truth * truth;
@@ -119,8 +117,7 @@ TEST(KeyChoice, TakesTheBestKeysBetweenFloorAndBudget) {
     const auto few = keys({50, 50, 0.0});
     const auto many = keys({200, 200, 0.0});
     for (const PageCells& page : few) {
-        const auto at =
-            std::find_if(many.begin(), many.end(), [&](const PageCells& other) { return other.key == page.key; });
+        const auto at = std::find_if(many.begin(), many.end(), [&](const PageCells& other) { return other.key == page.key; });
         ASSERT_NE(at, many.end());
         EXPECT_EQ(page.cells & ~at->cells, 0u);
     }
@@ -136,8 +133,7 @@ TEST(KeyChoice, AboveTheFloorItFollowsTheShare) {
     int64_t expected = 0;
     for (int64_t page = 0; page < scored.scores.pages(); ++page) {
         for (int64_t cell = 0; cell < 64; ++cell) {
-            const double share = static_cast<double>(scored.scores.weights(page)[cell]) *
-                                 static_cast<double>(scored.scores.factors()[0]);
+            const double share = static_cast<double>(scored.scores.weights(page)[cell]) * static_cast<double>(scored.scores.factors()[0]);
             expected += share >= 0.002;
         }
     }
@@ -153,8 +149,7 @@ TEST(Rest, WithNothingSelectedItIsCloseToAttentionOverAllFarKeys) {
     EXPECT_EQ(estimate_rest(scored.scores, {}, lse, out.data()), static_cast<double>(scored.scores.pages() * 64));
     double sum = 0.0;
     for (int64_t page = 0; page < scored.scores.pages(); ++page) {
-        for (int64_t cell = 0; cell < 64; ++cell)
-            sum += std::exp(logit(scene, 0, 0, scored.scores.page_of(page) * 64 + cell));
+        for (int64_t cell = 0; cell < 64; ++cell) sum += std::exp(logit(scene, 0, 0, scored.scores.page_of(page) * 64 + cell));
     }
     EXPECT_NEAR(lse[0], std::log(sum), 0.05);
 }
