@@ -66,6 +66,17 @@ struct AttentionCall {
         return static_cast<int64_t>(k.offset / k.pages->page_bytes()) + stream * stream_pages(k);
     }
 
+    /** Some of the tokens of a call of one stream, with one mask for all heads. */
+    AttentionCall tokens(int64_t first, int64_t count) const {
+        AttentionCall part = *this;
+        part.args.n_tokens = count;
+        part.args.q = query(0, first, 0);
+        part.args.out = output(0, first, 0);
+        if (args.mask.data) part.args.mask.data = mask_row(0, first, 0);
+        if (args.mask.summary) part.args.mask.summary = args.mask.summary + first * args.mask.summary_blocks;
+        return part;
+    }
+
 private:
     static int64_t stream_pages(const KvRows& rows) {
         return rows.stream_stride / static_cast<int64_t>(rows.pages->page_bytes());

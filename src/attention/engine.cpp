@@ -61,6 +61,21 @@ bool Engine::wants_index(const AttentionCall& call) const {
 Status Engine::exact(const AttentionCall& call, int n_threads) {
     try {
         kernels::AttentionArgs args = call.args;
+        if (args.n_tokens > KeptKeys::kMostTokens && args.n_stream == 1 && args.mask.n_heads == 1 &&
+            kept_keys_.find(call.tokens(0, KeptKeys::kMostTokens))) {
+            for (int64_t first = 0; first < args.n_tokens; first += KeptKeys::kMostTokens) {
+                const int64_t count = std::min(KeptKeys::kMostTokens, args.n_tokens - first);
+                if (Status status = exact(call.tokens(first, count), n_threads); !status.is_ok()) return status;
+            }
+            return Status::ok();
+        }
+        if (kept_keys_.find(call)) {
+            if (Status status = kept_keys_.pin(call, &args.runs); !status.is_ok()) return status;
+            args.tokens_per_tile = 1;
+            const Status status = kernels::attention(args, n_threads);
+            kept_keys_.unpin();
+            return status;
+        }
         if (Status status = all_keys_.find(call, &args.runs); !status.is_ok()) return status;
         const Status status = kernels::attention(args, n_threads);
         all_keys_.unpin();

@@ -6,6 +6,7 @@
 #include "attention/call.h"
 #include "attention/correct/far_memory.h"
 #include "attention/index/key_index.h"
+#include "attention/plan/kept_keys.h"
 #include "attention/plan/mask_plan.h"
 #include "attention/plan/runs.h"
 #include "attention/select/choice.h"
@@ -58,7 +59,10 @@ public:
     /** Whether keys may be chosen for a call at all, so that it needs an index: false for attend() to be exact. */
     bool wants_index(const AttentionCall& call) const;
 
-    /** Every key: kernels::attention over all of them. Errors of the kernels and of pinning. */
+    /**
+     * Every visible key: kernels::attention over all of them, or where the mask hides most keys one by one, over those that it leaves. Errors of the
+     * kernels and of pinning.
+     */
     Status exact(const AttentionCall& call, int n_threads);
 
     /**
@@ -101,6 +105,7 @@ private:
     LayerStats totals_;
     FarMemory memory_;
     AllKeys all_keys_;
+    KeptKeys kept_keys_;
     Stats* const stats_;
     bool in_graph_ = false;
     bool indexed_ = true;

@@ -49,7 +49,8 @@ void KeyChoice::look_at(TileScores& scores, float least) {
 
 int64_t KeyChoice::count_at_least(float share) const {
     int64_t count = 0;
-    for (const Known& known : known_) count += std::popcount(kernels::keys_at_least(shares_.data() + known.shares, share));
+    for (const Known& known : known_)
+        count += std::popcount(kernels::keys_at_least(shares_.data() + known.shares, share));
     return count;
 }
 
@@ -87,7 +88,8 @@ void KeyChoice::choose(TileScores& scores, const FarBudget& budget, std::vector<
     auto known = known_.begin();
     for (int64_t page = 0; page < scores.pages(); ++page) {
         uint64_t cells = scores.broken(page) ? ~uint64_t{0} : 0;
-        if (known != known_.end() && known->page == page) cells |= kernels::keys_at_least(shares_.data() + known++->shares, bound);
+        if (known != known_.end() && known->page == page)
+            cells |= kernels::keys_at_least(shares_.data() + known++->shares, bound);
         if (cells != 0) selected->push_back({scores.page_of(page) * kernels::kCodeKeys, cells});
     }
 }

@@ -10,9 +10,10 @@ namespace atlas::attention {
 
 /** How many keys may be selected for one (tile, KV head). */
 struct FarBudget {
-    int64_t least = 0;   ///< keys, whatever they hold
-    int64_t most = 0;    ///< keys; not below `least`
-    double share = 0.0;  ///< above `least`: of a token's attention, summed over the heads of the group, that a key has to hold
+    int64_t least = 0;  ///< keys, whatever they hold
+    int64_t most = 0;   ///< keys; not below `least`
+    double share =
+        0.0;  ///< above `least`: of a token's attention, summed over the heads of the group, that a key has to hold
 };
 
 /** Chooses which keys to read: those with the largest shares. One per thread; its buffers only grow. */
@@ -32,8 +33,8 @@ private:
         int64_t page;
         size_t shares;  // where its 64 begin
     };
-    std::vector<float> bounds_;      // per page: no key of it has a larger share
-    std::vector<Known> known_;       // sorted by page at the end
+    std::vector<float> bounds_;  // per page: no key of it has a larger share
+    std::vector<Known> known_;   // sorted by page at the end
     std::vector<float> shares_;
     std::vector<float> candidates_;
 };

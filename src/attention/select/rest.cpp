@@ -39,7 +39,8 @@ double estimate_rest(TileScores& scores, const std::vector<PageCells>& selected,
         const int64_t number = scores.view().base_page + scores.page_of(page);
         if (scores.view().use[static_cast<size_t>(scores.page_of(page))] == PageUse::kFar) {
             if (page + kPagesAhead < scores.pages()) scores.prefetch_mean(page + kPagesAhead);
-            kernels::add_rest(shape, index.codes(number, scores.head()), rest.data(), scores.squares(), rows, all.data(), far_out);
+            kernels::add_rest(shape, index.codes(number, scores.head()), rest.data(), scores.squares(), rows,
+                              all.data(), far_out);
             keys += std::popcount(~cells);
             continue;
         }

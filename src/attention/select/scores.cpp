@@ -40,8 +40,8 @@ void TileScores::load_queries(const AttentionCall& call) {
     kernels::quantise_queries(exact_.data(), rows_, d, codes_.data(), scale_.data(), offset_.data(), squares_.data());
 }
 
-void TileScores::score(const AttentionCall& call, const KeyIndex& index, const TileView& view,
-                       int64_t kv_head, const NearPart& near) {
+void TileScores::score(const AttentionCall& call, const KeyIndex& index, const TileView& view, int64_t kv_head,
+                       const NearPart& near) {
     call_ = &call;
     index_ = &index;
     view_ = &view;
@@ -60,8 +60,7 @@ void TileScores::score(const AttentionCall& call, const KeyIndex& index, const T
     }
     load_queries(call);
     find_units(near);
-    while (!weigh()) {
-    }
+    while (!weigh()) {}
 }
 
 /** A row's unit: its attention over what is read in any case, or else its largest logit. */
@@ -137,11 +136,13 @@ float* TileScores::new_slot() {
 void TileScores::weigh_page(int64_t page, int64_t ahead, float* weights) {
     float* sums = sums_.data() + page * rows_;
     float* most = most_.data() + page * rows_;
-    if (view_->use[static_cast<size_t>(page_of(page))] == PageUse::kFar && !broken(page) && call_->args.softcap <= 0.0f) {
+    if (view_->use[static_cast<size_t>(page_of(page))] == PageUse::kFar && !broken(page) &&
+        call_->args.softcap <= 0.0f) {
         // Codes of neighbouring pages of one head lie apart: they are on their way before they are waited for.
         const kernels::CodeQueries queries{rows_, codes_.data(), exact_.data(), scale_.data(), offset_.data()};
         kernels::weigh_codes(index_->shape(), queries, codes(page),
-                             ahead >= 0 && ahead < pages() ? codes(ahead) : nullptr, shift_.data(), weights, sums, most);
+                             ahead >= 0 && ahead < pages() ? codes(ahead) : nullptr, shift_.data(), weights, sums,
+                             most);
     } else {
         score_page(page, weights);
         kernels::weigh_scores(weights, rows_, shift_.data(), sums, most);
@@ -155,7 +156,8 @@ void TileScores::score_page(int64_t page, float* logits) {
     }
     const kernels::CodeQueries queries{rows_, codes_.data(), exact_.data(), scale_.data(), offset_.data()};
     kernels::score_codes(index_->shape(), queries, codes(page), logits);
-    if (call_->args.softcap > 0.0f) kernels::cap_scores(logits, rows_ * kernels::kCodeKeys, call_->args.softcap * kLog2E);
+    if (call_->args.softcap > 0.0f)
+        kernels::cap_scores(logits, rows_ * kernels::kCodeKeys, call_->args.softcap * kLog2E);
     hide(page, logits);
 }
 
@@ -207,9 +209,10 @@ uint64_t TileScores::cells_of(int64_t page, int64_t token) const {
                        : 0;
         default:
             // Mask heads may hide different keys.
-            return call_->args.mask.n_heads == 1 ? view_->parts[static_cast<size_t>(parts_[static_cast<size_t>(page)] +
-                                                                               (call_->args.mask.data ? token : 0))]
-                                            : 0;
+            return call_->args.mask.n_heads == 1
+                       ? view_->parts[static_cast<size_t>(parts_[static_cast<size_t>(page)] +
+                                                          (call_->args.mask.data ? token : 0))]
+                       : 0;
     }
 }
 

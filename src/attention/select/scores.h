@@ -39,8 +39,8 @@ public:
     /**
      * Needs the codes of all these pages to be fresh. Throws std::bad_alloc.
      */
-    void score(const AttentionCall& call, const KeyIndex& index, const TileView& view,
-               int64_t kv_head, const NearPart& near);
+    void score(const AttentionCall& call, const KeyIndex& index, const TileView& view, int64_t kv_head,
+               const NearPart& near);
 
     int64_t rows() const { return rows_; }
     int64_t group() const { return group_; }
@@ -92,11 +92,11 @@ private:
     const KeyIndex* index_ = nullptr;
     const TileView* view_ = nullptr;
     int64_t head_ = 0, group_ = 1, rows_ = 0;
-    AlignedFloats exact_;               // [row][d], rotated, in units of ln 2
-    AlignedFloats page_weights_;        // [row][64], of the page that is being scored, if it is not kept
-    std::vector<int8_t> codes_;         // [row][d]
+    AlignedFloats exact_;         // [row][d], rotated, in units of ln 2
+    AlignedFloats page_weights_;  // [row][64], of the page that is being scored, if it is not kept
+    std::vector<int8_t> codes_;   // [row][d]
     std::vector<float> scale_, offset_, squares_, shift_, factor_, near_;  // [row]
-    std::vector<float> sums_, most_;    // [page][row]
+    std::vector<float> sums_, most_;                                       // [page][row]
     std::vector<int64_t> parts_;        // per page: where its tokens' cells begin in view_->parts, −1: it has none
     std::vector<float*> kept_;          // per page: its weights, or null
     std::vector<AlignedFloats> slots_;  // what is kept, some pages each
