@@ -108,7 +108,7 @@ double nmse(const std::vector<float>& a, const std::vector<float>& b) {
 
 /** The limits of one number of threads. */
 struct Limits {
-    double bandwidth, peak;
+    double bandwidth, vectors, tiles;
 };
 
 bool bench(const Settings& s, const std::string& type, int64_t n, int threads, const Limits& limits) {
@@ -129,14 +129,17 @@ bool bench(const Settings& s, const std::string& type, int64_t n, int threads, c
     const double operations = 2.0 * static_cast<double>(rows) * static_cast<double>(s.cols) * static_cast<double>(n);
     const double work = few ? bytes : operations;
     const double o = median(our_times), h = median(host_times);
+    const auto percent = [&](double limit) { return std::to_string(std::lround(100 * work / o / limit)) + "%"; };
+    std::string share = percent(few ? limits.bandwidth : limits.vectors);
+    if (!few && limits.tiles > 0) share += " / " + percent(limits.tiles);
     // Results differ by the order of sums, and by the host's shortcuts of some types.
     const bool right = error < 1e-6;
-    std::printf("| %s | %lld | %d | %.1f (%.1f–%.1f) %s | %.0f%% | %.1f | %.2f× | %s | %.0e%s |\n", type.c_str(),
+    std::printf("| %s | %lld | %d | %.1f (%.1f–%.1f) %s | %s | %.1f | %.2f× | %s | %.0e%s |\n", type.c_str(),
                 static_cast<long long>(n), threads, work / o / 1e9,
                 work / *std::max_element(our_times.begin(), our_times.end()) / 1e9,
                 work / *std::min_element(our_times.begin(), our_times.end()) / 1e9, few ? "GB/s" : "Gop/s",
-                100 * work / o / (few ? limits.bandwidth : limits.peak), s.host ? work / h / 1e9 : 0,
-                s.host ? h / o : 0, s.host ? host.buffer() : "", error, right ? "" : " WRONG");
+                share.c_str(), s.host ? work / h / 1e9 : 0, s.host ? h / o : 0, s.host ? host.buffer() : "", error,
+                right ? "" : " WRONG");
     std::fflush(stdout);
     return right;
 }
@@ -210,12 +213,16 @@ int main(int argc, char** argv) {
     for (const int64_t threads : settings.threads) {
         const int count = static_cast<int>(threads);
         const MatrixPeaks peaks = matrix_peaks(count);
-        limits.push_back({read_bandwidth(count), peaks.int8});
-        std::printf("%d threads: reads %.1f GB/s; f32 %.0f GFLOP/s; int8 %.0f Gop/s and bf16 %.0f GFLOP/s in vectors\n",
-                    count, limits.back().bandwidth / 1e9, f32_peak(count) / 1e9, peaks.int8 / 1e9, peaks.bf16 / 1e9);
+        limits.push_back({read_bandwidth(count), peaks.int8, peaks.tiles});
+        std::printf(
+            "%d threads: reads %.1f GB/s; f32 %.0f GFLOP/s; int8 %.0f Gop/s and bf16 %.0f GFLOP/s in vectors; "
+            "int8 %.0f Gop/s in tiles\n",
+            count, limits.back().bandwidth / 1e9, f32_peak(count) / 1e9, peaks.int8 / 1e9, peaks.bf16 / 1e9,
+            peaks.tiles / 1e9);
     }
     std::puts(
-        "\n| type | columns | threads | Atlas | of limit | host | ratio | host's buffer | NMSE |\n"
+        "\nOf limit: of reads, up to 16 columns; else of int8 in vectors / in tiles.\n\n| type | columns | threads | "
+        "Atlas | of limit | host | ratio | host's buffer | NMSE |\n"
         "|---|---|---|---|---|---|---|---|---|");
     for (const int64_t n : settings.columns) {
         for (size_t t = 0; t < settings.threads.size(); ++t) {

@@ -2,6 +2,8 @@
 
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include <algorithm>
@@ -115,6 +117,39 @@ double peak(int threads, double operations, Step step) {
     return best;
 }
 
+double tile_peak([[maybe_unused]] int threads) {
+#if defined(__AMX_INT8__)
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return 0;
+    constexpr int64_t kRounds = 1 << 20;
+    double best = 0;
+    for (int attempt = 0; attempt < 5; ++attempt) {
+        const auto start = std::chrono::steady_clock::now();
+#pragma omp parallel num_threads(threads)
+        {
+            alignas(64) uint8_t shapes[64] = {1}, before[64];
+            for (int tile = 0; tile < 8; ++tile) {
+                shapes[16 + 2 * tile] = 64;
+                shapes[48 + tile] = 16;
+            }
+            _tile_storeconfig(before);
+            _tile_loadconfig(shapes);
+            for (int64_t i = 0; i < kRounds; ++i) {
+                _tile_dpbssd(0, 4, 6);
+                _tile_dpbssd(1, 4, 7);
+                _tile_dpbssd(2, 5, 6);
+                _tile_dpbssd(3, 5, 7);
+            }
+            _tile_loadconfig(before);
+        }
+        best = std::max(best, 2.0 * 16 * 16 * 64 * 4 * kRounds * threads / seconds_since(start));
+    }
+    return best;
+#else
+    return 0;
+#endif
+}
+
 }  // namespace
 
 MatrixPeaks matrix_peaks(int threads) {
@@ -122,7 +157,7 @@ MatrixPeaks matrix_peaks(int threads) {
     const auto bf16 = [](__m512 sum, __m512i a, __m512i b) {
         return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
     };
-    return {peak<__m512i>(threads, 128, int8), peak<__m512>(threads, 64, bf16)};
+    return {peak<__m512i>(threads, 128, int8), peak<__m512>(threads, 64, bf16), tile_peak(threads)};
 }
 #else
 MatrixPeaks matrix_peaks(int) { return {}; }

@@ -8,5 +8,6 @@ double f32_peak(int threads);        ///< floating-point operations per second, 
 struct MatrixPeaks {
     double int8;
     double bf16;
+    double tiles;  ///< int8 in tiles of 16 × 64 bytes (AMX)
 };
 MatrixPeaks matrix_peaks(int threads);

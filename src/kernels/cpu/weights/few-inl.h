@@ -6,7 +6,6 @@
 #define ATLAS_KERNELS_FEW_INL_H_
 #endif
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include "kernels/cpu/weights/few.h"
@@ -60,8 +59,9 @@ HWY_INLINE V WidenVector(const uint16_t* halves) {
     return hn::PromoteTo(D(), hn::LoadU(half, reinterpret_cast<const hwy::float16_t*>(halves)));
 }
 
+/** Into the second-level cache: fetched into the first one, as far ahead as it takes, some 5 to 10 % of the bandwidth are lost. */
 HWY_INLINE void PrefetchRow(const uint8_t* from, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) hwy::Prefetch(from + i);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
