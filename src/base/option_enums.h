@@ -6,6 +6,9 @@ namespace atlas {
 
 enum class DeviceMode { kOwner, kAccel };
 
+/** Who multiplies with the model's weights. */
+enum class WeightsMode { kHost, kOwn };
+
 enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff };
 
 enum class AttentionMode {

@@ -77,6 +77,7 @@ private:
 
     ggml_status run(ggml_cgraph* graph) {
         session_.begin_graph();
+        mat_mul_.begin_graph();
         write_clock().advance();
         plan_.build(graph);
         if (kv_budget().limit() > 0) {
@@ -153,11 +154,12 @@ private:
         return shadow.write_back();
     }
 
-    OpContext context() { return {attention_, threads()}; }
+    OpContext context() { return {attention_, mat_mul_, threads()}; }
 
     CpuDelegate delegate_;
     runtime::Session session_;
     FlashAttention attention_{session_};
+    MatMul mat_mul_;
     GraphPlan plan_;
     std::vector<Changed> changed_;  // in place by this graph so far
     int host_threads_ = 0;

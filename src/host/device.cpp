@@ -20,6 +20,7 @@ namespace {
 
 abi::Layout g_layout = abi::Layout::kV3;
 
+bool own_weights() { return runtime::plugin_runtime()->options().weights == WeightsMode::kOwn; }
 bool owner_mode() { return runtime::plugin_runtime()->options().device == DeviceMode::kOwner; }
 
 const char* device_name(ggml_backend_dev_t) { return owner_mode() ? "ATLAS0" : "ATLAS"; }
@@ -65,6 +66,7 @@ void device_props(ggml_backend_dev_t device, ggml_backend_dev_props* props) {
     props->device_id = nullptr;
     props->caps = {};
     props->caps.mmap_support = true;
+    props->caps.buffer_from_host_ptr = owner_mode() && own_weights();
 }
 
 ggml_backend_t device_init_backend(ggml_backend_dev_t device, const char* parameters) {
@@ -86,6 +88,11 @@ bool device_supports_op(ggml_backend_dev_t, const ggml_tensor* op) {
 bool device_supports_buft(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
     // The CPU's memory is read in place: no copies of queries and masks.
     return (owner_mode() && type == owner_buffer_type()) || ggml_backend_buft_is_host(type);
+}
+
+/** Weights are read where the model file is mapped. */
+ggml_backend_buffer_t device_buffer_from_host_ptr(ggml_backend_dev_t, void* memory, size_t size, size_t) {
+    return ggml_backend_cpu_buffer_from_ptr(memory, size);
 }
 
 const char* registry_name(ggml_backend_reg_t) { return "ATLAS"; }
@@ -155,6 +162,7 @@ ggml_backend_dev_t atlas_device() {
         created.iface.get_props = device_props;
         created.iface.init_backend = device_init_backend;
         created.iface.get_buffer_type = device_buffer_type;
+        if (own_weights()) created.iface.buffer_from_host_ptr = reinterpret_cast<void*>(&device_buffer_from_host_ptr);
         created.iface.supports_op = device_supports_op;
         created.iface.supports_buft = device_supports_buft;
         created.registry = atlas_registry();

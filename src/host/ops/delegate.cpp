@@ -1,9 +1,14 @@
 #include "host/ops/delegate.h"
 
+#include <algorithm>
+
 #include "base/log.h"
+#include "host/graph/op_kind.h"
 
 namespace atlas::host {
 namespace {
+
+constexpr int64_t kSmallNode = 32 * 1024;  // elements
 
 ggml_backend_dev_t cpu_device() {
     static ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
@@ -29,6 +34,8 @@ bool CpuDelegate::prepare() {
         log().error("operations beside attention need the host's CPU backend, and none could be started");
         return false;
     }
+    set_threads_ = reinterpret_cast<SetThreads>(
+        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu_device()), "ggml_backend_set_n_threads"));
     if (n_threads_ > 0) set_n_threads(n_threads_);
     if (abort_callback_) set_abort_callback(abort_callback_, abort_data_);
     return true;
@@ -36,11 +43,7 @@ bool CpuDelegate::prepare() {
 
 void CpuDelegate::set_n_threads(int n_threads) {
     n_threads_ = n_threads;
-    if (!cpu_) return;
-    using SetThreads = void (*)(ggml_backend_t, int);
-    const auto set = reinterpret_cast<SetThreads>(
-        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu_device()), "ggml_backend_set_n_threads"));
-    if (set) set(cpu_, n_threads);
+    use_threads(n_threads);
 }
 
 void CpuDelegate::set_abort_callback(ggml_abort_callback callback, void* data) {
@@ -53,9 +56,20 @@ void CpuDelegate::set_abort_callback(ggml_abort_callback callback, void* data) {
     if (set) set(cpu_, callback, data);
 }
 
+void CpuDelegate::use_threads(int n_threads) {
+    if (!cpu_ || !set_threads_ || n_threads == threads_in_use_) return;
+    set_threads_(cpu_, n_threads);
+    threads_in_use_ = n_threads;
+}
+
 ggml_status CpuDelegate::run(std::span<ggml_tensor* const> nodes) {
     if (nodes.empty()) return GGML_STATUS_SUCCESS;
     if (!prepare()) return GGML_STATUS_FAILED;
+    // Norms and sums of a token or a few are sooner done than threads meet.
+    const bool small = std::all_of(nodes.begin(), nodes.end(), [](const ggml_tensor* node) {
+        return op_kind(node->op) != OpKind::kMatMul && ggml_nelements(node) <= kSmallNode;
+    });
+    if (n_threads_ > 0) use_threads(small ? 1 : n_threads_);
     graph_memory_.resize(ggml_graph_overhead_custom(nodes.size(), false) + ggml_tensor_overhead());
     ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
     if (!context) return GGML_STATUS_ALLOC_FAILED;

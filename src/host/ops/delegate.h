@@ -33,6 +33,10 @@ private:
     bool prepare();
 
     ggml_backend_t cpu_ = nullptr;
+    using SetThreads = void (*)(ggml_backend_t, int);
+    void use_threads(int n_threads);
+    SetThreads set_threads_ = nullptr;
+    int threads_in_use_ = 0;
     int n_threads_ = 0;
     ggml_abort_callback abort_callback_ = nullptr;
     void* abort_data_ = nullptr;

@@ -6,12 +6,14 @@
 
 #include "base/status.h"
 #include "host/ops/attention.h"
+#include "host/ops/mat_mul.h"
 
 namespace atlas::host {
 
 /** What running a node may need besides the node; one per backend instance. */
 struct OpContext {
     FlashAttention& attention;
+    MatMul& mat_mul;
     int n_threads;
 };
 

@@ -9,12 +9,27 @@
 
 #include "base/log.h"
 #include "host/graph/op_kind.h"
+#include "host/buffers/owner_buffer.h"
 #include "host/graph/whose.h"
 #include "host/ops/delegate.h"
 #include "host/ops/set_rows.h"
+#include "runtime/plugin_runtime.h"
 
 namespace atlas::host {
 namespace {
+
+bool takes_weights() { return runtime::plugin_runtime()->options().weights == WeightsMode::kOwn; }
+
+/** With weights of ours no operation between them is worth a hand-over: all are delegated that have nothing in memory we cannot read. */
+bool is_of_whole_graph(const ggml_tensor* node) {
+    if (!takes_weights()) return false;
+    return std::all_of(std::begin(node->src), std::end(node->src), [](const ggml_tensor* src) {
+        const ggml_backend_buffer_t buffer = src ? root_of(src)->buffer : nullptr;
+        if (!buffer || ggml_backend_buffer_is_host(buffer)) return true;
+        // With size 0 it is a question about where a weight is to lie: with the host, but for those that we multiply with.
+        return is_owner_buffer(buffer) && ggml_backend_buffer_get_size(buffer) > 0;
+    });
+}
 
 constexpr int kParams = GGML_MAX_OP_PARAMS / static_cast<int>(sizeof(int32_t));
 constexpr size_t kMaxOps = 512;
@@ -47,6 +62,15 @@ constexpr Op kOps[] = {
      is_ours_to_write,
      check_set_rows,
      [](const ggml_tensor* node, const OpContext& context) { return set_rows(node, context.n_threads); }},
+    {"MUL_MAT",
+     2,
+     2,
+     1,  // the precision of sums, which are f32 in any case
+     kNone,
+     {kNone, kNone},
+     [](const ggml_tensor* node, bool owner) { return owner && takes_weights() && is_weight(node->src[0]); },
+     check_mat_mul,
+     [](const ggml_tensor* node, const OpContext& context) { return context.mat_mul.run(node, context.n_threads); }},
 };
 
 const Op* find_op(ggml_op op) {
@@ -89,18 +113,22 @@ void say_declined(const Op& op, const Status& reason) {
 
 const Op* own_op(const ggml_tensor* node) {
     const Op* op = find_op(node->op);
+    // Products belong to the host unless weights are ours, and to it where they have an operand in pages.
+    if (op && op->paged[0] == kNone && (!takes_weights() || touches_pages(node))) return nullptr;
     return op && check(*op, node).is_ok() ? op : nullptr;
 }
 
 bool supports_op(const ggml_tensor* node, bool owner) {
     if (op_kind(node->op) == OpKind::kView) return true;
     if (const Op* op = find_op(node->op)) {
-        if (op->is_ours && !op->is_ours(node, owner)) return false;
-        const Status status = check(*op, node);
+        const bool ours = !op->is_ours || op->is_ours(node, owner);
+        if (!ours && op->paged[0] != kNone) return false;
+        const Status status = ours ? check(*op, node) : Status::unsupported({});
         if (status.is_ok()) return true;
-        say_declined(*op, status);
+        if (ours) say_declined(*op, status);
     }
-    return owner && is_ours_to_delegate(node) && CpuDelegate::supports(node);
+    if (!owner || !(is_ours_to_delegate(node) || is_of_whole_graph(node))) return false;
+    return CpuDelegate::supports(node);
 }
 
 }  // namespace atlas::host

@@ -1,0 +1,109 @@
+#include "host/ops/mat_mul.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/parallel.h"
+#include "host/buffers/owner_buffer.h"
+#include "host/graph/op_kind.h"
+
+namespace atlas::host {
+namespace {
+
+// Quantised at once: a batch of the usual size, and bounded memory for any.
+constexpr int64_t kMostColumns = 2048;
+
+/** The host's number of a type is found by its name, which GGUF fixes. */
+std::optional<kernels::WeightType> weight_type(ggml_type type) {
+    for (int i = 0; i < kernels::kWeightTypeCount; ++i) {
+        const auto known = static_cast<kernels::WeightType>(i);
+        if (std::string_view(kernels::weight_type_info(known).name) == ggml_type_name(type)) return known;
+    }
+    return std::nullopt;
+}
+
+std::optional<kernels::WeightType> weight_type_of(const ggml_tensor* tensor) {
+    static const auto by_number = [] {
+        std::array<std::optional<kernels::WeightType>, GGML_TYPE_COUNT> types;
+        for (int i = 0; i < GGML_TYPE_COUNT; ++i)
+            if (ggml_type_name(static_cast<ggml_type>(i)))
+                types[static_cast<size_t>(i)] = weight_type(static_cast<ggml_type>(i));
+        return types;
+    }();
+    const auto number = static_cast<size_t>(tensor->type);
+    return number < by_number.size() ? by_number[number] : std::nullopt;
+}
+
+}  // namespace
+
+bool is_weight(const ggml_tensor* operand) {
+    const ggml_tensor* root = root_of(operand);
+    if (root->op != GGML_OP_NONE || std::string_view(root->name).starts_with("cache_")) return false;
+    return root->buffer && (is_owner_buffer(root->buffer) || ggml_backend_buffer_is_host(root->buffer));
+}
+
+Status check_mat_mul(const ggml_tensor* node) {
+    const ggml_tensor* weights = node->src[0];
+    const ggml_tensor* columns = node->src[1];
+    const auto type = weight_type_of(weights);
+    if (!type) return Status::unsupported(std::string("weights of ") + ggml_type_name(weights->type));
+    const kernels::WeightTypeInfo& info = kernels::weight_type_info(*type);
+    if (weights->ne[2] != 1 || weights->ne[3] != 1) return Status::unsupported("several matrices of weights");
+    if (weights->ne[0] % info.block_elements != 0 || static_cast<size_t>(info.block_bytes) != weights->nb[0] ||
+        weights->nb[1] < kernels::weight_row_bytes(*type, weights->ne[0]))
+        return Status::unsupported("weights whose rows do not lie together");
+    if (columns->type != GGML_TYPE_F32 || node->type != GGML_TYPE_F32 || !ggml_is_contiguous(columns) ||
+        !ggml_is_contiguous(node))
+        return Status::unsupported("columns that are not f32, one after the other");
+    return Status::ok();
+}
+
+Status MatMul::run(const ggml_tensor* node, int n_threads) {
+    const ggml_tensor* columns = node->src[1];
+    const int64_t n = columns->ne[1] * columns->ne[2] * columns->ne[3];
+    for (int64_t first = 0; first < n; first += kMostColumns)
+        multiply(node, first, std::min(kMostColumns, n - first), n_threads);
+    // Of more columns than are quantised at once only the last are there.
+    if (n > kMostColumns) columns_ = nullptr;
+    return Status::ok();
+}
+
+void MatMul::multiply(const ggml_tensor* node, int64_t first, int64_t n, int n_threads) {
+    const ggml_tensor* weights = node->src[0];
+    const ggml_tensor* columns = node->src[1];
+    const auto type = *weight_type_of(weights);
+    const kernels::ActivationType activations = kernels::weight_type_info(type).activations;
+    const int64_t k = weights->ne[0];
+    const int64_t rows = weights->ne[1];
+    const bool known = first == 0 && columns_ == columns && type_ == activations;
+    if (!known) {
+        columns_ = nullptr;
+        memory_.resize(kernels::activation_bytes(activations, k, n) + 64);
+    }
+    auto* quantised = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory_.data()) + 63) / 64 * 64);
+    const kernels::ActivationArgs args{activations, k, static_cast<const float*>(columns->data) + first * k,
+                                       static_cast<size_t>(k) * sizeof(float), quantised};
+    const kernels::WeightProduct product{{type, static_cast<const std::byte*>(weights->data), rows, k, weights->nb[1]},
+                                         quantised,
+                                         n,
+                                         static_cast<float*>(node->data) + first * rows,
+                                         static_cast<size_t>(rows)};
+    // A few shares a thread, in whole panels: cores may differ in speed, and one may be taken away.
+    const int64_t panels = (rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel;
+    const int64_t shares = std::min<int64_t>(panels, 8 * std::max(n_threads, 1));
+    const auto begin_of = [&](int64_t share) {
+        return std::min(rows, panels * share / shares * kernels::kWeightPanel);
+    };
+    parallel_loops(
+        n_threads,
+        Loop{known ? 0 : n, Schedule::kStatic, [&](int64_t i) { kernels::quantise_activations(args, i, i + 1); }},
+        Loop{shares, Schedule::kDynamic,
+             [&](int64_t i) { kernels::multiply_weights(product, begin_of(i), begin_of(i + 1)); }});
+    columns_ = columns;
+    type_ = activations;
+}
+
+}  // namespace atlas::host
