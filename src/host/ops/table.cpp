@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <iterator>
 #include <mutex>
 #include <set>
 #include <string>
+#include <string_view>
 
 #include "base/log.h"
 #include "host/graph/op_kind.h"
@@ -18,7 +20,26 @@
 namespace atlas::host {
 namespace {
 
-bool takes_weights() { return runtime::plugin_runtime()->options().weights == WeightsMode::kOwn; }
+std::atomic<bool> g_experts_cached{false};
+
+/**
+ * ATLAS_WEIGHTS=own, where it is known to work: not within the host's tensor-parallel wrapper, which hands out parts of tensors, and not beside its
+ * cache of experts, which it fills between splits of a graph.
+ */
+bool takes_weights() {
+    return runtime::plugin_runtime()->options().weights == WeightsMode::kOwn && !serves_tensor_parallel() &&
+           !g_experts_cached.load(std::memory_order_relaxed);
+}
+
+void see_expert_cache(const ggml_tensor* node) {
+    if (g_experts_cached.load(std::memory_order_relaxed)) return;
+    for (const ggml_tensor* src : node->src) {
+        if (!src || !std::string_view(root_of(src)->name).starts_with("moe_cache")) continue;
+        if (!g_experts_cached.exchange(true) && runtime::plugin_runtime()->options().weights == WeightsMode::kOwn)
+            log().warn("ATLAS_WEIGHTS=own takes no part from here on: the program keeps a cache of experts");
+        return;
+    }
+}
 
 /** With weights of ours no operation between them is worth a hand-over: all are delegated that have nothing in memory we cannot read. */
 bool is_of_whole_graph(const ggml_tensor* node) {
@@ -120,6 +141,7 @@ const Op* own_op(const ggml_tensor* node) {
 
 bool supports_op(const ggml_tensor* node, bool owner) {
     if (op_kind(node->op) == OpKind::kView) return true;
+    see_expert_cache(node);
     if (const Op* op = find_op(node->op)) {
         const bool ours = !op->is_ours || op->is_ours(node, owner);
         if (!ours && op->paged[0] != kNone) return false;
