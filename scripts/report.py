@@ -22,7 +22,11 @@ import subprocess
 import sys
 import tempfile
 
+import models
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# {model:NAME} in a command: where ./dev models keeps it.
+MODEL = re.compile(r"\{model:(\w+)\}")
 # Of the processor's many flags those that decide which kernels run.
 FLAGS = ["avx2", "f16c", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "asimd", "asimddp", "bf16"]
 
@@ -47,6 +51,7 @@ class Report:
     own_page: bool = False  # the command writes the page itself
 
 
+WEIGHTS = "--variant host:ATLAS_WEIGHTS=host --variant own:ATLAS_WEIGHTS=own --whole= --kv-types f16"
 MODELS = "./dev models (fetches 98 MB to 1.1 GB each)"
 REPORTS = {
     "exact": Report(
@@ -76,6 +81,12 @@ REPORTS = {
         "Attention kernels beside the CPU backend's", "6 quick, 30 long",
         [Part("One token, and 512", "bench kernels --d 64,128 --group 4 --keys 4096,16384 --tokens 1,512 --types f16,q8_0 --host-limit 2",
               "bench kernels", repeats=3)]),
+    "weights": Report(
+        "Weights in Atlas's hands: real models, empty context", "3 quick, 15 long",
+        [Part(title, f"bench -m {{model:{name}}} {WEIGHTS} --depths 0 --prompt 128 --generate 16 --repetitions 3 --output {{folder}}/{name}",
+              f"bench -m {{model:{name}}} {WEIGHTS} --depths 0,2048 --prompt 512 --generate 32 --repetitions 7 --output {{folder}}/{name}")
+         for name, title in (("qwen", "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M"), ("gemma3", "Gemma 3 270M, Q4_K_M"), ("smollm2", "SmolLM2-135M-Instruct, Q4_1"))],
+        needs=MODELS),
     "quality": Report(
         "Sparse attention against exact: perplexity and divergence", "15 quick, 120 long",
         [Part("Real pretrained models, the ends of documents of several kinds",
@@ -177,10 +188,15 @@ def cleaned(text, folder):
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
+def as_typed(word):
+    return MODEL.sub(r"$(./dev models --path \1)", word) if MODEL.search(word) else shlex.quote(word)
+
+
 def measure(part, args, folder):
     """(command as typed, text). Throws RuntimeError with the command and the end of what it said."""
     words = shlex.split(part.long if args.long and part.long else part.quick)
-    shown = "./dev " + shlex.join(word.replace("{folder}/", "") for word in words)
+    shown = "./dev " + " ".join(as_typed(word.replace("{folder}/", "")) for word in words)
+    words = [MODEL.sub(lambda found: str(models.MODELS[found[1]].path), word) for word in words]
     texts = []
     for turn in range(part.repeats):
         print(f"report: {shown}" + (f" ({turn + 1} of {part.repeats})" if part.repeats > 1 else ""), file=sys.stderr, flush=True)
