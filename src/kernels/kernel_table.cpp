@@ -45,45 +45,9 @@ void merge_partial(float* a, float* lse_a, const float* b, float lse_b, int64_t 
 void decode_rows(const EncodedRows& rows, float* out) { table().decode_rows(rows, out); }
 void encode_row(DataType type, const float* src, void* dst, int64_t n) { table().encode_row(type, src, dst, n); }
 
-bool encode_codes(const CodeShape& shape, const float* keys, const float* values, std::byte* page) {
-    return table().encode_codes(shape, keys, values, page);
-}
-float encode_value_mean(const float* values, int64_t d_v, uint64_t keys, int8_t* mean) {
-    return table().encode_value_mean(values, d_v, keys, mean);
-}
-void quantise_queries(const float* exact, int64_t rows, int64_t d, int8_t* codes, float* scale, float* offset,
-                      float* squares) {
-    table().quantise_queries(exact, rows, d, codes, scale, offset, squares);
-}
-void rotate_rows(const float* signs, int64_t rows, int64_t d, float* x) { table().rotate_rows(signs, rows, d, x); }
-void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits) {
-    table().score_codes(shape, queries, page, logits);
-}
-void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
-                 const float* shift, float* weights, float* sums, float* most) {
-    table().weigh_codes(shape, queries, page, ahead, shift, weights, sums, most);
-}
-void cap_scores(float* values, int64_t n, float cap) { table().cap_scores(values, n, cap); }
-void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {
-    table().add_mask(mask, count, factor, logits);
-}
-void weigh_scores(float* values, int64_t rows, const float* shift, float* sums, float* most) {
-    table().weigh_scores(values, rows, shift, sums, most);
-}
-void share_of_keys(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares) {
-    table().share_of_keys(weights, tokens, group, factor, shares);
-}
-uint64_t keys_at_least(const float* shares, float least) { return table().keys_at_least(shares, least); }
-void sum_weights(const float* weights, int64_t rows, uint64_t keys, float* sums) {
-    table().sum_weights(weights, rows, keys, sums);
-}
-void add_rest(const CodeShape& shape, const std::byte* page, const float* sums, const float* squares, int64_t rows,
-              float* total, float* out) {
-    table().add_rest(shape, page, sums, squares, rows, total, out);
-}
-void add_value_mean(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out) {
-    table().add_value_mean(value, d_v, weights, rows, out);
-}
+#define ATLAS_CODE_ENTRY(result, name, parameters, arguments) \
+    result name parameters { return table().name arguments; }
+#include "kernels/codes.def"
 
 void gemm(const GemmArgs& args) { table().gemm(args); }
 void gemm_bf16(const GemmArgs& args, std::vector<uint32_t>* work) { table().gemm_bf16(args, work); }

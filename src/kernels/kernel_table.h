@@ -59,58 +59,11 @@ struct Table {
      */
     void (*encode_row)(DataType type, const float* src, void* dst, int64_t n);
 
-    // --- two-bit codes of keys (kernels/codes.h) ---
+    // --- two-bit codes of keys (kernels/codes.h): contracts in kernels/codes.def ---
 
-    /**
-     * Makes a page of codes from rotated keys [64][shape.d] and values [64][d_v]. False, and nothing that can be used, unless all are finite.
-     */
-    bool (*encode_codes)(const CodeShape& shape, const float* keys, const float* values, std::byte* page);
-    /**
-     * Rounds the mean of the rows of `values` [64][d_v] whose bit is set to `mean` [d_v] times the scale returned; NaN if one is not finite.
-     */
-    float (*encode_value_mean)(const float* values, int64_t d_v, uint64_t keys, int8_t* mean);
-    /**
-     * Rounds rotated, scaled queries `exact` [rows][d] to eight bits: codes, scale, offset, and squares: |exact|².
-     */
-    void (*quantise_queries)(const float* exact, int64_t rows, int64_t d, int8_t* codes, float* scale, float* offset,
-                             float* squares);
-    /**
-     * x [rows][d] becomes R x: signs and Walsh–Hadamard transforms of the parts of d that are powers of two, from the front, and where d is none
-     * once more from the back. signs [2][d] of ±1. Orthogonal. d a multiple of 16.
-     */
-    void (*rotate_rows)(const float* signs, int64_t rows, int64_t d, float* x);
-    /** logits[row][64] of a page's keys: exact·m + s·scale·Σ codes·c. `logits` aligned to 64 bytes. */
-    void (*score_codes)(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, float* logits);
-    /**
-     * score_codes, then weigh_scores of its logits, in one pass. `ahead`, if not null, is a page that will be asked for soon: its codes are
-     * brought near meanwhile.
-     */
-    void (*weigh_codes)(const CodeShape& shape, const CodeQueries& queries, const std::byte* page,
-                        const std::byte* ahead, const float* shift, float* weights, float* sums, float* most);
-    /** values[i] = cap·tanh(values[i] / cap) of n values, a multiple of 16. */
-    void (*cap_scores)(float* values, int64_t n, float cap);
-    /** logits[i] += factor · mask[i], mask f16, i < count; −inf stays −inf. */
-    void (*add_mask)(const uint16_t* mask, int64_t count, float factor, float* logits);
-    /**
-     * values [rows][64] = 2^(values − shift[row]), at most 2^100, 0 for −inf and NaN; sums[row] = their sum and most[row] the largest. `values` aligned to 64 bytes. Relative error below 1e-5.
-     */
-    void (*weigh_scores)(float* values, int64_t rows, const float* shift, float* sums, float* most);
-    /**
-     * shares[key] = largest over tokens of Σ over that token's rows of weights[row][key]·factor[row], for rows = tokens·group, [token][group]; 64 keys.
-     */
-    void (*share_of_keys)(const float* weights, int64_t tokens, int64_t group, const float* factor, float* shares);
-    /** Bit per key: shares[key] ≥ least. */
-    uint64_t (*keys_at_least)(const float* shares, float least);
-    /** sums[row] = Σ weights[row][key] over keys whose bit is set. */
-    void (*sum_weights)(const float* weights, int64_t rows, uint64_t keys, float* sums);
-    /**
-     * With w = sums[row] · 2^(−ln 2 · squares[row] · the page's noise), at least a 2^−126th of the sum: total[row] += w and out[row][d_v] += w · the page's mean value.
-     * e^x is convex, so that sums of unbiased logits' powers are too large on average by the factor that is taken out.
-     */
-    void (*add_rest)(const CodeShape& shape, const std::byte* page, const float* sums, const float* squares,
-                     int64_t rows, float* total, float* out);
-    /** out[row][d_v] += weights[row] · the mean value. */
-    void (*add_value_mean)(const ValueMean& value, int64_t d_v, const float* weights, int64_t rows, float* out);
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a declarator, not an expression.
+#define ATLAS_CODE_ENTRY(result, name, parameters, arguments) result(*name) parameters;
+#include "kernels/codes.def"
 
     // --- products of matrices (kernels/matmul.h) ---
 

@@ -1,5 +1,4 @@
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/select/codes.h"
 #include "kernels/cpu/variant.h"
 #include "kernels/kernel_table.h"
 #include "kernels/reference/reference.h"
@@ -15,20 +14,8 @@ constexpr Table kTable = {
     .merge = cpu::merge,
     .decode_rows = cpu::decode_rows,
     .encode_row = cpu::encode_row,
-    .encode_codes = cpu::encode_codes,
-    .encode_value_mean = cpu::encode_value_mean,
-    .quantise_queries = cpu::quantise_queries,
-    .rotate_rows = cpu::rotate_rows,
-    .score_codes = cpu::score_codes,
-    .weigh_codes = cpu::weigh_codes,
-    .cap_scores = cpu::cap_scores,
-    .add_mask = cpu::add_mask,
-    .weigh_scores = cpu::weigh_scores,
-    .share_of_keys = cpu::share_of_keys,
-    .keys_at_least = cpu::keys_at_least,
-    .sum_weights = cpu::sum_weights,
-    .add_rest = cpu::add_rest,
-    .add_value_mean = cpu::add_value_mean,
+#define ATLAS_CODE_ENTRY(result, name, parameters, arguments) .name = cpu::name,
+#include "kernels/codes.def"
     .gemm = cpu::gemm,
     .gemm_bf16 = cpu::gemm_bf16,
     .quantise_activations = cpu::quantise_activations,

@@ -1,4 +1,4 @@
-#include "kernels/reference/codes.h"
+#include "kernels/reference/reference.h"
 
 #include <algorithm>
 #include <bit>
@@ -229,7 +229,8 @@ void add_rest(const CodeShape& shape, const std::byte* page, const float* sums, 
     const ValueMean value = value_mean_of(shape, page);
     const auto noise = static_cast<double>(noise_of_codes(shape, page));
     for (int64_t row = 0; row < rows; ++row) {
-        const double trust = std::exp2(std::max(-std::numbers::ln2 * static_cast<double>(squares[row]) * noise, -126.0));
+        const double trust =
+            std::exp2(std::max(-std::numbers::ln2 * static_cast<double>(squares[row]) * noise, -126.0));
         const double w = static_cast<double>(sums[row]) * trust;
         total[row] += static_cast<float>(w);
         for (int64_t i = 0; i < shape.d_v; ++i)

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "kernels/attention.h"
+#include "kernels/codes.h"
 #include "kernels/matmul.h"
 #include "kernels/row_codec.h"
 #include "kernels/weights.h"
@@ -21,6 +22,9 @@ void merge(float* a, float* lse_a, const float* b, float lse_b, int64_t d);
 
 void decode_rows(const EncodedRows& rows, float* out);
 void encode_row(DataType type, const float* src, void* dst, int64_t n);
+
+#define ATLAS_CODE_ENTRY(result, name, parameters, arguments) result name parameters;
+#include "kernels/codes.def"
 
 void gemm(const GemmArgs& args);
 void gemm_bf16(const GemmArgs& args, std::vector<uint32_t>* work);

@@ -1,5 +1,4 @@
 #include "kernels/kernel_table.h"
-#include "kernels/reference/codes.h"
 #include "kernels/reference/reference.h"
 
 namespace atlas::kernels {
@@ -13,20 +12,8 @@ constexpr Table kTable = {
     .merge = reference::merge,
     .decode_rows = reference::decode_rows,
     .encode_row = reference::encode_row,
-    .encode_codes = reference::encode_codes,
-    .encode_value_mean = reference::encode_value_mean,
-    .quantise_queries = reference::quantise_queries,
-    .rotate_rows = reference::rotate_rows,
-    .score_codes = reference::score_codes,
-    .weigh_codes = reference::weigh_codes,
-    .cap_scores = reference::cap_scores,
-    .add_mask = reference::add_mask,
-    .weigh_scores = reference::weigh_scores,
-    .share_of_keys = reference::share_of_keys,
-    .keys_at_least = reference::keys_at_least,
-    .sum_weights = reference::sum_weights,
-    .add_rest = reference::add_rest,
-    .add_value_mean = reference::add_value_mean,
+#define ATLAS_CODE_ENTRY(result, name, parameters, arguments) .name = reference::name,
+#include "kernels/codes.def"
     .gemm = reference::gemm,
     .gemm_bf16 = reference::gemm_bf16,
     .quantise_activations = reference::quantise_activations,

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/cpu/select/codes.h"
+#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vectors.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/cpu/select/codes.h"
+#include "kernels/cpu/cpu.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/select/encode_codes.cpp"
