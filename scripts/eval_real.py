@@ -87,6 +87,8 @@ def tasks_of(what):
         return "+".join(KINDS)
     if what == "needles":
         return "+".join(NEEDLES)
+    if what == "ruler":
+        return ",".join(["+".join(["single", *NEEDLES]), *LISTS])
     everything = "+".join(KINDS + NEEDLES)
     return everything if what == "all" else ",".join([everything, *LISTS]) if what == "all,lists" else what
 
@@ -96,7 +98,8 @@ def command(args, name, files, output):
     length = args.length or length
     made = [args.atlas, "eval", "-m", models.MODELS[name].path, "--modes", args.modes, "--text", next(iter(files.values())),
             "--tasks", tasks_of(args.tasks), "--lengths", length, "--samples", args.samples, "--questions", args.questions,
-            "--distractors", args.questions - 1, "--wording", "varied", "--seed", args.seed, "--states", args.states, "-o", output]
+            "--distractors", args.questions - 1, "--wording", "varied", "--seed", args.seed, "-o", output]
+    made += ["--states", args.states] if args.states != "none" else []
     made += ["--read", args.read] if args.read else []
     made += ["--chat"] if chat else []
     made += ["--threads", args.threads] if args.threads else []
@@ -118,9 +121,9 @@ def main():
     parser.add_argument("--atlas", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--modes", default="exact,sparse", help="as for atlas eval (default %(default)s); the first is the measure of the others")
     parser.add_argument("--read", default="", help="the mode that reads for all others; without it each reads for itself")
-    parser.add_argument("--states", default="cache", help="folder of what was read (default: the user's cache)")
+    parser.add_argument("--states", default="cache", help="folder of what was read (default: the user's cache); none: nothing is kept, and the first question is read in one go with its document")
     parser.add_argument("--tasks", default="all",
-                        help="all (facts and needles in one document), facts, needles, `all,lists`, none, or tasks of atlas eval (default %(default)s)")
+                        help="all (facts and needles in one document), facts, needles, ruler (needles and lists), `all,lists`, none, or tasks of atlas eval (default %(default)s)")
     parser.add_argument("--samples", type=int, default=2, help="documents (default %(default)s)")
     parser.add_argument("--questions", type=int, default=8, help="facts of each kind in a document, all asked for (default %(default)s)")
     parser.add_argument("--length", type=int, default=0, help="tokens of a document (default: what suits the model)")

@@ -33,7 +33,7 @@ FLAGS = ["avx2", "f16c", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf
 
 @dataclasses.dataclass
 class Part:
-    """One command of a set. {folder}: a scratch folder; a result is what it prints, or the file `reads` in there."""
+    """One command of a set. {folder}: a scratch folder; {texts}: the caller's --text; a result is what it prints, or the file `reads` in there."""
     title: str
     quick: str
     long: str = ""
@@ -88,16 +88,23 @@ REPORTS = {
          for name, title in (("qwen", "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M"), ("gemma3", "Gemma 3 270M, Q4_K_M"), ("smollm2", "SmolLM2-135M-Instruct, Q4_1"))],
         needs=MODELS),
     "quality": Report(
-        "Sparse attention against exact: perplexity and divergence", "15 quick, 120 long",
-        [Part("Real pretrained models, the ends of documents of several kinds",
-              "eval real smollm2 --tasks none --modes exact,sparse,window --output {folder}/quality",
-              "eval real --tasks none --modes exact,sparse,window --documents 3 --output {folder}/quality")],
-        needs=MODELS),
+        "Sparse attention against exact: perplexity, divergence, and which keys are read", "45 quick (8 where the states are kept), 150 long",
+        [Part("Real pretrained models: the ends of documents of several kinds, read exactly and gone on with token by token",
+              "eval real --tasks none --read exact --modes exact,sparse,window --tail 128 --batch 1 {texts} --output {folder}/quality",
+              "eval real --tasks none --read exact --modes exact,sparse,window --documents 3 --tail 512 --batch 1 {texts} --output {folder}/quality"),
+         Part("Ways to choose keys, on what attention was given in real models", "eval replay --output {folder}")],
+        needs=MODELS, picture="replay.png"),
     "retrieval": Report(
-        "Facts found in long documents", "20 quick, 240 long",
-        [Part("Real pretrained models, facts of every kind",
-              "eval real smollm2 --tail 0 --tasks facts --samples 2 --questions 4 --modes exact,sparse,window --output {folder}/retrieval",
-              "eval real --tail 0 --tasks all --samples 4 --questions 8 --modes exact,sparse,window --output {folder}/retrieval")],
+        "Facts found in long documents", "60 quick (15 where the states are kept), 240 long",
+        [Part("Facts of every kind, documents read exactly",
+              "eval real --tail 0 --tasks facts --samples 1 --questions 6 --read exact --modes exact,sparse,window --output {folder}/facts",
+              "eval real --tail 0 --tasks facts --samples 4 --questions 8 --read exact --modes exact,sparse,window --output {folder}/facts"),
+         Part("The tasks of RULER, documents read exactly",
+              "eval real --tail 0 --tasks ruler --samples 1 --questions 8 --read exact --modes exact,sparse,window --output {folder}/ruler",
+              "eval real --tail 0 --tasks ruler --samples 4 --questions 8 --read exact --modes exact,sparse,window --output {folder}/ruler"),
+         Part("Documents read and asked by each mode",
+              "eval real smollm2 --tail 0 --tasks facts --samples 2 --questions 4 --modes exact,sparse,window --output {folder}/both",
+              "eval real --tail 0 --tasks facts --samples 2 --questions 8 --modes exact,sparse,window --output {folder}/both")],
         needs=MODELS),
     "tiny": Report(
         "The model of this repository, full context", "10 quick, 60 long",
@@ -194,8 +201,12 @@ def as_typed(word):
 
 def measure(part, args, folder):
     """(command as typed, text). Throws RuntimeError with the command and the end of what it said."""
-    words = shlex.split(part.long if args.long and part.long else part.quick)
-    shown = "./dev " + " ".join(as_typed(word.replace("{folder}/", "")) for word in words)
+    words = []
+    for word in shlex.split(part.long if args.long and part.long else part.quick):
+        words += [option for text in args.text for option in ("--text", text)] if word == "{texts}" else [word]
+    # Where a text lies is of no interest to others.
+    short = {text: re.sub(r"=.*/", "=", text) for text in args.text}
+    shown = "./dev " + " ".join(as_typed(short.get(word, word).replace("{folder}/", "").replace("{folder}", ".")) for word in words)
     words = [MODEL.sub(lambda found: str(models.MODELS[found[1]].path), word) for word in words]
     texts = []
     for turn in range(part.repeats):
@@ -258,6 +269,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="say what there is and run nothing")
     parser.add_argument("--long", action="store_true", help="the long form where there is one")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "docs/results", help="folder of the pages (default docs/results)")
+    parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="one more text for what scores texts: fiction, another language …")
     parser.add_argument("--dev", type=shlex.split, default=[str(ROOT / "dev")], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.list:

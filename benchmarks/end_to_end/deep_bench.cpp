@@ -10,7 +10,9 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -30,9 +32,10 @@ constexpr llama_seq_id kCopy = 1;
 struct Options {
     std::string model;
     std::string cache_type = "f16";
-    int depth = 0;
+    std::string text;
+    std::vector<int> depths{0};
     int beginning = 2048;
-    int prompt = 512;
+    std::vector<int> prompts{512};
     int generate = 32;
     int repetitions = 3;
     int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
@@ -61,7 +64,8 @@ public:
         model_.reset(llama_model_load_from_file(options.model.c_str(), model_params));
         if (!model_) fail(options.model + ": llama.cpp cannot load this model");
         llama_context_params params = llama_context_default_params();
-        params.n_ctx = static_cast<uint32_t>(options.depth + std::max({options.prompt, options.generate, 1}));
+        params.n_ctx =
+            static_cast<uint32_t>(most(options.depths) + std::max({most(options.prompts), options.generate, 1}));
         params.n_batch = kBatch;
         params.n_threads = params.n_threads_batch = options.threads;
         params.n_seq_max = 2;
@@ -72,23 +76,47 @@ public:
         if (!context_) fail("llama.cpp cannot make a context of " + std::to_string(params.n_ctx) + " tokens");
         memory_ = llama_get_memory(context_.get());
         vocabulary_ = llama_vocab_n_tokens(llama_model_get_vocab(model_.get()));
+        if (!options.text.empty()) read_text(static_cast<int>(params.n_ctx));
     }
 
     void run() {
-        fill();
-        report_logits();
-        if (options_.generate > 0) measure(options_.generate, 1);
-        if (options_.prompt > 0) measure(options_.prompt, options_.prompt);
+        for (const int depth : options_.depths) {
+            fill(depth);
+            report_logits(depth);
+            if (options_.generate > 0) measure(depth, options_.generate, 1);
+            for (const int prompt : options_.prompts) {
+                if (prompt > 0) measure(depth, prompt, prompt);
+            }
+        }
     }
 
 private:
-    /** Appends `count` tokens in batches of at most `batch`. */
+    static int most(const std::vector<int>& values) {
+        return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+    }
+
+    void read_text(int needed) {
+        std::ifstream file(options_.text, std::ios::binary);
+        const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+        const llama_vocab* vocabulary = llama_model_get_vocab(model_.get());
+        text_.resize(text.size() + 8);
+        const int n = llama_tokenize(vocabulary, text.data(), static_cast<int>(text.size()), text_.data(),
+                                     static_cast<int>(text_.size()), true, false);
+        text_.resize(static_cast<size_t>(std::max(n, 0)));
+        if (n < needed)
+            fail(options_.text + ": " + std::to_string(text_.size()) + " tokens, and " + std::to_string(needed) +
+                 " are needed");
+    }
+
+    /** Appends `count` tokens in batches of at most `batch`: the text's, or random ones. */
     void decode(int count, int batch) {
         std::uniform_int_distribution<llama_token> any(0, vocabulary_ - 1);
         std::vector<llama_token> tokens(static_cast<size_t>(std::min(batch, kBatch)));
         for (int done = 0; done < count;) {
             const int n = std::min(count - done, static_cast<int>(tokens.size()));
-            for (int i = 0; i < n; ++i) tokens[static_cast<size_t>(i)] = any(random_);
+            const auto at = static_cast<size_t>(end());
+            for (size_t i = 0; i < static_cast<size_t>(n); ++i)
+                tokens[i] = text_.empty() ? any(random_) : text_[at + i];
             if (const int status = llama_decode(context_.get(), llama_batch_get_one(tokens.data(), n)); status != 0)
                 fail("llama_decode: status " + std::to_string(status));
             llama_synchronize(context_.get());
@@ -124,36 +152,37 @@ private:
         cut(old_end + count);
     }
 
-    void fill() {
+    void fill(int depth) {
         const auto start = std::chrono::steady_clock::now();
-        if (options_.depth > 0) decode(std::min(options_.depth, options_.beginning), kBatch);
-        while (end() < options_.depth) append_copies(std::min(end(), options_.depth - end()));
+        const int computed = text_.empty() ? std::min(depth, options_.beginning) : depth;
+        if (end() < computed) decode(computed - end(), kBatch);
+        while (end() < depth) append_copies(std::min(end(), depth - end()));
         std::fprintf(stderr, "depth %d after %.1f s\n", end(), seconds_since(start));
     }
 
     /** Of a token behind the end: what variants have to agree on, roughly. */
-    void report_logits() {
+    void report_logits(int depth) {
         decode(1, 1);
         const float* logits = llama_get_logits_ith(context_.get(), -1);
-        nlohmann::json line{{"depth", options_.depth}};
+        nlohmann::json line{{"depth", depth}};
         for (int i = 0; i < std::min(vocabulary_, 64); ++i) line["logits"].push_back(logits[i]);
         std::cout << line << std::endl;
-        cut(options_.depth);
+        cut(depth);
     }
 
-    void measure(int count, int batch) {
+    void measure(int depth, int count, int batch) {
         std::vector<double> rates;
         decode(std::min(count, batch > 1 ? kWarmUpTokens : 4), batch);
-        cut(options_.depth);
+        cut(depth);
         const auto first = std::chrono::steady_clock::now();
         for (int i = 0; i < options_.repetitions; ++i) {
             const auto start = std::chrono::steady_clock::now();
             decode(count, batch);
             rates.push_back(count / seconds_since(start));
-            cut(options_.depth);
+            cut(depth);
             if (seconds_since(first) > options_.seconds) break;
         }
-        std::cout << nlohmann::json{{"depth", options_.depth},
+        std::cout << nlohmann::json{{"depth", depth},
                                     {"n_prompt", batch > 1 ? count : 0},
                                     {"n_gen", batch > 1 ? 0 : count},
                                     {"samples_ts", rates}}
@@ -166,6 +195,7 @@ private:
     llama_memory_t memory_ = nullptr;
     int vocabulary_ = 0;
     std::mt19937 random_{1};
+    std::vector<llama_token> text_;
 };
 
 }  // namespace
@@ -177,10 +207,14 @@ int main(int argc, char** argv) {
             "Decode and prefill of unmodified libllama at a context depth; GGML_BACKEND_PATH decides whether Atlas "
             "runs.");
         app.add_option("-m,--model", options.model, "GGUF file")->required();
-        app.add_option("-d,--depth", options.depth, "tokens already in the context")->check(CLI::NonNegativeNumber);
+        app.add_option("-d,--depth", options.depths, "tokens already in the context; several: ascending")
+            ->delimiter(',')
+            ->check(CLI::NonNegativeNumber);
+        app.add_option("--text", options.text, "what they are, all of them computed; without it random ones");
         app.add_option("--beginning", options.beginning, "tokens computed; the rest are copies of them")
             ->check(CLI::PositiveNumber);
-        app.add_option("-p,--prompt", options.prompt, "tokens of the prefill test, 0: none")
+        app.add_option("-p,--prompt", options.prompts, "tokens of the prefill tests, 0: none")
+            ->delimiter(',')
             ->check(CLI::Range(0, kBatch));
         app.add_option("-n,--generate", options.generate, "tokens of the decode test, 0: none")
             ->check(CLI::NonNegativeNumber);
@@ -190,6 +224,7 @@ int main(int argc, char** argv) {
         app.add_option("--seconds", options.seconds, "a test that took longer is not repeated")
             ->check(CLI::NonNegativeNumber);
         CLI11_PARSE(app, argc, argv);
+        if (!std::is_sorted(options.depths.begin(), options.depths.end())) fail("--depth: ascending is allowed");
         llama_log_set(
             [](ggml_log_level level, const char* text, void*) {
                 if (level >= GGML_LOG_LEVEL_ERROR && level != GGML_LOG_LEVEL_CONT) std::fputs(text, stderr);

@@ -29,6 +29,28 @@ def deep_bench(args, plugin, extra, generate, kv_type, prompt=8):
     return rows[0]["logits"]
 
 
+def check_text(args):
+    """Behind a text, at several depths, by several batches; a text that is too short is named."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = pathlib.Path(folder, "text.txt")
+        command = [args.deep_bench, "-m", args.model, "--text", text, "-d", "64,128", "-n", "2", "-p", "4,8", "-r", "1", "-t", "2"]
+        logits = []
+        for words in ("The man went along the road to the village. ", "A ship came over the sea into the harbour. "):
+            text.write_text(30 * words, encoding="utf-8")
+            result = subprocess.run(command, env=environment(args.plugin, {}), capture_output=True, text=True, timeout=300, check=False)
+            rows = [json.loads(line) for line in result.stdout.splitlines()]
+            tests = [(row["depth"], row.get("n_gen", 0), row.get("n_prompt", 0)) for row in rows]
+            if tests != [(depth, *test) for depth in (64, 128) for test in ((0, 0), (2, 0), (0, 4), (0, 8))]:
+                sys.exit(f"not the tests that were asked for: {tests}\n{result.stderr}")
+            logits.append(rows[0]["logits"])
+        if logits[0] == logits[1]:
+            sys.exit("two texts gave the same logits")
+        text.write_text("Short.", encoding="utf-8")
+        result = subprocess.run(command, env=environment(args.plugin, {}), capture_output=True, text=True, timeout=300, check=False)
+        if result.returncode != 1 or "text.txt: " not in result.stderr or "136 are needed" not in result.stderr:
+            sys.exit(f"a text that is too short: status {result.returncode}, {result.stderr}")
+
+
 def visible(args, generate):
     """Calls of one token each that were planned, and the sum of what they see, in the first layer."""
     with tempfile.TemporaryDirectory() as folder:
@@ -51,6 +73,7 @@ def main():
         print(f"{kv_type}: squared error of the logits {error:.2g}")
         if not error < 1e-3:
             return 1
+    check_text(args)
     few, many = visible(args, FEW), visible(args, MANY)
     if many[0] - few[0] != MANY - FEW:
         sys.exit(f"{MANY - FEW} more tokens made {many[0] - few[0]} more calls of sparse attention")

@@ -60,6 +60,15 @@ class EvalReal(unittest.TestCase):
         self.assertGreaterEqual(len(names), 2)
         self.assertEqual(sparse["perplexity"]["kl"]["positions"], 15 * len(names))
 
+    def test_no_states_means_none(self):
+        before = pathlib.Path.cwd()
+        os.chdir(self.folder)
+        self.addCleanup(os.chdir, before)
+        status, _, errors = self.main("tiny", "--modes", "exact,sparse", "--states", "none", "--samples", 1, "--questions", 1, "--tasks", "codes", "--tail", 0,
+                                      "--output", self.folder / "out")
+        self.assertEqual(status, 0, errors)
+        self.assertFalse((self.folder / "none").exists())
+
     def test_texts_may_be_packed(self):
         (self.folder / "a.gz").write_bytes(gzip.compress(b"packed by gzip"))
         (self.folder / "b.xz").write_bytes(lzma.compress(b"packed by xz"))
@@ -73,6 +82,7 @@ class EvalReal(unittest.TestCase):
         self.assertEqual(eval_real.tasks_of("none"), "none")
         self.assertEqual(eval_real.tasks_of("all").count("+"), len(eval_real.KINDS + eval_real.NEEDLES) - 1)
         self.assertTrue(eval_real.tasks_of("all,lists").endswith(",common-words,frequent-words"))
+        self.assertEqual(eval_real.tasks_of("ruler"), "single+multi-key+multi-value+multi-query+variable-tracking,common-words,frequent-words")
         self.assertEqual(eval_real.tasks_of("single,qa+codes"), "single,qa+codes")
 
     def test_bad_input_is_named(self):

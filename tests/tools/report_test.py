@@ -76,6 +76,14 @@ class ReportTest(unittest.TestCase):
         self.assertEqual(self.run_report("tiny").returncode, 0)
         self.assertIn("| from | file |", (self.pages / "tiny.md").read_text(encoding="utf-8"))
 
+    def test_more_texts(self):
+        self.assertEqual(self.run_report("--text", "fiction=/some/where/book.txt", "quality").returncode, 0)
+        self.assertIn("--text fiction=/some/where/book.txt", self.calls()[0])
+        page = (self.pages / "quality.md").read_text(encoding="utf-8")
+        self.assertIn("--text fiction=book.txt", page)
+        self.assertNotIn("some/where", page)
+        self.assertIn("    ./dev eval replay --output .\n", page)
+
     def test_long_form(self):
         self.assertEqual(self.run_report("--long", "exact").returncode, 0)
         self.assertTrue(any("--repetitions 5" in call for call in self.calls()), self.calls())
