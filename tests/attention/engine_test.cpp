@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <tuple>
 
 #include "attention/stats.h"
 #include "fixture.h"
@@ -107,6 +108,28 @@ TEST(Engine, FindsAPlantedKey) {
     EXPECT_LT(nmse(scene.attend(settings, index), scene.exact()), 1e-3);
 }
 
+/** Exact attention reads a key once for all tokens of a batch, which pays up to twice the threshold. */
+TEST(Engine, BatchesAreExactUpToTwiceTheThreshold) {
+    Settings settings = bare();
+    settings.threshold = 1024;
+    for (const auto& [keys, tokens, exact] : {std::tuple{2048, 16, true},
+                                              {2048, 64, true},
+                                              {2176, 16, false},
+                                              {1024, 1, true},
+                                              {1088, 1, false},
+                                              {1088, 8, false},
+                                              {1408, 200, false}}) {
+        Scene scene(keys, tokens);
+        KeyIndex index = scene.make_index();
+        AttentionCall call = scene.call();
+        std::vector<float> plain(scene.out.size());
+        call.args.out = plain.data();
+        ASSERT_TRUE(Engine({}).exact(call, 2).is_ok());
+        const auto out = scene.attend(settings, index);
+        EXPECT_EQ(std::memcmp(out.data(), plain.data(), out.size() * 4) == 0, exact) << keys << " keys, " << tokens;
+    }
+}
+
 /** A key that is not finite must show, as it does in exact attention, and only to those who see it. */
 TEST(Engine, ReadsPagesThatAreNotFinite) {
     Scene scene(4096, 1, 2, 2);
@@ -146,18 +169,22 @@ struct Feature {
 class EngineFeatureTest : public testing::TestWithParam<Feature> {};
 INSTANTIATE_TEST_SUITE_P(
     Features, EngineFeatureTest,
-    testing::Values(Feature{"sinks", [](Scene& scene) {
+    testing::Values(Feature{"sinks",
+                            [](Scene& scene) {
                                 static const float sinks[] = {1.0f, 4.0f, -2.0f, 7.0f};
                                 scene.args.sinks = sinks;
                             }},
                     Feature{"softcap", [](Scene& scene) { scene.args.softcap = 3.0f; }},
-                    Feature{"alibi", [](Scene& scene) {
+                    Feature{"alibi",
+                            [](Scene& scene) {
                                 scene.args.max_bias = 8.0f;
                                 for (int64_t row = 0; row < scene.args.n_tokens; ++row) {
                                     for (int64_t key = 0; key < scene.n_keys; ++key) {
                                         uint16_t& at = scene.mask[static_cast<size_t>(row * scene.n_keys + key)];
                                         if (at != 0xFC00)
-                                            at = kernels::f32_to_f16(-0.01f * static_cast<float>(scene.n_keys - scene.args.n_tokens + row - key));
+                                            at = kernels::f32_to_f16(
+                                                -0.01f *
+                                                static_cast<float>(scene.n_keys - scene.args.n_tokens + row - key));
                                     }
                                 }
                                 scene.summarize();

@@ -186,7 +186,7 @@ void classify_pages(const AttentionCall& call, const Settings& settings, const K
     const auto pages = static_cast<int64_t>(view->use.size());
     thread_local std::vector<uint8_t> keys, exact;
     exact.assign(view->use.size(), 0);
-    view->exact = view->visible <= settings.threshold;
+    view->exact = view->visible <= threshold_of(settings, call.args.n_tokens);
     view->newest_page = -1;
     if (view->exact) {
         exact.assign(view->use.size(), 1);
