@@ -88,12 +88,14 @@ REPORTS = {
          for name, title in (("qwen", "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M"), ("gemma3", "Gemma 3 270M, Q4_K_M"), ("smollm2", "SmolLM2-135M-Instruct, Q4_1"))],
         needs=MODELS),
     "quality": Report(
-        "Sparse attention against exact: perplexity, divergence, and which keys are read", "45 quick (8 where the states are kept), 150 long",
+        "Sparse attention against exact: perplexity and divergence", "45 quick (8 where the states are kept), 150 long",
         [Part("Real pretrained models: the ends of documents of several kinds, read exactly and gone on with token by token",
               "eval real --tasks none --read exact --modes exact,sparse,window --tail 128 --batch 1 {texts} --output {folder}/quality",
-              "eval real --tasks none --read exact --modes exact,sparse,window --documents 3 --tail 512 --batch 1 {texts} --output {folder}/quality"),
-         Part("Ways to choose keys, on what attention was given in real models", "eval replay --output {folder}")],
-        needs=MODELS, picture="replay.png"),
+              "eval real --tasks none --read exact --modes exact,sparse,window --documents 3 --tail 512 --batch 1 {texts} --output {folder}/quality")],
+        needs=MODELS),
+    "selection": Report(
+        "Ways to choose keys: how much of the attention to a fact they read", "2",
+        [Part("On what attention was given in real models", "eval replay --output {folder}")], needs=MODELS, picture="replay.png"),
     "retrieval": Report(
         "Facts found in long documents", "60 quick (15 where the states are kept), 240 long",
         [Part("Facts of every kind, documents read exactly",

@@ -82,7 +82,8 @@ class ReportTest(unittest.TestCase):
         page = (self.pages / "quality.md").read_text(encoding="utf-8")
         self.assertIn("--text fiction=book.txt", page)
         self.assertNotIn("some/where", page)
-        self.assertIn("    ./dev eval replay --output .\n", page)
+        self.assertEqual(self.run_report("selection").returncode, 0)
+        self.assertIn("    ./dev eval replay --output .\n", (self.pages / "selection.md").read_text(encoding="utf-8"))
 
     def test_long_form(self):
         self.assertEqual(self.run_report("--long", "exact").returncode, 0)
