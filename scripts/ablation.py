@@ -3,7 +3,7 @@
 
   ./dev ablation -m model.gguf --text book.txt --perplexity 32768 --documents 2
 
-With --batch 64 or less each token chooses for itself what it reads, as when writing.
+With --batch 64 or less each token selects for itself what it reads, as when writing.
 The second half of the documents is judged (what lies beyond the largest power of two below their length).
 """
 

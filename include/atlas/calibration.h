@@ -26,7 +26,7 @@ struct atlas_calibration_report {
     double error_biased;      /* with a mass bias in the heads that gain by it */
     double error_learning;    /* and with memories that start empty in each document */
     double error_calibrated;  /* and with memories that start from what was fitted */
-    double error_chosen;      /* the best of these for each head: what the file does */
+    double error_best;      /* the best of these for each head: what the file does */
     int64_t heads;            /* (layer, KV head) pairs that were observed */
     int64_t heads_dropped;    /* of which the far part is left out, */
     int64_t heads_estimate;   /* is estimated without memory, */

@@ -21,7 +21,7 @@ enum class Absence : uint8_t {
 };
 inline constexpr size_t kAbsences = static_cast<size_t>(Absence::kMemoryWithoutSparse) + 1;
 
-/** Tokens of one call that keys can be chosen for: counts per page are 16 bits wide. */
+/** Tokens of one call that keys can be selected for: counts per page are 16 bits wide. */
 inline constexpr int64_t kMostTokens = 65535;
 
 constexpr bool is_of_memory(Absence why) { return why >= Absence::kMemoryAlibi; }
@@ -77,7 +77,7 @@ constexpr const char* name(Absence why) {
     return "";
 }
 
-/** Why no keys can be chosen for a call that has enough of them; kBelowThreshold where only the visible ones are too few. */
+/** Why no keys can be selected for a call that has enough of them; kBelowThreshold where only the visible ones are too few. */
 inline Absence absence_of(const AttentionCall& call) {
     if (!call.in_cells()) return Absence::kNotInCells;
     return call.args.n_tokens > kMostTokens ? Absence::kManyTokens : Absence::kBelowThreshold;

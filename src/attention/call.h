@@ -58,7 +58,7 @@ struct AttentionCall {
 
     /**
      * Whether K and V lie in pages cell by cell: a row of each table is one key of all heads, and every stream begins with the same page in
-     * both. Only then can keys be chosen and pages be pinned one by one.
+     * both. Only then can keys be selected and pages be pinned one by one.
      */
     bool in_cells() const { return rows_are_cells(k, args.k_stride) && rows_are_cells(v, args.v_stride) && same_pages(); }
     /** Of such a call: page of the tables that holds key 0 of a stream. */

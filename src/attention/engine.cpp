@@ -38,7 +38,7 @@ Status for_lists(int64_t n, int n_threads, Body body) {
 
 }  // namespace
 
-bool can_choose(const AttentionCall& call) {
+bool can_select(const AttentionCall& call) {
     return call.in_cells() && (call.args.mask.data == nullptr || call.args.mask.summary != nullptr) &&
            call.args.n_tokens <= kMostTokens;
 }
@@ -54,7 +54,7 @@ void Engine::set_settings(const Settings& settings) {
 }
 
 bool Engine::wants_index(const AttentionCall& call) const {
-    return settings_.mode != Mode::kExact && call.n_keys > settings_.threshold && can_choose(call) &&
+    return settings_.mode != Mode::kExact && call.n_keys > settings_.threshold && can_select(call) &&
            most_visible(call) > settings_.threshold;
 }
 
@@ -114,7 +114,7 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
     for (const TileView& view : *views_) {
         if (view.exact) continue;
         size_t part = 0;
-        for (const int32_t page : view.chosen_from) {
+        for (const int32_t page : view.selected_from) {
             const int64_t number = view.base_page + page;
             const bool fresh = index.fresh(number);
             if (!fresh) stale_.push_back({number, view.stream, page, kAll});
@@ -165,13 +165,13 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
 }
 
 FarBudget Engine::budget_of(const TileView& view) const {
-    // A tile of tokens shares its choice: it is larger by the square root of their number.
+    // A tile of tokens shares its selection: it is larger by the square root of their number.
     const double tokens = std::sqrt(static_cast<double>(view.tokens));
     const auto keys = [&](int count) { return static_cast<int64_t>(tokens * count); };
     FarBudget budget{keys(std::min(settings_.floor, settings_.budget)), keys(settings_.budget), settings_.share};
     if (view.tokens > 1) {
         // Scattered rows cost a tile about twice what rows in order do, so beyond some part of the keys reading all would be sooner done.
-        const auto far = static_cast<int64_t>(view.chosen_from.size()) * kv::kPageRows;
+        const auto far = static_cast<int64_t>(view.selected_from.size()) * kv::kPageRows;
         budget.most = std::clamp(far / kMostOfTile, budget.least, budget.most);
     }
     return budget;
@@ -185,8 +185,8 @@ Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threa
     const auto rows = static_cast<size_t>(call.n_rows());
     const auto d_v = static_cast<size_t>(call.args.d_v);
     lse_.resize(rows);
-    chosen_lse_.resize(rows);
-    chosen_out_.resize(rows * d_v);
+    selected_lse_.resize(rows);
+    selected_out_.resize(rows * d_v);
     far_lse_.assign(rows, kMinusInfinity);
     far_out_.resize(rows * d_v);
     if (Status status = pin_near(call); !status.is_ok()) return status;
@@ -205,20 +205,20 @@ Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threa
         if (apart) {
             if (Status failed = attend_list(call, list, false); !failed.is_ok()) return failed;
         }
-        choose(call, index, list, &workspaces_[static_cast<size_t>(thread)]);
+        select(call, index, list, &workspaces_[static_cast<size_t>(thread)]);
         return Status::ok();
     });
     near_cells_.unpin();
     if (!status.is_ok() || settings_.mode == Mode::kWindow) return status;
-    status = pin_chosen(call);
+    status = pin_selected(call);
     if (!status.is_ok()) return status;
     if (apart) {
         status = for_lists(n, n_threads, [&](int64_t list, int) { return attend_list(call, list, true); });
     } else {
-        status = kernels::attention(chosen_args(call), n_threads);
+        status = kernels::attention(selected_args(call), n_threads);
         if (status.is_ok()) merge(call, true, n_threads);
     }
-    chosen_cells_.unpin();
+    selected_cells_.unpin();
     return status;
 }
 
@@ -243,44 +243,44 @@ Status Engine::pin_near(const AttentionCall& call) {
     return Status::ok();
 }
 
-Status Engine::pin_chosen(const AttentionCall& call) {
+Status Engine::pin_selected(const AttentionCall& call) {
     pages_.clear();
     for (size_t list = 0; list < selections_.size(); ++list) {
         const int64_t base = call.base_page(tiling_.stream(static_cast<int64_t>(list)));
         for (const PageCells& page : selections_[list].selected) pages_.add(base + page.key / kv::kPageRows);
     }
-    if (Status status = chosen_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
-    chosen_runs_.resize(selections_.size());
-    chosen_lists_.resize(selections_.size());
+    if (Status status = selected_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
+    selected_runs_.resize(selections_.size());
+    selected_lists_.resize(selections_.size());
     for (size_t list = 0; list < selections_.size(); ++list) {
         const auto at = static_cast<int64_t>(list);
-        chosen_runs_[list].clear();
+        selected_runs_[list].clear();
         for (const PageCells& page : selections_[list].selected)
-            chosen_cells_.append(call, tiling_.stream(at), page, &chosen_runs_[list]);
-        chosen_lists_[list] = list_of(call, tiling_.head(at), chosen_runs_[list]);
+            selected_cells_.append(call, tiling_.stream(at), page, &selected_runs_[list]);
+        selected_lists_[list] = list_of(call, tiling_.head(at), selected_runs_[list]);
     }
     return Status::ok();
 }
 
-void Engine::choose(const AttentionCall& call, const KeyIndex& index, int64_t list, Workspace* work) {
+void Engine::select(const AttentionCall& call, const KeyIndex& index, int64_t list, Workspace* work) {
     const int64_t head = tiling_.head(list);
     const int64_t stream = tiling_.stream(list);
     const TileView& view = (*views_)[tiling_.view(list)];
     Selection& selection = selections_[static_cast<size_t>(list)];
     selection.selected.clear();
     selection.far_keys = 0;
-    if (view.exact || view.chosen_from.empty() || settings_.mode == Mode::kWindow) return;
+    if (view.exact || view.selected_from.empty() || settings_.mode == Mode::kWindow) return;
     const NearPart near{lse_.data() + call.row(stream, view.token0, head * call.group()), call.args.n_head};
     work->scores.score(call, index, view, head, near);
-    work->choice.choose(work->scores, budget_of(view), &selection.selected);
+    work->selector.select(work->scores, budget_of(view), &selection.selected);
     const int64_t row = call.far_row(stream, head, view.token0);
     if (settings_.rest != Rest::kDrop)
         selection.far_keys = estimate_rest(work->scores, selection.selected, far_lse_.data() + row,
                                            far_out_.data() + row * call.args.d_v);
 }
 
-Status Engine::attend_list(const AttentionCall& call, int64_t list, bool chosen) {
-    if (chosen && chosen_runs_[static_cast<size_t>(list)].empty()) return Status::ok();
+Status Engine::attend_list(const AttentionCall& call, int64_t list, bool selected) {
+    if (selected && selected_runs_[static_cast<size_t>(list)].empty()) return Status::ok();
     const int64_t token = tiling_.tile(list);
     const int64_t stream = tiling_.stream(list);
     const int64_t first_head = tiling_.head(list) * call.group();
@@ -290,18 +290,18 @@ Status Engine::attend_list(const AttentionCall& call, int64_t list, bool chosen)
     one.n_head = call.group();
     one.q = call.query(stream, token, first_head);
     one.out = call.output(stream, token, first_head);
-    one.lse = (chosen ? chosen_lse_ : lse_).data() + row;
-    one.runs = &(chosen ? chosen_lists_ : near_lists_)[static_cast<size_t>(list)];
+    one.lse = (selected ? selected_lse_ : lse_).data() + row;
+    one.runs = &(selected ? selected_lists_ : near_lists_)[static_cast<size_t>(list)];
     // A sink is part of what is read in any case, and counted once.
-    one.sinks = call.args.sinks && !chosen ? call.args.sinks + first_head : nullptr;
+    one.sinks = call.args.sinks && !selected ? call.args.sinks + first_head : nullptr;
     if (call.args.mask.data) {
         const kernels::Mask& mask = call.args.mask;
         one.mask.data = call.mask_row(stream, token, first_head);
         one.mask.summary = mask.summary + (stream % mask.n_streams * call.args.n_tokens + token) * mask.summary_blocks;
         one.mask.n_streams = 1;
     }
-    if (!chosen) return kernels::attention(one, 1);
-    one.out = chosen_out_.data() + row * call.args.d_v;
+    if (!selected) return kernels::attention(one, 1);
+    one.out = selected_out_.data() + row * call.args.d_v;
     one.out_head_stride = call.args.d_v * static_cast<int64_t>(sizeof(float));
     if (Status status = kernels::attention(one, 1); !status.is_ok()) return status;
     for (int64_t h = 0; h < call.group(); ++h)
@@ -310,22 +310,22 @@ Status Engine::attend_list(const AttentionCall& call, int64_t list, bool chosen)
     return Status::ok();
 }
 
-/** The call over the chosen keys, into chosen_out_ and chosen_lse_. */
-kernels::AttentionArgs Engine::chosen_args(const AttentionCall& call) {
+/** The call over the selected keys, into selected_out_ and selected_lse_. */
+kernels::AttentionArgs Engine::selected_args(const AttentionCall& call) {
     kernels::AttentionArgs args = call.args;
     args.tokens_per_tile = tiling_.tokens;
-    args.runs = chosen_lists_.data();
+    args.runs = selected_lists_.data();
     args.sinks = nullptr;
-    args.lse = chosen_lse_.data();
-    args.out = chosen_out_.data();
+    args.lse = selected_lse_.data();
+    args.out = selected_out_.data();
     args.out_head_stride = args.d_v * static_cast<int64_t>(sizeof(float));
     args.out_token_stride = args.n_head * args.out_head_stride;
     args.out_stream_stride = args.n_tokens * args.out_token_stride;
     return args;
 }
 
-/** Adds what was chosen, or else the estimate of the rest, to out and lse_. */
-void Engine::merge(const AttentionCall& call, bool with_chosen, int n_threads) {
+/** Adds what was selected, or else the estimate of the rest, to out and lse_. */
+void Engine::merge(const AttentionCall& call, bool with_selected, int n_threads) {
     const int64_t n = call.n_rows();
     const int64_t heads = call.args.n_head;
     const int64_t group = call.group();
@@ -344,9 +344,9 @@ void Engine::merge(const AttentionCall& call, bool with_chosen, int n_threads) {
         const int64_t stream = i / heads / call.args.n_tokens;
         float* out = call.output(stream, token, head);
         float* lse = &lse_[static_cast<size_t>(i)];
-        if (with_chosen) {
-            kernels::merge_partial(out, lse, chosen_out_.data() + i * call.args.d_v,
-                                   chosen_lse_[static_cast<size_t>(i)], call.args.d_v);
+        if (with_selected) {
+            kernels::merge_partial(out, lse, selected_out_.data() + i * call.args.d_v,
+                                   selected_lse_[static_cast<size_t>(i)], call.args.d_v);
             return;
         }
         const int64_t row = call.far_row(stream, head / group, token) + head % group;
@@ -357,7 +357,7 @@ void Engine::merge(const AttentionCall& call, bool with_chosen, int n_threads) {
         sum.queries += 1.0;
         sum.retained += static_cast<double>(std::exp(read - *lse));
     });
-    if (!with_chosen) record_call(call, counts.queries, counts.retained);
+    if (!with_selected) record_call(call, counts.queries, counts.retained);
 }
 
 void Engine::record_call(const AttentionCall& call, double queries, double retained) {
@@ -394,7 +394,7 @@ Status Engine::attend(const AttentionCall& call, KeyIndex& index, int n_threads)
         indexed_ = true;
         find_plan(call, index);
         const bool plain = std::all_of(views_->begin(), views_->end(),
-                                       [](const TileView& view) { return view.exact || view.chosen_from.empty(); });
+                                       [](const TileView& view) { return view.exact || view.selected_from.empty(); });
         if (plain) return exact_instead(call, n_threads);
         if (settings_.mode == Mode::kSparse) {
             if (Status status = refresh(call, index, n_threads); !status.is_ok()) return status;

@@ -9,7 +9,7 @@
 #include "attention/plan/kept_keys.h"
 #include "attention/plan/mask_plan.h"
 #include "attention/plan/runs.h"
-#include "attention/select/choice.h"
+#include "attention/select/key_selector.h"
 #include "attention/select/scores.h"
 #include "attention/select/selection.h"
 #include "attention/settings.h"
@@ -19,16 +19,16 @@
 
 namespace atlas::attention {
 
-/** Whether keys can be chosen for such a call; otherwise it has to be exact. */
-bool can_choose(const AttentionCall& call);
+/** Whether keys can be selected for such a call; otherwise it has to be exact. */
+bool can_select(const AttentionCall& call);
 
 /** Whether memories can correct such a call's estimate: they learn from attention without biases. */
 bool memory_applies(const kernels::AttentionArgs& args);
 
 /**
- * Runs attention with everything exact, or with chosen keys exact and the rest estimated from the index. A call goes through four rooms: plan (what
- * every tile of tokens does with every page), select (scores, choice, rest), the kernels on what is read, and correct (memories). Keys are chosen
- * first; only when all choices of the call are final are their pages pinned. Not thread-safe; one per backend instance, its buffers only grow.
+ * Runs attention with everything exact, or with selected keys exact and the rest estimated from the index. A call goes through four rooms: plan (what
+ * every tile of tokens does with every page), select (scores, selection, rest), the kernels on what is read, and correct (memories). Keys are selected
+ * first; only when all selections of the call are final are their pages pinned. Not thread-safe; one per backend instance, its buffers only grow.
  */
 class Engine {
 public:
@@ -56,7 +56,7 @@ public:
     /** Sums over all layers since the engine was made; Stats has them per layer. */
     const LayerStats& totals() const { return totals_; }
 
-    /** Whether keys may be chosen for a call at all, so that it needs an index: false for attend() to be exact. */
+    /** Whether keys may be selected for a call at all, so that it needs an index: false for attend() to be exact. */
     bool wants_index(const AttentionCall& call) const;
 
     /**
@@ -66,7 +66,7 @@ public:
     Status exact(const AttentionCall& call, int n_threads);
 
     /**
-     * A call for which wants_index() holds, with a mask summary if there is a mask. Where nothing has to be chosen the result is exact()'s, bit for bit.
+     * A call for which wants_index() holds, with a mask summary if there is a mask. Where nothing has to be selected the result is exact()'s, bit for bit.
      * Errors as exact(), and out of memory. Exact too where the index has no room in its budget: indexed() then is false until the next call.
      */
     Status attend(const AttentionCall& call, KeyIndex& index, int n_threads);
@@ -80,24 +80,24 @@ private:
     };
     struct Workspace {
         TileScores scores;
-        KeyChoice choice;
+        KeySelector selector;
     };
 
     void find_plan(const AttentionCall& call, const KeyIndex& index);
-    /** Brings the index up to date with all pages that keys may be chosen from; indexed_: whether there was room. Throws std::bad_alloc. */
+    /** Brings the index up to date with all pages that keys may be selected from; indexed_: whether there was room. Throws std::bad_alloc. */
     Status refresh(const AttentionCall& call, KeyIndex& index, int n_threads);
     Status exact_instead(const AttentionCall& call, int n_threads);
     FarBudget budget_of(const TileView& view) const;
-    /** Reads what is read in any case, chooses, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
+    /** Reads what is read in any case, selects, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
     Status run(const AttentionCall& call, const KeyIndex& index, int n_threads);
     Status pin_near(const AttentionCall& call);
-    Status pin_chosen(const AttentionCall& call);
-    /** Chooses the keys of one list and estimates the others, by lse_ of what is read in any case. Throws std::bad_alloc. */
-    void choose(const AttentionCall& call, const KeyIndex& index, int64_t list, Workspace* work);
-    /** One list of one token as a call of its own: near keys into out, or chosen keys added to it. */
-    Status attend_list(const AttentionCall& call, int64_t list, bool chosen);
-    kernels::AttentionArgs chosen_args(const AttentionCall& call);
-    void merge(const AttentionCall& call, bool with_chosen, int n_threads);
+    Status pin_selected(const AttentionCall& call);
+    /** Selects the keys of one list and estimates the others, by lse_ of what is read in any case. Throws std::bad_alloc. */
+    void select(const AttentionCall& call, const KeyIndex& index, int64_t list, Workspace* work);
+    /** One list of one token as a call of its own: near keys into out, or selected keys added to it. */
+    Status attend_list(const AttentionCall& call, int64_t list, bool selected);
+    kernels::AttentionArgs selected_args(const AttentionCall& call);
+    void merge(const AttentionCall& call, bool with_selected, int n_threads);
     void record(int layer, const LayerStats& part);
     void record_call(const AttentionCall& call, double queries, double retained);
 
@@ -117,12 +117,12 @@ private:
     std::vector<float> far_lse_;         // [stream][KV head][token][group]
     std::vector<float> far_out_;         // the same, [d_v]
     std::vector<float> lse_;             // [stream][token][head]
-    std::vector<float> chosen_lse_;      // the same, of what was chosen
-    std::vector<float> chosen_out_;      // the same, [d_v]
-    PinnedCells near_cells_, chosen_cells_, stale_cells_;
-    std::vector<std::vector<kernels::Run>> near_runs_;    // per view
-    std::vector<std::vector<kernels::Run>> chosen_runs_;  // per list
-    std::vector<kernels::HeadRuns> near_lists_, chosen_lists_;
+    std::vector<float> selected_lse_;    // the same, of what was selected
+    std::vector<float> selected_out_;    // the same, [d_v]
+    PinnedCells near_cells_, selected_cells_, stale_cells_;
+    std::vector<std::vector<kernels::Run>> near_runs_;      // per view
+    std::vector<std::vector<kernels::Run>> selected_runs_;  // per list
+    std::vector<kernels::HeadRuns> near_lists_, selected_lists_;
     PageSet pages_;
     std::vector<Stale> stale_;
     std::vector<Workspace> workspaces_;  // per thread

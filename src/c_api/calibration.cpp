@@ -81,7 +81,7 @@ Status write(atlas_calibration& calibration, const atlas_calibration_target* giv
     if (Status status = write_side_car(side_car, file); !status.is_ok()) return status;
     if (!out) return Status::ok();
     const side_car::CalibrationErrors& e = report.errors;
-    give_sized(atlas_calibration_report{0, e.dropped, e.estimate, e.biased, e.learning, e.calibrated, e.chosen,
+    give_sized(atlas_calibration_report{0, e.dropped, e.estimate, e.biased, e.learning, e.calibrated, e.best,
                                         report.heads, report.dropped, report.without_memory, report.empty,
                                         report.calibrated, report.biased, side_car.origin.observations},
                out);

@@ -72,7 +72,7 @@ void CalibrationErrors::add(const CalibrationErrors& other) {
     biased += other.biased;
     learning += other.learning;
     calibrated += other.calibrated;
-    chosen += other.chosen;
+    best += other.best;
 }
 
 /** What becomes of one head. */
@@ -285,9 +285,9 @@ Calibration::Choice Calibration::choose(const Head& head) const {
     }
 
     const CalibrationErrors& e = choice.errors;
-    choice.errors.chosen = std::min({e.dropped, e.biased, e.learning, e.calibrated});
-    choice.memory.far = choice.errors.chosen < e.dropped || e.dropped == 0.0;
-    choice.memory.enabled = choice.memory.far && choice.errors.chosen < e.biased;
+    choice.errors.best = std::min({e.dropped, e.biased, e.learning, e.calibrated});
+    choice.memory.far = choice.errors.best < e.dropped || e.dropped == 0.0;
+    choice.memory.enabled = choice.memory.far && choice.errors.best < e.biased;
     if (choice.memory.far) choice.memory.mass_bias = static_cast<float>(bias);
     if (choice.memory.enabled && e.calibrated <= e.learning) choice.memory.state = best;
     if (!std::isfinite(e.calibrated)) choice.errors.calibrated = e.learning;

@@ -25,7 +25,7 @@ struct CalibrationErrors {
     double biased = 0.0;      ///< estimate with the mass bias, if that helps
     double learning = 0.0;    ///< and a memory that starts empty in each document
     double calibrated = 0.0;  ///< and a memory that starts from what was fitted
-    double chosen = 0.0;      ///< what the file makes of the head
+    double best = 0.0;        ///< what the file makes of the head
 
     void add(const CalibrationErrors& other);
 };

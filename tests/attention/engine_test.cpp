@@ -250,7 +250,7 @@ TEST(Engine, IsExactByDefaultAndBelowTheThreshold) {
     EXPECT_FALSE(engine.wants_index(Scene(4096, 1).call()));
     AttentionCall elsewhere = scene.call();
     elsewhere.k.pages = nullptr;
-    EXPECT_FALSE(engine.wants_index(elsewhere)) << "keys can only be chosen from pages";
+    EXPECT_FALSE(engine.wants_index(elsewhere)) << "keys can only be selected from pages";
 }
 
 }  // namespace

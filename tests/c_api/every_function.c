@@ -99,7 +99,7 @@ static void of_a_calibration(struct host* host) {
     if (observed) {
         WORKS(atlas_calibration_finish(calibration, &target, &report));
         EXPECT(report.size == sizeof report && report.heads > 0 && report.observations > 0);
-        EXPECT(report.error_chosen <= report.error_estimate && report.error_chosen > 0.0);
+        EXPECT(report.error_best <= report.error_estimate && report.error_best > 0.0);
         FAILS(ATLAS_INVALID_ARGUMENT, atlas_calibration_finish(calibration, &target, NULL), "exists already");
         target.replace = true;
         WORKS(atlas_calibration_finish(calibration, &target, NULL));

@@ -88,7 +88,7 @@ TEST(CalibrationTest, FindsWhatDocumentsHaveInCommon) {
         EXPECT_EQ(report.calibrated, 2);
         EXPECT_LT(report.errors.calibrated, 0.8 * report.errors.learning);
         EXPECT_LE(report.errors.learning, report.errors.estimate);
-        EXPECT_LE(report.errors.chosen, report.errors.calibrated * 1.000001);
+        EXPECT_LE(report.errors.best, report.errors.calibrated * 1.000001);
         EXPECT_TRUE(side_car.enabled);
         EXPECT_EQ(side_car.layer_count, 3);
         ASSERT_EQ(side_car.layers.size(), 2u);
@@ -110,8 +110,8 @@ TEST(CalibrationTest, NothingInCommonCostsNothing) {
     head.common = 0.0;
     head.own = 1.0;
     const auto [side_car, report] = calibrate({}, {head}, 1);
-    EXPECT_LE(report.errors.chosen, report.errors.learning);
-    EXPECT_LT(report.errors.chosen, report.errors.estimate);
+    EXPECT_LE(report.errors.best, report.errors.learning);
+    EXPECT_LT(report.errors.best, report.errors.estimate);
 }
 
 TEST(CalibrationTest, HeadsGetWhatHeldOutProbesAskFor) {
@@ -129,7 +129,7 @@ TEST(CalibrationTest, HeadsGetWhatHeldOutProbesAskFor) {
     EXPECT_TRUE(side_car.memories.at({1, 1}).far);
     EXPECT_FALSE(side_car.memories.at({1, 2}).far);
     EXPECT_EQ(report.dropped, 1);
-    EXPECT_LT(report.errors.chosen, report.errors.estimate);
+    EXPECT_LT(report.errors.best, report.errors.estimate);
     EXPECT_LT(report.errors.biased, report.errors.estimate);
 }
 
@@ -164,7 +164,7 @@ TEST(CalibrationTest, BadProbesAreLeftOut) {
     Result result;
     ASSERT_TRUE(calibration.finish(1, &result.side_car, &result.report).is_ok());
     EXPECT_EQ(result.side_car.origin.observations, 150);
-    EXPECT_TRUE(std::isfinite(result.report.errors.chosen));
+    EXPECT_TRUE(std::isfinite(result.report.errors.best));
 }
 
 }  // namespace

@@ -71,8 +71,8 @@ class Eval(unittest.TestCase):
         self.assertEqual([name for name in seen if not name.startswith("report.")], [])
         self.assertIsNone(json.loads((out / "report.json").read_text(encoding="utf-8"))["modes"][0]["result"]["perplexity"]["kl"])
 
-    def test_small_batches_choose_as_writing_does(self):
-        """Read 8 at a time, every token chooses keys for itself; read 512 at a time, tiles share a choice, and their size tells."""
+    def test_small_batches_select_as_writing_does(self):
+        """Read 8 at a time, every token selects keys for itself; read 512 at a time, tiles share a selection, and their size tells."""
         losses = {}
         for batch in (8, 512):
             out = self.folder / f"batch{batch}"

@@ -67,7 +67,7 @@ bool MaskPlan::same_parts(const AttentionCall& call) const {
     for (const TileView& view : views_) {
         if (view.parts.empty()) continue;
         size_t part = 0;
-        for (const int32_t page : view.chosen_from) {
+        for (const int32_t page : view.selected_from) {
             if (view.use[static_cast<size_t>(page)] != PageUse::kFarPart) continue;
             for (int64_t t = 0; t < (call.args.mask.data ? view.tokens : 1); ++t) {
                 if (view.parts[part++] != visible_cells(call, view.stream, view.token0 + t, page)) return false;

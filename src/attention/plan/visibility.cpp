@@ -197,7 +197,7 @@ void classify_pages(const AttentionCall& call, const Settings& settings, const K
     }
     view->far_pages = 0;
     view->exact_keys.clear();
-    view->chosen_from.clear();
+    view->selected_from.clear();
     const auto rows = static_cast<size_t>(tokens_of(call, *view));
     size_t from = 0;
     size_t to = 0;
@@ -215,7 +215,7 @@ void classify_pages(const AttentionCall& call, const Settings& settings, const K
                 to += rows;
             }
             view->far_pages += is_far(use);
-            view->chosen_from.push_back(static_cast<int32_t>(page));
+            view->selected_from.push_back(static_cast<int32_t>(page));
             continue;
         }
         use = PageUse::kExact;

@@ -23,7 +23,7 @@ enum class PageUse : uint8_t {
 
 /** Whether what is not selected may be estimated, apart from what single tokens of kFarPart pages see. */
 inline bool is_far(PageUse use) { return use == PageUse::kFar || use == PageUse::kFarSome; }
-inline bool is_chosen_from(PageUse use) { return use >= PageUse::kFar; }
+inline bool is_selected_from(PageUse use) { return use >= PageUse::kFar; }
 
 /** First key and number of keys to read. */
 struct KeyRange {
@@ -61,7 +61,7 @@ struct TileView {
     int64_t newest_page = -1;          ///< the visible page that was written last, unless `exact`
     std::vector<PageUse> use;          ///< per page of 64 keys
     std::vector<KeyRange> exact_keys;  ///< what the pages of use kExact hold, ascending, as few ranges as possible
-    std::vector<int32_t> chosen_from;  ///< pages of the other uses but kSkip, ascending
+    std::vector<int32_t> selected_from;  ///< pages of the other uses but kSkip, ascending
     std::vector<uint64_t> parts;       ///< per kFarPart page in that order and token: which keys it sees
 };
 

@@ -29,7 +29,7 @@ struct NearPart {
 };
 
 /**
- * How much the keys of a tile's view.chosen_from pages weigh for every query of one KV head's group, estimated from the index. Rows are
+ * How much the keys of a tile's view.selected_from pages weigh for every query of one KV head's group, estimated from the index. Rows are
  * [token of the tile][head of the group]. All pages are scored for their sums; what single keys weigh is kept of few pages, and made again
  * for others when it is asked for: a context's weights are larger than its codes, and most pages hold nothing that could be selected.
  * One per thread, for one (tile, KV head) after the other; its buffers only grow.
@@ -44,13 +44,13 @@ public:
 
     int64_t rows() const { return rows_; }
     int64_t group() const { return group_; }
-    int64_t pages() const { return static_cast<int64_t>(view_->chosen_from.size()); }
+    int64_t pages() const { return static_cast<int64_t>(view_->selected_from.size()); }
     const TileView& view() const { return *view_; }
     const KeyIndex& index() const { return *index_; }
     int64_t head() const { return head_; }
 
     /**
-     * Weights of a page (a number into view().chosen_from), [row][64]: e^logit / 2^shift(row); 0 where a row does not see the key. They stay where
+     * Weights of a page (a number into view().selected_from), [row][64]: e^logit / 2^shift(row); 0 where a row does not see the key. They stay where
      * they are until the next score(). Throws std::bad_alloc.
      */
     const float* weights(int64_t page);
@@ -73,7 +73,7 @@ public:
     void prefetch_mean(int64_t page) const;
     /** Whether the page's codes say nothing: it has to be read. */
     bool broken(int64_t page) const { return !index_->usable(view_->base_page + page_of(page)); }
-    int64_t page_of(int64_t page) const { return view_->chosen_from[static_cast<size_t>(page)]; }
+    int64_t page_of(int64_t page) const { return view_->selected_from[static_cast<size_t>(page)]; }
 
     /** Which of the page's keys a token of the tile sees. What of them is not selected may be estimated; 0 where that is not known per KV head. */
     uint64_t cells_of(int64_t page, int64_t token) const;

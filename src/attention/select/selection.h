@@ -6,7 +6,7 @@
 
 namespace atlas::attention {
 
-/** What was chosen for one (tile, KV head). */
+/** What was selected for one (tile, KV head). */
 struct Selection {
     std::vector<PageCells> selected;  ///< keys to be read besides the exact pages, ascending
     double far_keys = 0;              ///< keys left to the estimate

@@ -28,7 +28,7 @@ void expect_equal(const MaskPlan& plan, const MaskPlan& fresh) {
             EXPECT_EQ(a.exact_keys[j].key, b.exact_keys[j].key);
             EXPECT_EQ(a.exact_keys[j].count, b.exact_keys[j].count);
         }
-        EXPECT_EQ(a.chosen_from, b.chosen_from);
+        EXPECT_EQ(a.selected_from, b.selected_from);
         EXPECT_EQ(a.parts, b.parts);
     }
 }

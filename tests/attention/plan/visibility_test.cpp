@@ -26,7 +26,7 @@ TEST(Visibility, SinksWindowAndDiagonalAreExactTheFutureIsSkipped) {
     EXPECT_EQ(use[15], PageUse::kSkip);
 }
 
-TEST(Visibility, APartlyVisiblePageIsChosenFromKeyByKey) {
+TEST(Visibility, APartlyVisiblePageIsSelectedFromKeyByKey) {
     Scene scene(1024, 4);
     scene.mask[2 * 1024 + 300] = 0xFC00;  // hidden to token 2
     scene.mask[1 * 1024 + 400] = 0x2C00;  // a bias for token 1
@@ -43,7 +43,7 @@ TEST(Visibility, APartlyVisiblePageIsChosenFromKeyByKey) {
     EXPECT_EQ(view.use[3], PageUse::kFar);
     constexpr uint64_t kAll = ~uint64_t{0};
     EXPECT_EQ(view.parts, (std::vector<uint64_t>{kAll, kAll, kAll & ~(uint64_t{1} << 300 % 64), kAll, kAll, kAll, kAll, kAll}));
-    EXPECT_EQ(view.chosen_from, (std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}));
+    EXPECT_EQ(view.selected_from, (std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}));
 }
 
 /** Four sequences whose cells alternate: a window of 128 keys of one spans eight pages, and sinks of 32 two. */
@@ -64,7 +64,7 @@ TEST(Visibility, WindowAndSinksCountTheKeysThatAreSeen) {
     for (const PageUse use : view.use) exact += use == PageUse::kExact;
     EXPECT_EQ(exact, 2 + 8 + 1) << "and the newest page, which is seldom full";
     for (const uint64_t part : view.parts) EXPECT_EQ(part, 0x2222222222222222ULL);
-    EXPECT_EQ(view.parts.size(), view.chosen_from.size());
+    EXPECT_EQ(view.parts.size(), view.selected_from.size());
 }
 
 TEST(Visibility, TheWindowFollowsTheOrderOfWriting) {

@@ -106,7 +106,7 @@ void print(const atlas_calibration_report& report, const Work& work) {
     row("with a mass bias where it helps", report.error_biased);
     row("and memories that start empty", report.error_learning);
     row("and memories that start from this text", report.error_calibrated);
-    row("the best for each head, which the file has", report.error_chosen);
+    row("the best for each head, which the file has", report.error_best);
     std::printf(
         "\n%lld heads: %lld start from the file, %lld start empty, %lld keep the estimate alone, %lld leave out what "
         "is not read; %lld have a mass bias. Learned from %lld observations of %d documents, decided by %d others.\n",

@@ -239,7 +239,7 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_option(
            "--batch", plan.perplexity_batch,
-           "tokens read at a time for perplexity; up to 8, each chooses for itself what it reads, as when writing")
+           "tokens read at a time for perplexity; up to 8, each selects for itself what it reads, as when writing")
         ->check(CLI::Range(1, Session::kBatch))
         ->capture_default_str();
     app.add_option("--kl-positions", plan.kl_positions,

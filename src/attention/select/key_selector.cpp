@@ -1,4 +1,4 @@
-#include "attention/select/choice.h"
+#include "attention/select/key_selector.h"
 
 #include <algorithm>
 #include <bit>
@@ -17,7 +17,7 @@ constexpr float kNothing = 1e-30f;
 }  // namespace
 
 /** No key has more than the heads' largest weights together. */
-void KeyChoice::find_bounds(const TileScores& scores) {
+void KeySelector::find_bounds(const TileScores& scores) {
     const int64_t group = scores.group();
     bounds_.resize(static_cast<size_t>(scores.pages()));
     for (int64_t page = 0; page < scores.pages(); ++page) {
@@ -34,7 +34,7 @@ void KeyChoice::find_bounds(const TileScores& scores) {
 }
 
 /** Finds the shares of the keys of all pages that may hold one of at least `least`. */
-void KeyChoice::look_at(TileScores& scores, float least) {
+void KeySelector::look_at(TileScores& scores, float least) {
     for (int64_t page = 0; page < scores.pages(); ++page) {
         float& bound = bounds_[static_cast<size_t>(page)];
         if (!(bound >= least)) continue;
@@ -47,7 +47,7 @@ void KeyChoice::look_at(TileScores& scores, float least) {
     }
 }
 
-int64_t KeyChoice::count_at_least(float share) const {
+int64_t KeySelector::count_at_least(float share) const {
     int64_t count = 0;
     for (const Known& known : known_)
         count += std::popcount(kernels::keys_at_least(shares_.data() + known.shares, share));
@@ -55,7 +55,7 @@ int64_t KeyChoice::count_at_least(float share) const {
 }
 
 /** The share of the count-th best key, of those that hold at least `below`: there are as many. */
-float KeyChoice::least_of(int64_t count, float below) {
+float KeySelector::least_of(int64_t count, float below) {
     candidates_.clear();
     for (const Known& known : known_) {
         uint64_t cells = kernels::keys_at_least(shares_.data() + known.shares, below);
@@ -67,7 +67,7 @@ float KeyChoice::least_of(int64_t count, float below) {
     return *nth;
 }
 
-void KeyChoice::choose(TileScores& scores, const FarBudget& budget, std::vector<PageCells>* selected) {
+void KeySelector::select(TileScores& scores, const FarBudget& budget, std::vector<PageCells>* selected) {
     known_.clear();
     find_bounds(scores);
     float bound = std::max(static_cast<float>(budget.share), kNothing);

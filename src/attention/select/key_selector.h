@@ -16,11 +16,11 @@ struct FarBudget {
         0.0;  ///< above `least`: of a token's attention, summed over the heads of the group, that a key has to hold
 };
 
-/** Chooses which keys to read: those with the largest shares. One per thread; its buffers only grow. */
-class KeyChoice {
+/** Selects which keys to read: those with the largest shares. One per thread; its buffers only grow. */
+class KeySelector {
 public:
-    /** Appends the chosen keys to `selected`, ascending: per page which cells. Pages whose codes say nothing are chosen whole. Throws std::bad_alloc. */
-    void choose(TileScores& scores, const FarBudget& budget, std::vector<PageCells>* selected);
+    /** Appends the selected keys to `selected`, ascending: per page which cells. Pages whose codes say nothing are selected whole. Throws std::bad_alloc. */
+    void select(TileScores& scores, const FarBudget& budget, std::vector<PageCells>* selected);
 
 private:
     void find_bounds(const TileScores& scores);

@@ -1,4 +1,4 @@
-#include "attention/select/choice.h"
+#include "attention/select/key_selector.h"
 
 #include <gtest/gtest.h>
 
@@ -17,7 +17,7 @@ struct Scored {
         view.tokens = scene.args.n_tokens;
         classify_pages(call, settings, index, &view);
         std::vector<float> work;
-        for (const int32_t page : view.chosen_from) {
+        for (const int32_t page : view.selected_from) {
             EXPECT_TRUE(index.reserve(page));
             index.begin(page);
             for (int64_t h = 0; h < index.n_heads(); ++h)
@@ -25,7 +25,7 @@ struct Scored {
             index.end(page);
         }
         size_t part = 0;
-        for (const int32_t page : view.chosen_from) {
+        for (const int32_t page : view.selected_from) {
             if (view.use[static_cast<size_t>(page)] != PageUse::kFarPart) continue;
             const uint64_t cells = view.parts[part++];  // of one token
             if (cells == ~uint64_t{0}) continue;
@@ -99,13 +99,13 @@ TEST(TileScores, RowsThatReadNothingNearAndHugeLogitsStayFinite) {
     }
 }
 
-TEST(KeyChoice, TakesTheBestKeysBetweenFloorAndBudget) {
+TEST(KeySelector, TakesTheBestKeysBetweenFloorAndBudget) {
     Scene scene(4096, 1);
     Scored scored(scene, bare());
-    KeyChoice choice;
+    KeySelector selector;
     const auto keys = [&](const FarBudget& budget) {
         std::vector<PageCells> selected;
-        choice.choose(scored.scores, budget, &selected);
+        selector.select(scored.scores, budget, &selected);
         return selected;
     };
     EXPECT_EQ(count(keys({100, 100, 0.0})), 100);
@@ -123,13 +123,13 @@ TEST(KeyChoice, TakesTheBestKeysBetweenFloorAndBudget) {
     }
 }
 
-TEST(KeyChoice, AboveTheFloorItFollowsTheShare) {
+TEST(KeySelector, AboveTheFloorItFollowsTheShare) {
     Scene scene(4096, 1, 2, 2);
     for (float& x : scene.q) x *= 3.0f;
     Scored scored(scene, bare());
-    KeyChoice choice;
+    KeySelector selector;
     std::vector<PageCells> selected;
-    choice.choose(scored.scores, {0, 1 << 20, 0.002}, &selected);
+    selector.select(scored.scores, {0, 1 << 20, 0.002}, &selected);
     int64_t expected = 0;
     for (int64_t page = 0; page < scored.scores.pages(); ++page) {
         for (int64_t cell = 0; cell < 64; ++cell) {
