@@ -34,6 +34,14 @@ void release(void* from) {
 
 void* operator new(size_t bytes) { return allocate(bytes, 0); }
 void* operator new(size_t bytes, std::align_val_t alignment) { return allocate(bytes, static_cast<size_t>(alignment)); }
+void* operator new(size_t bytes, const std::nothrow_t& /*tag*/) noexcept {
+    try {
+        return allocate(bytes, 0);
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+void operator delete(void* from, const std::nothrow_t& /*tag*/) noexcept { release(from); }
 void operator delete(void* from) noexcept { release(from); }
 void operator delete(void* from, size_t) noexcept { release(from); }
 void operator delete(void* from, std::align_val_t) noexcept { release(from); }

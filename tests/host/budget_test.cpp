@@ -77,7 +77,7 @@ struct Caches {
         ggml_backend_tensor_set(where, cells.data(), 0, ggml_nbytes(where));
         return bench.compute({written[0], written[1], attention ? attention : attended});
     }
-    ggml_status attend() { return bench.compute({attended}); }
+    ggml_status attend() { return bench.compute(attended); }
 
     Bench bench;
     int64_t seen, streams;
@@ -233,7 +233,7 @@ TEST_F(OverBudget, AShiftThatFailsHalfWayIsTold) {
     ggml_backend_tensor_set(caches.v_stream[1], rest.data(), 0, rest.size());
     const std::vector<int32_t> distances(static_cast<size_t>(kCells * kStreams), -5);
     ggml_backend_tensor_set(caches.shift, distances.data(), 0, ggml_nbytes(caches.shift));
-    EXPECT_EQ(caches.bench.compute({caches.turned}), GGML_STATUS_ALLOC_FAILED);  // 4 pages can be copied, 8 are to be
+    EXPECT_EQ(caches.bench.compute(caches.turned), GGML_STATUS_ALLOC_FAILED);  // 4 pages can be copied, 8 are to be
     const std::string log = log_of([&] { EXPECT_NE(caches.attend(), GGML_STATUS_SUCCESS); });
     EXPECT_NE(log.find("cache_k_l7"), std::string::npos) << log;
     ggml_backend_buffer_clear(caches.buffer, 0);
@@ -245,7 +245,7 @@ TEST_F(OverBudget, AStreamWhoseTextWasRemovedMakesRoomForAnother) {
     EXPECT_EQ(caches.decode(0), GGML_STATUS_SUCCESS);  // 16 pages: a long text in the first stream
     EXPECT_EQ(caches.decode(512, caches.attended_second), GGML_STATUS_ALLOC_FAILED);
     // The host removed it; a graph of the short one that took its place looks at less.
-    EXPECT_EQ(caches.bench.compute({caches.attended_less}), GGML_STATUS_SUCCESS);
+    EXPECT_EQ(caches.bench.compute(caches.attended_less), GGML_STATUS_SUCCESS);
     EXPECT_EQ(caches.decode(512, caches.attended_second), GGML_STATUS_SUCCESS);
     const auto first = Bench::bytes(caches.k_stream[0]);
     EXPECT_NE(first[255 * kRow], 0);
@@ -258,7 +258,7 @@ TEST_F(OverBudget, AServerThatRunsForDaysIsNotStarved) {
     for (int text = 0; text < 20; ++text) {
         // Long texts in turns; between them the stream's next text has begun, which shows that the last one is gone.
         EXPECT_EQ(caches.decode(0), GGML_STATUS_SUCCESS) << text;
-        EXPECT_EQ(caches.bench.compute({caches.attended_less}), GGML_STATUS_SUCCESS);
+        EXPECT_EQ(caches.bench.compute(caches.attended_less), GGML_STATUS_SUCCESS);
         EXPECT_EQ(caches.decode(512, caches.attended_second), GGML_STATUS_SUCCESS) << text;
         ggml_backend_tensor_memset(caches.k_stream[1], 0, 0, kCells * kRow);  // as hosts do with a state they give up
         ggml_backend_tensor_memset(caches.v_stream[1], 0, 0, kCells * kRow);

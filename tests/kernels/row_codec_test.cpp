@@ -138,17 +138,18 @@ TEST_P(RowCodecVariantTest, DecodedRowsEqualThePlainDecoders) {
         for (const int64_t d : {1, 5, 31, 32, 33, 64, 96, 100, 576}) {
             if (d % data_type_info(stored).block_elements != 0) continue;
             for (const int64_t count : {0, 1, 3, 17}) {
-                // Rows off alignment and with something between them.
+                // Rows off the alignment of vectors and with something between them.
                 const auto bytes = static_cast<int64_t>(row_bytes(stored, d));
-                const int64_t stride = bytes + 6;
-                std::vector<std::byte> data(static_cast<size_t>(2 + count * stride));
+                const int64_t before = stored == DataType::kF32 ? 4 : 2;
+                const int64_t stride = bytes + 3 * before;
+                std::vector<std::byte> data(static_cast<size_t>(before + count * stride));
                 std::vector<float> values(static_cast<size_t>(d));
                 for (int64_t j = 0; j < count; ++j) {
                     for (float& x : values) x = normal(rng);
-                    reference::row_encoder(stored)(values.data(), data.data() + 2 + j * stride, d);
+                    reference::row_encoder(stored)(values.data(), data.data() + before + j * stride, d);
                 }
                 const EncodedRows rows{
-                    type, other ? reference::row_decoder(stored) : nullptr, data.data() + 2, stride, count, d};
+                    type, other ? reference::row_decoder(stored) : nullptr, data.data() + before, stride, count, d};
                 std::vector<float> got(static_cast<size_t>(count * d + 1), -7.0f), expected(got);
                 decode_rows(rows, got.data());
                 reference_table().decode_rows(rows, expected.data());
