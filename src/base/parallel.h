@@ -42,6 +42,7 @@ namespace parallel_detail {
 void run_region(int n_threads, void (*body)(void* context, int thread, int threads), void* context);
 /** Of the innermost region. */
 void barrier();
+void run_with_team(int n_threads, void (*work)(void* context), void* context);
 
 /** What the threads of a region share: the first exception. */
 class Failure {
@@ -139,6 +140,18 @@ void parallel_loops(int n_threads, const Loop<Fns>&... loops) {
         [](void* context, int thread, int threads) { (*static_cast<const Body*>(context))(thread, threads); },
         const_cast<void*>(static_cast<const void*>(&body)));
     failure.rethrow();
+}
+
+/**
+ * fn() on this thread while a team of n_threads stands by: loops that fn comes to begin and end within a fraction of a microsecond, where a region
+ * of its own takes each some two. They run on at most n_threads threads. Within a loop or another team it is fn() alone. Not for work that
+ * starts threads of its own way: the team's keep their processors for some 100 µs. Throws what fn throws.
+ */
+template <class Fn>
+void with_team(int n_threads, const Fn& fn) {
+    parallel_detail::run_with_team(
+        n_threads, [](void* context) { (*static_cast<const Fn*>(context))(); },
+        const_cast<void*>(static_cast<const void*>(&fn)));
 }
 
 /** fn for 0 ≤ i < n on up to n_threads threads. */

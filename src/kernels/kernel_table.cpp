@@ -59,6 +59,13 @@ void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end) 
     table().multiply_weights(product, begin, end);
 }
 
+void rms_norm(const float* x, size_t n, float epsilon, float* y) { table().rms_norm(x, n, epsilon, y); }
+void add(const float* a, const float* b, size_t n, float* sum) { table().add(a, b, n, sum); }
+void product(const float* a, const float* b, size_t n, float* y) { table().product(a, b, n, y); }
+void gated(Gate gate, const float* x, const float* up, size_t n, float* y) { table().gated(gate, x, up, n, y); }
+void rotate_pairs(RopePairs which, const float* x, const float* cosines, const float* sines, size_t pairs, float* y) {
+    table().rotate_pairs(which, x, cosines, sines, pairs, y);
+}
 void gelu(const float* z, size_t n, float* value, float* slope) { table().gelu(z, n, value, slope); }
 void scaled_copy(float a, const float* x, size_t n, float* y) { table().scaled_copy(a, x, n, y); }
 void scaled_add(float a, const float* x, float b, size_t n, float* y) { table().scaled_add(a, x, b, n, y); }

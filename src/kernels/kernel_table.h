@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "kernels/attention.h"
 #include "kernels/codes.h"
+#include "kernels/layers.h"
 #include "kernels/matmul.h"
 #include "kernels/row_codec.h"
 #include "kernels/weights.h"
@@ -25,7 +26,7 @@ namespace atlas::kernels {
  * - NaN and infinities go through as in the formula.
  *
  * Callers may write kernels::gemm(…) for kernels::table().gemm(…): the free function of an entry's name, in attention.h, codes.h,
- * elementwise.h, matmul.h, merge.h, row_codec.h and weights.h, is that call and nothing else. There is no other way to an implementation.
+ * elementwise.h, layers.h, matmul.h, merge.h, row_codec.h and weights.h, is that call and nothing else. There is no other way to an implementation.
  */
 struct Table {
     /** Name of what runs: "reference", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon", "baseline". */
@@ -89,6 +90,20 @@ struct Table {
      * at most 300 KiB of stack.
      */
     void (*multiply_weights)(const WeightProduct& product, int64_t begin, int64_t end);
+
+    // --- between the products of a layer (kernels/layers.h); outputs may be the inputs themselves ---
+
+    /** y = x / √(mean of x² + epsilon). The mean in double across blocks. */
+    void (*rms_norm)(const float* x, size_t n, float epsilon, float* y);
+    /** sum = a + b. */
+    void (*add)(const float* a, const float* b, size_t n, float* sum);
+    /** y = a ⊙ b. */
+    void (*product)(const float* a, const float* b, size_t n, float* y);
+    /** y = gate(x) ⊙ up. */
+    void (*gated)(Gate gate, const float* x, const float* up, size_t n, float* y);
+    /** Rotary position embedding of a row of 2·pairs elements: pair i is turned by the angle with cosines[i] and sines[i]. */
+    void (*rotate_pairs)(RopePairs which, const float* x, const float* cosines, const float* sines, size_t pairs,
+                         float* y);
 
     // --- element by element (kernels/elementwise.h); outputs may be the inputs themselves ---
 

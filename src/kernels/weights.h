@@ -84,6 +84,8 @@ struct WeightProduct {
     float* out;                    ///< [n][rows]
     size_t out_stride;             ///< elements from column to column
     const ColumnPair* columns = nullptr;  ///< [n], where columns are chosen (experts); else column j reads and writes j
+    /** What the calling thread will read after the rows of a call: brought near while it comes to their end. May be any address. */
+    const std::byte* next = nullptr;
 };
 
 /** Ranges of rows that begin at a multiple of this, seen from row 0, make best use of the kernels' panels. */

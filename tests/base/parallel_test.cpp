@@ -1,5 +1,6 @@
 #include "base/parallel.h"
 
+#include <chrono>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -127,6 +128,94 @@ TEST(Parallel, SumsDependOnTheNumberOfThreadsAlone) {
 TEST(Parallel, CountsProcessors) {
     EXPECT_GE(max_threads(), 1);
     EXPECT_GE(processor_count(), 1);
+}
+
+TEST(Parallel, ATeamRunsLoopsLikeRegions) {
+    for (const int threads : {1, 2, 3, 5}) {
+        const auto caller = std::this_thread::get_id();
+        with_team(threads, [&] {
+            EXPECT_EQ(std::this_thread::get_id(), caller);
+            for (int round = 0; round < 200; ++round) {
+                std::vector<int> first(37), second(37);
+                std::atomic<int> most{0};
+                parallel_loops(
+                    threads,
+                    Loop{37, Schedule::kDynamic,
+                         [&](int64_t i, int thread) {
+                             first[static_cast<size_t>(i)] = static_cast<int>(i) + round;
+                             int seen = most;
+                             while (thread > seen && !most.compare_exchange_weak(seen, thread)) {}
+                         }},
+                    // Each reads what another thread has most likely written: it began when the first loop was done.
+                    Loop{37, Schedule::kStatic,
+                         [&](int64_t i) { second[static_cast<size_t>(i)] = first[static_cast<size_t>(36 - i)]; }});
+                for (int i = 0; i < 37; ++i) ASSERT_EQ(second[static_cast<size_t>(i)], 36 - i + round);
+                ASSERT_LT(most, threads);
+            }
+        });
+    }
+}
+
+TEST(Parallel, FewerThreadsThanTheTeamHas) {
+    with_team(4, [&] {
+        for (const int threads : {1, 2, 3, 4, 9}) {
+            std::atomic<int> done{0}, beyond{0};
+            parallel_loops(threads,
+                           Loop{50, Schedule::kStatic,
+                                [&](int64_t, int thread) {
+                                    ++done;
+                                    if (thread >= std::min(threads, 4)) ++beyond;
+                                }},
+                           Loop{50, Schedule::kDynamic, [&](int64_t) { ++done; }});
+            EXPECT_EQ(done, 100) << threads;
+            EXPECT_EQ(beyond, 0) << threads;
+        }
+    });
+}
+
+TEST(Parallel, LoopsAndTeamsWithinALoopOfATeamRunOnItsThread) {
+    with_team(3, [&] {
+        parallel_for(6, 3, Schedule::kDynamic, [&](int64_t) {
+            const auto me = std::this_thread::get_id();
+            with_team(3, [&] {
+                parallel_for(5, 3, Schedule::kStatic, [&](int64_t, int thread) {
+                    EXPECT_EQ(std::this_thread::get_id(), me);
+                    EXPECT_EQ(thread, 0);
+                });
+            });
+        });
+    });
+}
+
+TEST(Parallel, ATeamOutlivesWhatItsLoopsThrowAndEndsWithWhatItsWorkThrows) {
+    int after = 0;
+    EXPECT_THROW(with_team(3,
+                           [&] {
+                               EXPECT_THROW(parallel_for(9, 3, Schedule::kDynamic,
+                                                         [](int64_t i) {
+                                                             if (i == 4) throw std::runtime_error("four");
+                                                         }),
+                                            std::runtime_error);
+                               parallel_for(1, 3, Schedule::kStatic, [&](int64_t) { ++after; });
+                               throw std::bad_alloc();
+                           }),
+                 std::bad_alloc);
+    EXPECT_EQ(after, 1);
+    std::atomic<int> done{0};
+    parallel_for(8, 3, Schedule::kStatic, [&](int64_t) { ++done; });
+    EXPECT_EQ(done, 8);
+}
+
+/** Longer than the others stay awake. */
+TEST(Parallel, ATeamThatFellAsleepWakes) {
+    with_team(2, [&] {
+        for (int i = 0; i < 3; ++i) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            std::atomic<int> done{0};
+            parallel_for(2, 2, Schedule::kStatic, [&](int64_t) { ++done; });
+            EXPECT_EQ(done, 2);
+        }
+    });
 }
 
 }  // namespace

@@ -175,7 +175,7 @@ TEST_P(WeightsTest, ActivationsAreTheReferencesBitForBit) {
     for (const ActivationType type : {ActivationType::kF32, ActivationType::kF16, ActivationType::kBF16,
                                       ActivationType::kQ8, ActivationType::kQ8K}) {
         const int64_t unit = type == ActivationType::kQ8 ? 32 : type == ActivationType::kQ8K ? 256 : 1;
-        for (const int64_t blocks : {1, 2, 3, 4, 5, 7, 8, 9, 65}) {
+        for (const int64_t blocks : {1, 2, 3, 4, 5, 7, 8, 9, 18, 22, 65}) {
             const int64_t k = blocks * unit;
             const int64_t n = 9;
             std::vector<float> x = numbers.normal(static_cast<size_t>(n * k));

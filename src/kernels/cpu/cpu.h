@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/layers.h"
 #include "kernels/attention.h"
 #include "kernels/codes.h"
 #include "kernels/matmul.h"
@@ -31,6 +32,11 @@ void gemm_bf16(const GemmArgs& args, std::vector<uint32_t>* work);
 void quantise_activations(const ActivationArgs& args, int64_t begin, int64_t end);
 void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end);
 
+void rms_norm(const float* x, size_t n, float epsilon, float* y);
+void add(const float* a, const float* b, size_t n, float* sum);
+void product(const float* a, const float* b, size_t n, float* y);
+void gated(Gate gate, const float* x, const float* up, size_t n, float* y);
+void rotate_pairs(RopePairs which, const float* x, const float* cosines, const float* sines, size_t pairs, float* y);
 void gelu(const float* z, size_t n, float* value, float* slope);
 void scaled_copy(float a, const float* x, size_t n, float* y);
 void scaled_add(float a, const float* x, float b, size_t n, float* y);

@@ -34,6 +34,13 @@ struct FewArgs {
           // At 2 to 6 KiB half to two thirds of the speed are left (Sapphire Rapids), and scales are gathered a row ahead.
           ahead(std::max(size_t{16} << 10, of.weights.row_stride + (size_t{12} << 10))) {}
 
+    /** Where to fetch what comes `ahead` bytes behind an address within the rows. */
+    const uint8_t* soon(const uint8_t* at) const {
+        const uint8_t* there = at + ahead;
+        const uint8_t* stop = row(end);
+        return there < stop || !product.next ? there : reinterpret_cast<const uint8_t*>(product.next) + (there - stop);
+    }
+
     const uint8_t* row(int64_t r) const {
         return reinterpret_cast<const uint8_t*>(weights.data) + static_cast<size_t>(r) * weights.row_stride;
     }

@@ -225,7 +225,7 @@ HWY_NOINLINE void Rows(const FewArgs& args, size_t first_column) {
             less[c] = hn::Zero(MF());
         }
         for (size_t b = 0; b < blocks; ++b, block += T::kBlock) {
-            PrefetchRow(block + args.ahead, T::kBlock);
+            PrefetchRow(args.soon(block), T::kBlock);
             const VB scales = T::Scales(block);
             VI products[C], spare[C];
             ATLAS_UNROLL
@@ -288,7 +288,7 @@ HWY_NOINLINE void RowsIQ4(const FewArgs& args, size_t first_column) {
         ATLAS_UNROLL
         for (size_t c = 0; c < C; ++c) sum[c] = hn::Zero(df);
         for (size_t b = 0; b < blocks; ++b, block += 136) {
-            PrefetchRow(block + args.ahead, 136);
+            PrefetchRow(args.soon(block), 136);
 #if HWY_TARGET <= HWY_AVX2
             const uint64_t six = _pdep_u64(Word32At(block + 4), 0x0F0F0F0F0F0F0F0FULL) |
                                  _pdep_u64(WordAt(block + 2), 0x3030303030303030ULL);

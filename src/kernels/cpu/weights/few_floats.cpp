@@ -70,7 +70,7 @@ HWY_NOINLINE void Rows(const FewArgs& args, size_t first_column) {
         }
         size_t i = 0;
         for (; i + kSums <= whole; i += kSums) {
-            PrefetchRow(row + i * per_vector * T::kSize + args.ahead, kSums * per_vector * T::kSize);
+            PrefetchRow(args.soon(row + i * per_vector * T::kSize), kSums * per_vector * T::kSize);
             ATLAS_UNROLL
             for (size_t u = 0; u < kSums; ++u) {
                 const VU w = T::Load(row + (i + u) * per_vector * T::kSize);
