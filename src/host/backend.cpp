@@ -4,6 +4,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -78,6 +79,7 @@ private:
     ggml_status run(ggml_cgraph* graph) {
         session_.begin_graph();
         mat_mul_.begin_graph();
+        rope_.begin_graph();
         write_clock().advance();
         plan_.build(graph);
         if (kv_budget().limit() > 0) {
@@ -85,7 +87,31 @@ private:
                 if (is_attention(step)) note_live_cells(step.node);
             }
         }
-        for (const Step& step : plan_.steps()) {
+        const std::span<const Step> steps = plan_.steps();
+        for (size_t begin = 0; begin < steps.size();) {
+            size_t end = begin + 1;
+            ggml_status status = GGML_STATUS_SUCCESS;
+            if (is_ours_alone(steps[begin])) {
+                while (end < steps.size() && is_ours_alone(steps[end])) ++end;
+                with_team(end - begin > 1 ? threads() : 1,
+                          [&] { status = run_steps(steps.subspan(begin, end - begin)); });
+            } else {
+                status = run_steps(steps.subspan(begin, 1));
+            }
+            if (status != GGML_STATUS_SUCCESS) return status;
+            begin = end;
+        }
+        return GGML_STATUS_SUCCESS;
+    }
+
+    /** Whether the host's threads are not needed for it. */
+    bool is_ours_alone(const Step& step) {
+        return step.kind == StepKind::kOwn ||
+               (step.kind == StepKind::kDelegated && CpuDelegate::is_small(plan_.delegated(step)));
+    }
+
+    ggml_status run_steps(std::span<const Step> steps) {
+        for (const Step& step : steps) {
             if (step.kind != StepKind::kDelegated && aborted()) return GGML_STATUS_ABORTED;
             if (const ggml_status status = run(step); status != GGML_STATUS_SUCCESS) return status;
         }
@@ -135,7 +161,8 @@ private:
             if (is_attention(step)) status = check_attended(node);
             if (!status.is_ok()) return failed(step, status);
             // Only ATLAS_PAGE_ALL puts anything but caches into pages.
-            status = session_.runtime().options().page_all ? run_shadowed(step) : step.op->run(node, context());
+            status = session_.runtime().options().page_all ? run_shadowed(step)
+                                                           : step.op->run(node, context(step.next_product));
         } catch (const std::bad_alloc&) {
             log().error("{} of '{}': no memory left", step.op->name, node->name);
             return GGML_STATUS_ALLOC_FAILED;
@@ -150,16 +177,19 @@ private:
             in_pages[i] = operand == kResult ? step.node : operand == kNone ? nullptr : step.node->src[operand];
         }
         ShadowNode shadow(step.node, in_pages);
-        if (Status status = step.op->run(shadow.node(), context()); !status.is_ok()) return status;
+        if (Status status = step.op->run(shadow.node(), context(step.next_product)); !status.is_ok()) return status;
         return shadow.write_back();
     }
 
-    OpContext context() { return {attention_, mat_mul_, threads()}; }
+    OpContext context(const ggml_tensor* next_product) {
+        return {attention_, mat_mul_, rope_, threads(), next_product};
+    }
 
     CpuDelegate delegate_;
     runtime::Session session_;
     FlashAttention attention_{session_};
     MatMul mat_mul_;
+    Rope rope_;
     GraphPlan plan_;
     std::vector<Changed> changed_;  // in place by this graph so far
     int host_threads_ = 0;

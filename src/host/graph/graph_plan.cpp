@@ -27,7 +27,7 @@ void GraphPlan::build(ggml_cgraph* graph) {
         if (op_kind(node->op) == OpKind::kView || !abi::is_wanted(node) || ggml_is_empty(node)) continue;
         if (const Op* op = own_op(node)) {
             const bool changed = op->mask != kNone && reads_mask(node->src[op->mask]);
-            steps_.push_back({StepKind::kOwn, op, node, 0, 0, changed});
+            steps_.push_back({StepKind::kOwn, op, node, 0, 0, nullptr, changed});
         } else if (!touches_pages(node)) {
             delegate(node);
         } else if (CacheChain chain(graph, i); chain.length() > 0) {
@@ -39,6 +39,15 @@ void GraphPlan::build(ggml_cgraph* graph) {
             steps_.push_back({StepKind::kPaged, nullptr, node});
         }
         writes(node);
+    }
+    look_ahead();
+}
+
+void GraphPlan::look_ahead() {
+    const ggml_tensor* next = nullptr;
+    for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
+        step->next_product = next;
+        if (step->kind == StepKind::kOwn && op_kind(step->node->op) == OpKind::kMatMul) next = step->node;
     }
 }
 

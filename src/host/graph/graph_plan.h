@@ -21,10 +21,11 @@ enum class StepKind {
 
 struct Step {
     StepKind kind;
-    const Op* op = nullptr;       ///< kOwn
-    ggml_tensor* node = nullptr;  ///< kOwn, kPaged; kKeyShift: the last of the chain
-    size_t first = 0, count = 0;  ///< kDelegated: nodes; kKeyShift: first is the chain
-    bool masks_changed = false;   ///< kOwn: a mask that an earlier step read may hold other values by now
+    const Op* op = nullptr;                     ///< kOwn
+    ggml_tensor* node = nullptr;                ///< kOwn, kPaged; kKeyShift: the last of the chain
+    size_t first = 0, count = 0;                ///< kDelegated: nodes; kKeyShift: first is the chain
+    const ggml_tensor* next_product = nullptr;  ///< kOwn: the next product with weights behind it
+    bool masks_changed = false;                 ///< kOwn: a mask that an earlier step read may hold other values by now
 };
 
 /**
@@ -50,6 +51,7 @@ private:
     void delegate(ggml_tensor* node);
     bool reads_mask(const ggml_tensor* mask);
     void writes(const ggml_tensor* node);
+    void look_ahead();
 
     std::vector<Step> steps_;
     std::vector<ggml_tensor*> delegated_;

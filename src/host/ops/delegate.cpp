@@ -1,6 +1,7 @@
 #include "host/ops/delegate.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/log.h"
 #include "host/graph/op_kind.h"
@@ -62,14 +63,19 @@ void CpuDelegate::use_threads(int n_threads) {
     threads_in_use_ = n_threads;
 }
 
+bool CpuDelegate::is_small(std::span<ggml_tensor* const> nodes) {
+    const auto small = [](const ggml_tensor* tensor) { return !tensor || ggml_nelements(tensor) <= kSmallNode; };
+    return std::all_of(nodes.begin(), nodes.end(), [&](const ggml_tensor* node) {
+        if (op_kind(node->op) == OpKind::kMatMul || !small(node)) return false;
+        // Of a table only rows are read; any other operation may read all that it is given.
+        return op_kind(node->op) == OpKind::kGetRows || std::all_of(std::begin(node->src), std::end(node->src), small);
+    });
+}
+
 ggml_status CpuDelegate::run(std::span<ggml_tensor* const> nodes) {
     if (nodes.empty()) return GGML_STATUS_SUCCESS;
     if (!prepare()) return GGML_STATUS_FAILED;
-    // Norms and sums of a token or a few are sooner done than threads meet.
-    const bool small = std::all_of(nodes.begin(), nodes.end(), [](const ggml_tensor* node) {
-        return op_kind(node->op) != OpKind::kMatMul && ggml_nelements(node) <= kSmallNode;
-    });
-    if (n_threads_ > 0) use_threads(small ? 1 : n_threads_);
+    if (n_threads_ > 0) use_threads(is_small(nodes) ? 1 : n_threads_);
     graph_memory_.resize(ggml_graph_overhead_custom(nodes.size(), false) + ggml_tensor_overhead());
     ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
     if (!context) return GGML_STATUS_ALLOC_FAILED;

@@ -26,6 +26,9 @@ public:
     void set_n_threads(int n_threads);
     void set_abort_callback(ggml_abort_callback callback, void* data);
 
+    /** Whether nodes, such as norms and sums of a token or a few, are sooner done than threads meet: they run on the calling thread. */
+    static bool is_small(std::span<ggml_tensor* const> nodes);
+
     /** Runs nodes in order as one graph; none may have a paged operand. */
     ggml_status run(std::span<ggml_tensor* const> nodes);
 

@@ -16,6 +16,8 @@ namespace {
 // Quantised at once: a batch of the usual size, and bounded memory for any.
 constexpr int64_t kMostColumns = 2048;
 
+constexpr int64_t kLeastShare = int64_t{96} << 10;  // bytes of weights, times columns
+
 /** The host's number of a type is found by its name, which GGUF fixes. */
 std::optional<kernels::WeightType> weight_type(ggml_type type) {
     for (int i = 0; i < kernels::kWeightTypeCount; ++i) {
@@ -36,6 +38,22 @@ std::optional<kernels::WeightType> weight_type_of(const ggml_tensor* tensor) {
     const auto number = static_cast<size_t>(tensor->type);
     return number < by_number.size() ? by_number[number] : std::nullopt;
 }
+
+/**
+ * A few shares of rows a thread, in whole panels: cores may differ in speed, and one may be taken away. Short ones of a few columns would end
+ * before what their thread has fetched ahead.
+ */
+struct Shares {
+    int64_t rows, panels, count;
+
+    Shares(const ggml_tensor* weights, int64_t columns, int n_threads)
+        : rows(weights->ne[1]), panels((rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel) {
+        const auto threads = static_cast<int64_t>(std::max(n_threads, 1));
+        const auto bytes = static_cast<int64_t>(weights->nb[1]) * rows * columns;
+        count = std::min(panels, std::clamp(bytes / kLeastShare, threads, 8 * threads));
+    }
+    int64_t begin(int64_t share) const { return std::min(rows, panels * share / count * kernels::kWeightPanel); }
+};
 
 }  // namespace
 
@@ -61,17 +79,17 @@ Status check_mat_mul(const ggml_tensor* node) {
     return Status::ok();
 }
 
-Status MatMul::run(const ggml_tensor* node, int n_threads) {
+Status MatMul::run(const ggml_tensor* node, const ggml_tensor* next, int n_threads) {
     const ggml_tensor* columns = node->src[1];
     const int64_t n = columns->ne[1] * columns->ne[2] * columns->ne[3];
     for (int64_t first = 0; first < n; first += kMostColumns)
-        multiply(node, first, std::min(kMostColumns, n - first), n_threads);
+        multiply(node, next, first, std::min(kMostColumns, n - first), n_threads);
     // Of more columns than are quantised at once only the last are there.
     if (n > kMostColumns) columns_ = nullptr;
     return Status::ok();
 }
 
-void MatMul::multiply(const ggml_tensor* node, int64_t first, int64_t n, int n_threads) {
+void MatMul::multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t first, int64_t n, int n_threads) {
     const ggml_tensor* weights = node->src[0];
     const ggml_tensor* columns = node->src[1];
     const auto type = *weight_type_of(weights);
@@ -91,17 +109,30 @@ void MatMul::multiply(const ggml_tensor* node, int64_t first, int64_t n, int n_t
                                          n,
                                          static_cast<float*>(node->data) + first * rows,
                                          static_cast<size_t>(rows)};
-    // A few shares a thread, in whole panels: cores may differ in speed, and one may be taken away.
-    const int64_t panels = (rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel;
-    const int64_t shares = std::min<int64_t>(panels, 8 * std::max(n_threads, 1));
-    const auto begin_of = [&](int64_t share) {
-        return std::min(rows, panels * share / shares * kernels::kWeightPanel);
+    const Shares shares(weights, n, n_threads);
+    // What the thread of a share does next is most likely the share so many threads further on, or one of the next product's.
+    const auto multiply_share = [&](int64_t i) {
+        kernels::WeightProduct share = product;
+        const int64_t later = i + std::max(n_threads, 1);
+        if (later < shares.count) {
+            share.next = product.weights.data + static_cast<size_t>(shares.begin(later)) * weights->nb[1];
+        } else if (next) {
+            const Shares of_next(next->src[0], n, n_threads);
+            const int64_t first_row = of_next.begin(std::min(later - shares.count, of_next.count - 1));
+            share.next = static_cast<const std::byte*>(next->src[0]->data) +
+                         static_cast<size_t>(first_row) * next->src[0]->nb[1];
+        }
+        kernels::multiply_weights(share, shares.begin(i), shares.begin(i + 1));
     };
-    parallel_loops(
-        n_threads,
-        Loop{known ? 0 : n, Schedule::kStatic, [&](int64_t i) { kernels::quantise_activations(args, i, i + 1); }},
-        Loop{shares, Schedule::kDynamic,
-             [&](int64_t i) { kernels::multiply_weights(product, begin_of(i), begin_of(i + 1)); }});
+    const Loop products{shares.count, Schedule::kDynamic, multiply_share};
+    // One column is sooner quantised than threads have waited for it.
+    if (!known && n == 1) kernels::quantise_activations(args, 0, 1);
+    if (known || n == 1) {
+        parallel_loops(n_threads, products);
+    } else {
+        const auto quantise = [&](int64_t i) { kernels::quantise_activations(args, i, i + 1); };
+        parallel_loops(n_threads, Loop{n, Schedule::kStatic, quantise}, products);
+    }
     columns_ = columns;
     type_ = activations;
 }

@@ -25,11 +25,11 @@ class MatMul {
 public:
     /** Activations of an earlier graph are forgotten: other values may lie there now. */
     void begin_graph() { columns_ = nullptr; }
-    /** The node passed check_mat_mul. Throws std::bad_alloc. */
-    Status run(const ggml_tensor* node, int n_threads);
+    /** The node passed check_mat_mul, and so did `next`, which will be run after it, if it is not null. Throws std::bad_alloc. */
+    Status run(const ggml_tensor* node, const ggml_tensor* next, int n_threads);
 
 private:
-    void multiply(const ggml_tensor* node, int64_t first, int64_t n, int n_threads);
+    void multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t first, int64_t n, int n_threads);
 
     const ggml_tensor* columns_ = nullptr;  // that `memory_` holds, quantised
     kernels::ActivationType type_ = kernels::ActivationType::kF32;

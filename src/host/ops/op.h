@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "host/ops/attention.h"
 #include "host/ops/mat_mul.h"
+#include "host/ops/rope.h"
 
 namespace atlas::host {
 
@@ -14,7 +15,9 @@ namespace atlas::host {
 struct OpContext {
     FlashAttention& attention;
     MatMul& mat_mul;
+    Rope& rope;
     int n_threads;
+    const ggml_tensor* next_product;  ///< the product with weights that follows, or nullptr
 };
 
 constexpr int kNone = -1;    ///< no operand

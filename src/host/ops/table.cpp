@@ -14,6 +14,7 @@
 #include "host/buffers/owner_buffer.h"
 #include "host/graph/whose.h"
 #include "host/ops/delegate.h"
+#include "host/ops/layers.h"
 #include "host/ops/set_rows.h"
 #include "runtime/plugin_runtime.h"
 
@@ -63,6 +64,9 @@ Status check_set_rows(const ggml_tensor* node) {
                                ggml_type_name(node->src[1]->type) + " numbers into " + ggml_type_name(node->type));
 }
 
+/** What is taken with the whole graph or not at all: never for its own sake, and nobody is told when the host's kernels run it. */
+bool with_whole_graph(const ggml_tensor* /*node*/, bool /*owner*/) { return false; }
+
 // A new operation is a file beside this one and a row here.
 constexpr Op kOps[] = {
     {"FLASH_ATTN_EXT",
@@ -91,7 +95,54 @@ constexpr Op kOps[] = {
      {kNone, kNone},
      [](const ggml_tensor* node, bool owner) { return owner && takes_weights() && is_weight(node->src[0]); },
      check_mat_mul,
-     [](const ggml_tensor* node, const OpContext& context) { return context.mat_mul.run(node, context.n_threads); }},
+     [](const ggml_tensor* node, const OpContext& context) {
+         return context.mat_mul.run(node, context.next_product, context.n_threads);
+     }},
+    {"RMS_NORM",
+     1,
+     1,
+     1,
+     kNone,
+     {kNone, kNone},
+     with_whole_graph,
+     check_rms_norm,
+     [](const ggml_tensor* node, const OpContext& context) { return run_rms_norm(node, context.n_threads); }},
+    {"ADD",
+     2,
+     2,
+     0,
+     kNone,
+     {kNone, kNone},
+     with_whole_graph,
+     check_sum,
+     [](const ggml_tensor* node, const OpContext& context) { return run_add(node, context.n_threads); }},
+    {"MUL",
+     2,
+     2,
+     0,
+     kNone,
+     {kNone, kNone},
+     with_whole_graph,
+     check_sum,
+     [](const ggml_tensor* node, const OpContext& context) { return run_mul(node, context.n_threads); }},
+    {"GLU",
+     1,
+     2,
+     2,
+     kNone,
+     {kNone, kNone},
+     with_whole_graph,
+     check_glu,
+     [](const ggml_tensor* node, const OpContext& context) { return run_glu(node, context.n_threads); }},
+    {"ROPE",
+     2,
+     3,
+     11,
+     kNone,
+     {kNone, kNone},
+     with_whole_graph,
+     check_rope,
+     [](const ggml_tensor* node, const OpContext& context) { return context.rope.run(node, context.n_threads); }},
 };
 
 const Op* find_op(ggml_op op) {
@@ -142,15 +193,17 @@ const Op* own_op(const ggml_tensor* node) {
 bool supports_op(const ggml_tensor* node, bool owner) {
     if (op_kind(node->op) == OpKind::kView) return true;
     see_expert_cache(node);
-    if (const Op* op = find_op(node->op)) {
+    const Op* op = find_op(node->op);
+    if (op) {
         const bool ours = !op->is_ours || op->is_ours(node, owner);
         if (!ours && op->paged[0] != kNone) return false;
         const Status status = ours ? check(*op, node) : Status::unsupported({});
         if (status.is_ok()) return true;
         if (ours) say_declined(*op, status);
     }
-    if (!owner || !(is_ours_to_delegate(node) || is_of_whole_graph(node))) return false;
-    return CpuDelegate::supports(node);
+    // What is declined of attention and of writes into a cache is the host's to place.
+    const bool with_graph = (!op || op->paged[0] == kNone) && is_of_whole_graph(node);
+    return owner && (with_graph || is_ours_to_delegate(node)) && CpuDelegate::supports(node);
 }
 
 }  // namespace atlas::host

@@ -213,7 +213,18 @@ TEST_F(CacheOps, DecodedKeysExistOnlyWhereTheyAreRead) {
     Bench theirs(cpu_device());
     const auto expected = shift_and_read(theirs, true);
     Bench reading(device_);
-    EXPECT_TRUE(shift_and_read(reading, true) == expected);
+    const auto read = shift_and_read(reading, true);
+    // Read elsewhere it is no chain: keys are turned by our own ROPE, and sums may be rounded the other way.
+    for (const size_t floats : {1u, 2u}) {
+        ASSERT_EQ(read[floats].size(), expected[floats].size());
+        const auto* got = reinterpret_cast<const float*>(read[floats].data());
+        const auto* wanted = reinterpret_cast<const float*>(expected[floats].data());
+        for (size_t i = 0; i < read[floats].size() / sizeof(float); ++i)
+            ASSERT_NEAR(got[i], wanted[i], 1e-5f * (1.0f + std::fabs(wanted[i]))) << i;
+    }
+    size_t other = 0;
+    for (size_t i = 0; i < expected[0].size(); ++i) other += read[0][i] != expected[0][i];
+    EXPECT_LT(other, expected[0].size() / 1000);
     // Nobody else reads: the memory of the results between, a layer's K in f32, stays untouched.
     Bench alone(device_);
     const auto shifted = shift_and_read(alone, false);
