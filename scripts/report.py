@@ -81,6 +81,11 @@ REPORTS = {
         "Attention kernels beside the CPU backend's", "6 quick, 30 long",
         [Part("One token, and 512", "bench kernels --d 64,128 --group 4 --keys 4096,16384 --tokens 1,512 --types f16,q8_0 --host-limit 2",
               "bench kernels", repeats=3)]),
+    "tiers": Report(
+        "A KV cache of which memory holds a part, the rest on disk", "5 quick, 30 long",
+        [Part("SmolLM2-135M-Instruct, 7168 tokens", "bench tiers -m {model:smollm2} --tokens 7168 --page 24576 --repetitions 2",
+              "bench tiers -m {model:smollm2} --tokens 7168 --page 24576 --repetitions 5 --generate 64")],
+        needs=MODELS),
     "weights": Report(
         "Weights in Atlas's hands: real models, empty context", "3 quick, 15 long",
         [Part(title, f"bench -m {{model:{name}}} {WEIGHTS} --depths 0 --prompt 128 --generate 16 --repetitions 3 --output {{folder}}/{name}",

@@ -14,6 +14,8 @@
 namespace atlas::attention {
 namespace {
 
+using kernels::kAllCells;
+
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Plans kept for later graphs, one per layer where each layer is a graph of its own.
 constexpr size_t kMostPlans = 1024;
@@ -76,8 +78,11 @@ Status Engine::exact(const AttentionCall& call, int n_threads) {
             kept_keys_.unpin();
             return status;
         }
-        if (Status status = all_keys_.find(call, &args.runs); !status.is_ok()) return status;
-        const Status status = kernels::attention(args, n_threads);
+        Status status = all_keys_.find(call, &args.runs);
+        if (status.code() == StatusCode::kOutOfMemory && call.in_cells() && call.k.pages->is_paged())
+            return exact_in_pieces(call, n_threads);
+        if (!status.is_ok()) return status;
+        status = kernels::attention(args, n_threads);
         all_keys_.unpin();
         return status;
     } catch (const std::bad_alloc&) {
@@ -109,7 +114,6 @@ void Engine::find_plan(const AttentionCall& call, const KeyIndex& index) {
 }
 
 Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads) {
-    constexpr uint64_t kAll = ~uint64_t{0};
     stale_.clear();
     for (const TileView& view : *views_) {
         if (view.exact) continue;
@@ -117,11 +121,11 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
         for (const int32_t page : view.selected_from) {
             const int64_t number = view.base_page + page;
             const bool fresh = index.fresh(number);
-            if (!fresh) stale_.push_back({number, view.stream, page, kAll});
+            if (!fresh) stale_.push_back({number, view.stream, page, kAllCells});
             if (view.use[static_cast<size_t>(page)] != PageUse::kFarPart) continue;
             for (int64_t t = 0; t < (call.args.mask.data ? view.tokens : 1); ++t) {
                 const uint64_t cells = view.parts[part++];
-                if (cells != 0 && cells != kAll && (!fresh || !index.has_part(number, cells)))
+                if (cells != 0 && cells != kAllCells && (!fresh || !index.has_part(number, cells)))
                     stale_.push_back({number, view.stream, page, cells});
             }
         }
@@ -131,26 +135,36 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
     // Of a page its codes come first: all cells are the largest number.
     std::sort(stale_.begin(), stale_.end(), std::greater<>());
     stale_.erase(std::unique(stale_.begin(), stale_.end()), stale_.end());
+    // As many at a time as memory has room for.
+    const auto most = static_cast<size_t>(call.k.pages->pages_at_once());
+    Status status;
+    for (size_t first = 0; first < stale_.size() && status.is_ok(); first += most)
+        status = encode(call, index, {stale_.data() + first, std::min(most, stale_.size() - first)}, n_threads);
+    return status;
+}
+
+Status Engine::encode(const AttentionCall& call, KeyIndex& index, std::span<const Stale> stale_pages, int n_threads) {
     pages_.clear();
-    for (const Stale& stale : stale_) {
-        pages_.add(stale.page);
-        if (stale.cells == kAll) {
+    for (const Stale& stale : stale_pages) pages_.add(stale.page);
+    // What a cold page is encoded for may never select it.
+    if (Status status = stale_cells_.pin(call, pages_.ranges(), kv::PinMode::kThrough); !status.is_ok()) return status;
+    for (const Stale& stale : stale_pages) {
+        if (stale.cells == kAllCells) {
             index.begin(stale.page);
         } else {
             index.begin_part(stale.page, stale.cells);
         }
     }
-    if (Status status = stale_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
     const int64_t heads = call.args.n_head_kv;
-    const auto n = static_cast<int64_t>(stale_.size()) * heads;
+    const auto n = static_cast<int64_t>(stale_pages.size()) * heads;
     const Status status = for_lists(n, n_threads, [&](int64_t i, int) {
         thread_local std::vector<float> rows, work;
-        const Stale& stale = stale_[static_cast<size_t>(i / heads)];
+        const Stale& stale = stale_pages[static_cast<size_t>(i / heads)];
         rows.resize(static_cast<size_t>(kv::kPageRows * (call.args.d_k + call.args.d_v)));
         float* values = rows.data() + kv::kPageRows * call.args.d_k;
-        stale_cells_.decode(call, stale.stream, stale.first, i % heads, stale.cells == kAll ? rows.data() : nullptr,
-                            values);
-        if (stale.cells == kAll) {
+        stale_cells_.decode(call, stale.stream, stale.first, i % heads,
+                            stale.cells == kAllCells ? rows.data() : nullptr, values);
+        if (stale.cells == kAllCells) {
             index.update(stale.page, i % heads, rows.data(), values, &work);
         } else {
             index.update_part(stale.page, stale.cells, i % heads, values);
@@ -158,8 +172,8 @@ Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads
         return Status::ok();
     });
     stale_cells_.unpin();
-    for (const Stale& stale : stale_) {
-        if (stale.cells == kAll) index.end(stale.page);
+    for (const Stale& stale : stale_pages) {
+        if (stale.cells == kAllCells) index.end(stale.page);
     }
     return status;
 }
@@ -211,9 +225,18 @@ Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threa
     near_cells_.unpin();
     if (!status.is_ok() || settings_.mode == Mode::kWindow) return status;
     status = pin_selected(call);
+    if (status.code() == StatusCode::kOutOfMemory && call.k.pages->is_paged())
+        return selected_in_pieces(call, apart, n_threads);
     if (!status.is_ok()) return status;
+    return attend_selected(call, apart, n_threads);
+}
+
+/** Adds what pin_selected() pinned to out and lse_. */
+Status Engine::attend_selected(const AttentionCall& call, bool apart, int n_threads) {
+    Status status;
     if (apart) {
-        status = for_lists(n, n_threads, [&](int64_t list, int) { return attend_list(call, list, true); });
+        status = for_lists(static_cast<int64_t>(selections_.size()), n_threads,
+                           [&](int64_t list, int) { return attend_list(call, list, true); });
     } else {
         status = kernels::attention(selected_args(call), n_threads);
         if (status.is_ok()) merge(call, true, n_threads);
@@ -243,11 +266,14 @@ Status Engine::pin_near(const AttentionCall& call) {
     return Status::ok();
 }
 
-Status Engine::pin_selected(const AttentionCall& call) {
+Status Engine::pin_selected(const AttentionCall& call, int64_t first, int64_t end) {
+    const auto is_part = [&](int64_t page) { return page >= first && page < end; };
     pages_.clear();
     for (size_t list = 0; list < selections_.size(); ++list) {
         const int64_t base = call.base_page(tiling_.stream(static_cast<int64_t>(list)));
-        for (const PageCells& page : selections_[list].selected) pages_.add(base + page.key / kv::kPageRows);
+        for (const PageCells& page : selections_[list].selected) {
+            if (is_part(base + page.key / kv::kPageRows)) pages_.add(base + page.key / kv::kPageRows);
+        }
     }
     if (Status status = selected_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
     selected_runs_.resize(selections_.size());
@@ -255,8 +281,11 @@ Status Engine::pin_selected(const AttentionCall& call) {
     for (size_t list = 0; list < selections_.size(); ++list) {
         const auto at = static_cast<int64_t>(list);
         selected_runs_[list].clear();
-        for (const PageCells& page : selections_[list].selected)
-            selected_cells_.append(call, tiling_.stream(at), page, &selected_runs_[list]);
+        const int64_t base = call.base_page(tiling_.stream(at));
+        for (const PageCells& page : selections_[list].selected) {
+            if (is_part(base + page.key / kv::kPageRows))
+                selected_cells_.append(call, tiling_.stream(at), page, &selected_runs_[list]);
+        }
         selected_lists_[list] = list_of(call, tiling_.head(at), selected_runs_[list]);
     }
     return Status::ok();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "attention/call.h"
@@ -86,12 +87,19 @@ private:
     void find_plan(const AttentionCall& call, const KeyIndex& index);
     /** Brings the index up to date with all pages that keys may be selected from; indexed_: whether there was room. Throws std::bad_alloc. */
     Status refresh(const AttentionCall& call, KeyIndex& index, int n_threads);
+    /** Encodes some of stale_. */
+    Status encode(const AttentionCall& call, KeyIndex& index, std::span<const Stale> stale_pages, int n_threads);
     Status exact_instead(const AttentionCall& call, int n_threads);
     FarBudget budget_of(const TileView& view) const;
     /** Reads what is read in any case, selects, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
     Status run(const AttentionCall& call, const KeyIndex& index, int n_threads);
     Status pin_near(const AttentionCall& call);
-    Status pin_selected(const AttentionCall& call);
+    /** Pages of selected keys first … end − 1 of the tables, and lists of those keys. */
+    Status pin_selected(const AttentionCall& call, int64_t first = 0, int64_t end = INT64_MAX);
+    Status attend_selected(const AttentionCall& call, bool apart, int n_threads);
+    // Where the memory of a paged cache does not hold all that a layer reads (engine_pieces.cpp): parts of it one after the other, merged.
+    Status exact_in_pieces(const AttentionCall& call, int n_threads);
+    Status selected_in_pieces(const AttentionCall& call, bool apart, int n_threads);
     /** Selects the keys of one list and estimates the others, by lse_ of what is read in any case. Throws std::bad_alloc. */
     void select(const AttentionCall& call, const KeyIndex& index, int64_t list, Workspace* work);
     /** One list of one token as a call of its own: near keys into out, or selected keys added to it. */

@@ -9,6 +9,9 @@ enum class DeviceMode { kOwner, kAccel };
 /** Who multiplies with the model's weights. */
 enum class WeightsMode { kHost, kOwn };
 
+/** Which pages of the KV cache leave memory first. */
+enum class Eviction { kScore, kLru };
+
 enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff };
 
 enum class AttentionMode {

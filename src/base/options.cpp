@@ -255,6 +255,8 @@ private:
             if (out_.kv_ram_bytes > 0)
                 return not_allowed("ATLAS_KV_RAM", text("ATLAS_KV_RAM"), "0 with ATLAS_DEVICE=accel");
         }
+        if (!out_.kv_disk.empty() && out_.kv_ram_bytes == 0)
+            return not_allowed("ATLAS_KV_DISK", out_.kv_disk, "none without ATLAS_KV_RAM, beyond which pages go there");
         // A plain blend also goes with the window alone: the mission's first form.
         const bool windowed = out_.sparse.mode == AttentionMode::kWindow && out_.memory.mode == MemoryMode::kBlend;
         if (out_.memory.enabled && given("ATLAS_MEMORY") && given("ATLAS_MODE") &&

@@ -177,6 +177,7 @@ private:
             in_pages[i] = operand == kResult ? step.node : operand == kNone ? nullptr : step.node->src[operand];
         }
         ShadowNode shadow(step.node, in_pages);
+        if (!shadow.status().is_ok()) return shadow.status();
         if (Status status = step.op->run(shadow.node(), context(step.next_product)); !status.is_ok()) return status;
         return shadow.write_back();
     }

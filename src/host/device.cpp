@@ -51,6 +51,11 @@ void device_memory(ggml_backend_dev_t, size_t* free, size_t* total) {
         *total = std::min<size_t>(*total, budget);
         const uint64_t used = std::min<uint64_t>(kv_budget().in_use(), budget);
         *free = std::min<size_t>(*free, budget - used);
+        // What memory has no room for goes to disk, so that a long context fits.
+        if (kv::Pager* pager = kv_pager()) {
+            *total += pager->disk().stats().in_use + pager->disk().room();
+            *free += pager->disk().room();
+        }
     }
 }
 
@@ -143,6 +148,7 @@ abi::Layout host_layout() { return g_layout; }
 void set_host_layout(abi::Layout layout) { g_layout = layout; }
 
 kv::Budget& kv_budget() { return runtime::plugin_runtime()->kv_budget(); }
+kv::Pager* kv_pager() { return runtime::plugin_runtime()->pager(); }
 kv::WriteClock& write_clock() { return runtime::plugin_runtime()->write_clock(); }
 
 ggml_backend_reg_t atlas_registry() {

@@ -4,6 +4,7 @@
 
 #include "host/abi/detect.h"
 #include "kv/budget.h"
+#include "kv/pager.h"
 #include "kv/write_clock.h"
 
 namespace atlas::host {
@@ -21,6 +22,8 @@ void set_host_layout(abi::Layout layout);
 /** What the KV caches of the device share: the RAM budget (ATLAS_KV_RAM), and the order of writes. */
 kv::Budget& kv_budget();
 kv::WriteClock& write_clock();
+/** What moves their pages between memory and disk; nullptr without ATLAS_KV_DISK. */
+kv::Pager* kv_pager();
 
 /** A backend instance of the device, or nullptr with a log line. */
 ggml_backend_t create_backend(ggml_backend_dev_t device, bool self_test);

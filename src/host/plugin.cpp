@@ -32,7 +32,10 @@ extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backen
             return nullptr;
         }
         host::set_host_layout(layout);
-        runtime::start_plugin_runtime(options);
+        if (status = runtime::start_plugin_runtime(options); !status.is_ok()) {
+            log().error("not loaded: {}", status.to_string());
+            return nullptr;
+        }
         // A copy of this file under another name: the host would split models over the two devices.
         if (ggml_backend_reg_t other = ggml_backend_reg_by_name("ATLAS"); other && other != host::atlas_registry()) {
             log().error("not loaded: another copy of this library is loaded already");

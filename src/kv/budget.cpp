@@ -12,6 +12,10 @@ bool Budget::reserve(uint64_t bytes) noexcept {
     return true;
 }
 
+bool Budget::reserve_or_relieve(uint64_t bytes) {
+    return reserve(bytes) || (relief_ && relief_(bytes) && reserve(bytes));
+}
+
 void Budget::release(uint64_t bytes) noexcept { in_use_.fetch_sub(bytes, std::memory_order_relaxed); }
 
 std::string Budget::to_string() const {

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -17,6 +18,13 @@ public:
 
     /** Takes bytes; false, and nothing is taken, where they would exceed the limit. */
     [[nodiscard]] bool reserve(uint64_t bytes) noexcept;
+    /**
+     * As reserve(); where that fails, whoever can make room is asked to, once. It may take locks of pages and wait for a disk: to be called with none of these
+     * locks held.
+     */
+    [[nodiscard]] bool reserve_or_relieve(uint64_t bytes);
+    /** Who can: called with the bytes that are needed, returns whether there is room now; empty: nobody. Not while others use the budget. */
+    void set_relief(std::function<bool(uint64_t)> relief) { relief_ = std::move(relief); }
     /** Gives back what reserve() took. */
     void release(uint64_t bytes) noexcept;
 
@@ -30,6 +38,7 @@ public:
 
 private:
     const std::string name_;
+    std::function<bool(uint64_t)> relief_;
     std::atomic<uint64_t> limit_;
     std::atomic<uint64_t> in_use_{0};
 };

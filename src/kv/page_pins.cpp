@@ -15,15 +15,21 @@ Pinned& Pinned::operator=(Pinned&& other) noexcept {
     first_ = other.first_;
     addresses_ = std::move(other.addresses_);
     ranges_ = std::move(other.ranges_);
+    frames_ = std::move(other.frames_);
     other.addresses_.clear();
     other.ranges_.clear();
+    other.frames_.clear();
     return *this;
 }
 
 void Pinned::unpin() noexcept {
-    if (const PageTable* table = std::exchange(table_, nullptr)) table->unpin(ranges_);
+    if (const PageTable* table = std::exchange(table_, nullptr)) {
+        table->unpin(ranges_);
+        for (std::byte* frame : frames_) table->give_up_read(frame);
+    }
     addresses_.clear();
     ranges_.clear();
+    frames_.clear();
 }
 
 WriteLease::WriteLease(WriteLease&& other) noexcept { *this = std::move(other); }
@@ -38,7 +44,7 @@ WriteLease& WriteLease::operator=(WriteLease&& other) noexcept {
 }
 
 void WriteLease::end() noexcept {
-    if (PageTable* table = std::exchange(table_, nullptr)) table->stamp(page_);
+    if (PageTable* table = std::exchange(table_, nullptr)) table->end_lease(page_);
     data_ = nullptr;
 }
 

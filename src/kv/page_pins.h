@@ -11,6 +11,13 @@ namespace atlas::kv {
 
 class PageTable;
 
+/** What becomes of pages that have to be read for a pin. */
+enum class PinMode {
+    kKeep,      ///< they stay in memory, until others are needed more
+    kThrough,   ///< they are copies of the pin, and go with it: for what is read once in a while and all of it
+    kResident,  ///< none is read: the pin fails
+};
+
 /**
  * Pages of one table that are in memory and stay there, with the contents of the time of PageTable::pin() or written later, until this ends
  * or is given to another pin(). The table outlives it. page() may be called by several threads; everything else by one at a time.
@@ -37,10 +44,12 @@ public:
 
 private:
     friend class PageTable;
+    friend class Pager;
     const PageTable* table_ = nullptr;         // nullptr: nothing is pinned
     int64_t first_ = 0;                        // page of addresses_[0]
     std::vector<const std::byte*> addresses_;  // dense: looking a page up is one load; nullptr: not pinned
     std::vector<PageRange> ranges_;
+    std::vector<std::byte*> frames_;  // read through: the pin's own
 };
 
 /**

@@ -24,6 +24,7 @@ uint64_t next_id() {
 
 PageTable::PageTable(RamTier& tier, WriteClock& clock, size_t row_bytes, int64_t rows)
     : tier_(tier),
+      pager_(tier.pager()),
       clock_(clock),
       row_bytes_(row_bytes),
       rows_(rows),
@@ -38,11 +39,20 @@ PageTable::PageTable(RamTier& tier, WriteClock& clock, size_t row_bytes, int64_t
     // Any start will do; with this one a clock near an overflow has versions near it.
     for (auto& version : versions_) version.store(clock.now(), std::memory_order_relaxed);
     for (auto& version : chunk_versions_) version.store(clock.now(), std::memory_order_relaxed);
+    if (pager_) {
+        units_.resize(slots_.size());
+        uses_.resize(slots_.size());
+        pager_->add(this);
+    }
     tier_.add(this);
 }
 
 PageTable::~PageTable() {
     tier_.remove(this);
+    if (pager_) {
+        pager_->remove(this);
+        for (size_t index = 0; index < units_.size(); ++index) drop_unit(index);
+    }
     for (const auto& slot : slots_) give_back(slot.load(std::memory_order_relaxed));
     for (const Dropped& dropped : dropped_) give_back(dropped.slot);
 }
@@ -69,8 +79,30 @@ Status PageTable::check(const char* operation, std::span<const PageRange> ranges
     return Status::ok();
 }
 
-Status PageTable::pin(std::span<const PageRange> ranges, Pinned* out) const {
-    out->unpin();
+Status PageTable::pin(std::span<const PageRange> ranges, Pinned* out, PinMode mode) const {
+    const PinRequest request{this, ranges, out};
+    return pin({&request, 1}, mode);
+}
+
+Status PageTable::pin(std::span<const PinRequest> requests, PinMode mode) {
+    std::vector<Pager::Missing> missing;
+    Status status;
+    for (const PinRequest& request : requests) request.out->unpin();
+    for (const PinRequest& request : requests) {
+        if (status.is_ok()) status = request.table->pin_resident(request.ranges, request.out, &missing);
+    }
+    if (status.is_ok() && !missing.empty()) {
+        status = mode == PinMode::kResident ? Status::unsupported(std::to_string(missing.size()) + " pages are on disk")
+                                            : missing.front().table->pager_->load(missing, mode);
+    }
+    if (!status.is_ok()) {
+        for (const PinRequest& request : requests) request.out->unpin();
+    }
+    return status;
+}
+
+Status PageTable::pin_resident(std::span<const PageRange> ranges, Pinned* out,
+                               std::vector<Pager::Missing>* missing) const {
     if (Status status = check("pin", ranges); !status.is_ok()) return status;
     int64_t first = pages();
     int64_t end = 0;
@@ -84,17 +116,26 @@ Status PageTable::pin(std::span<const PageRange> ranges, Pinned* out) const {
     out->addresses_.assign(static_cast<size_t>(end - first), nullptr);
     out->first_ = first;
     const std::lock_guard lock(mutex_);
+    if (pager_) ++time_;
+    uint64_t hits = 0;
     for (const PageRange& range : ranges) {
         const std::byte** addresses = out->addresses_.data() + (range.first - first);
         const auto begin = static_cast<size_t>(range.first);
         const auto count = static_cast<size_t>(range.count);
         for (size_t i = 0; i < count; ++i) {
+            const Slot slot = slots_[begin + i].load(std::memory_order_relaxed);
+            if (pager_) {
+                if (slot == kCold) missing->push_back({this, begin + i, &addresses[i], out});
+                hits += slot != kCold;
+                pager_->policy().note(time_, &uses_[begin + i]);
+            }
             ++pins_[begin + i];
-            const std::byte* memory = memory_of(slots_[begin + i].load(std::memory_order_relaxed));
+            const std::byte* memory = memory_of(slot);
             addresses[i] = memory ? memory : zeros_;
         }
     }
     out->table_ = this;
+    if (pager_) pager_->count_hits(hits);
     return Status::ok();
 }
 
@@ -112,7 +153,7 @@ void PageTable::unpin(std::span<const PageRange> ranges) const noexcept {
 }
 
 void PageTable::give_back(Slot slot) const noexcept {
-    if (slot == 0) return;
+    if (slot == 0 || slot == kCold) return;
     if (slot & kShared) {
         const auto holders = holders_.find(memory_of(slot));
         if (--holders->second > 0) return;
@@ -129,6 +170,7 @@ Status PageTable::lease(size_t offset, size_t bytes, WriteLease* out) {
         return Status::invalid_argument("lease of bytes " + std::to_string(offset) + " + " + std::to_string(bytes) +
                                         ": pages have " + std::to_string(page_bytes_) + ", the table " +
                                         std::to_string(this->bytes()));
+    if (pager_) return lease_paged(index, inside, out);
     const Slot slot = slots_[index].load(std::memory_order_acquire);
     std::byte* memory = memory_of(slot);
     if (!is_own(slot)) {
@@ -188,8 +230,10 @@ Status PageTable::try_reserve(const std::vector<size_t>& pages) {
     return status;
 }
 
-Status PageTable::reserve(std::span<const PageRange> ranges) {
+Status PageTable::reserve(std::span<const PageRange> ranges, Pinned* held) {
+    if (held) held->unpin();
     Status status = check("reserve", ranges);
+    if (pager_ && status.is_ok()) return reserve_paged(ranges, held);
     for (bool reclaimed = false; status.is_ok();) {
         std::vector<size_t> missing;
         for (const PageRange& range : ranges) {
@@ -216,10 +260,20 @@ Status PageTable::reserve_bytes(size_t offset, size_t bytes) {
     return reserve({&range, 1});
 }
 
-void PageTable::read(size_t offset, void* destination, size_t bytes) const {
+Status PageTable::read(size_t offset, void* destination, size_t bytes) const {
     auto* out = static_cast<std::byte*>(destination);
-    (void)for_each_page(offset, bytes, [&](size_t index, size_t inside, size_t count) {
-        std::memcpy(out, bytes_of(index) + inside, count);
+    Pinned pinned;
+    int64_t left = 0;  // pages that are pinned from here on
+    return for_each_page(offset, bytes, [&](size_t index, size_t inside, size_t count) {
+        if (pager_ && left-- == 0) {
+            // Many at a time: what has to be read is read at once.
+            const auto page = static_cast<int64_t>(index);
+            const auto end = static_cast<int64_t>((offset + bytes - 1) / page_bytes_) + 1;
+            const PageRange range{page, std::min({end - page, pages_at_once(), kChunkPages})};
+            if (Status status = pin({&range, 1}, &pinned, PinMode::kThrough); !status.is_ok()) return status;
+            left = range.count - 1;
+        }
+        std::memcpy(out, bytes_of(index, pinned) + inside, count);
         out += count;
         return Status::ok();
     });
@@ -231,6 +285,7 @@ Status PageTable::write_parts(size_t offset, const void* source, size_t bytes) {
         const std::byte* from = in;
         in += count;
         if (is_absent(index) && is_zero(from, count)) return Status::ok();
+        if (pager_ && count == page_bytes_) forget_cold(index);
         WriteLease lease;
         if (Status status = this->lease(index * page_bytes_ + inside, count, &lease); !status.is_ok()) return status;
         std::memcpy(lease.data(), from, count);
@@ -239,6 +294,8 @@ Status PageTable::write_parts(size_t offset, const void* source, size_t bytes) {
 }
 
 Status PageTable::write(size_t offset, const void* source, size_t bytes) {
+    // What may be larger than memory goes page by page.
+    if (pager_) return finish(offset, bytes, write_parts(offset, source, bytes));
     std::vector<PageRange> needed;
     const auto* in = static_cast<const std::byte*>(source);
     (void)for_each_page(offset, bytes, [&](size_t index, size_t, size_t count) {
@@ -257,7 +314,10 @@ Status PageTable::update(size_t offset, const void* source, size_t bytes) {
         const std::byte* from = in;
         in += count;
         const size_t at = index * page_bytes_ + inside;
-        if (std::memcmp(bytes_of(index) + inside, from, count) == 0) return Status::ok();
+        Pinned pinned;
+        if (Status held = hold(index, PinMode::kKeep, &pinned); !held.is_ok()) return held;
+        if (std::memcmp(bytes_of(index, pinned) + inside, from, count) == 0) return Status::ok();
+        pinned.unpin();
         return write_parts(at, from, count);
     });
     // Success mends nothing: what is updated was read before.
@@ -270,7 +330,7 @@ Status PageTable::fill(size_t offset, uint8_t value, size_t bytes) {
         clear();
         return Status::ok();
     }
-    Status status = value == 0 ? Status::ok() : reserve_bytes(offset, bytes);
+    Status status = value == 0 || pager_ ? Status::ok() : reserve_bytes(offset, bytes);
     if (status.is_ok()) status = fill_parts(offset, value, bytes);
     return finish(offset, bytes, std::move(status));
 }
@@ -283,6 +343,7 @@ Status PageTable::fill_parts(size_t offset, uint8_t value, size_t bytes) {
             release({&page, 1});
             return Status::ok();
         }
+        if (pager_ && count == page_bytes_) forget_cold(index);
         WriteLease lease;
         if (Status leased = this->lease(index * page_bytes_ + inside, count, &lease); !leased.is_ok()) return leased;
         std::memset(lease.data(), value, count);
@@ -323,7 +384,8 @@ void PageTable::reserve_dropped(size_t index) {
 void PageTable::replace(size_t index, Slot slot) noexcept {
     const Slot before = slots_[index].exchange(slot, std::memory_order_acq_rel);
     layout_.fetch_add(1, std::memory_order_release);
-    if (before != 0 && pins_[index] > 0) {
+    if (pager_) drop_unit(index);
+    if (before != 0 && before != kCold && pins_[index] > 0) {
         dropped_.push_back({index, before});
     } else {
         give_back(before);
@@ -351,14 +413,16 @@ Status PageTable::copy_parts(size_t offset, const PageTable& source, size_t from
         const size_t index = from / source.page_bytes_;
         const size_t inside = from % source.page_bytes_;
         const size_t count = std::min({bytes, source.page_bytes_ - inside, page_bytes_ - offset % page_bytes_});
-        Status status;
+        Pinned pinned;
+        Status status = source.hold(index, PinMode::kKeep, &pinned);
+        if (!status.is_ok()) return status;
         if (this == &source && count == page_bytes_) {
             share(offset / page_bytes_, index);
         } else if (source.is_absent(index)) {
             status = fill_parts(offset, 0, count);
         } else {
             if (!is_reserved(static_cast<int64_t>(offset / page_bytes_))) status = reserve_bytes(offset, count);
-            if (status.is_ok()) status = write_parts(offset, source.bytes_of(index) + inside, count);
+            if (status.is_ok()) status = write_parts(offset, source.bytes_of(index, pinned) + inside, count);
         }
         if (!status.is_ok()) return status;
         offset += count;
@@ -372,7 +436,7 @@ void PageTable::share(size_t to, size_t from) {
     const std::lock_guard lock(mutex_);
     const Slot slot = slots_[from].load(std::memory_order_relaxed);
     const Slot before = slots_[to].load(std::memory_order_relaxed);
-    if (memory_of(slot) == memory_of(before)) return;
+    if (memory_of(slot) == memory_of(before) && before != kCold) return;
     reserve_dropped(to);
     if (slot != 0) {
         const auto [holders, is_new] = holders_.try_emplace(memory_of(slot), 1);
@@ -407,7 +471,7 @@ bool PageTable::reclaim() {
     bool any = false;
     for (size_t index = 0; index < slots_.size(); ++index) {
         const Slot slot = slots_[index].load(std::memory_order_relaxed);
-        if (slot == 0 || pins_[index] > 0) continue;
+        if (slot == 0 || slot == kCold || pins_[index] > 0) continue;
         const bool needed = is_needed(index);
         if (needed && !is_zero(memory_of(slot), page_bytes_)) continue;
         const bool shared = (slot & kShared) && holders_.at(memory_of(slot)) > 1;
@@ -420,6 +484,7 @@ bool PageTable::reclaim() {
 
 void PageTable::clear() {
     const PageRange all{0, pages()};
+    const auto alone = pager_ ? pager_->exclusive() : std::unique_lock<std::mutex>();
     const std::lock_guard lock(mutex_);
     drop({&all, 1});
     damage_.clear();
@@ -428,6 +493,7 @@ void PageTable::clear() {
 
 void PageTable::release(std::span<const PageRange> ranges) {
     {
+        const auto alone = pager_ ? pager_->exclusive() : std::unique_lock<std::mutex>();
         const std::lock_guard lock(mutex_);
         drop(ranges);
     }

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "kv/damage.h"
 #include "kv/page_pins.h"
+#include "kv/pager.h"
 #include "kv/pages.h"
 #include "kv/ram_tier.h"
 #include "kv/write_clock.h"
@@ -45,7 +46,19 @@ public:
      * was never written is a page of zeros, also after it comes into being. Pages cleared or released while pinned are given back when they no
      * longer are. Errors, with nothing pinned: a range outside of the table, no room. Throws std::bad_alloc. Thread-safe.
      */
-    Status pin(std::span<const PageRange> ranges, Pinned* out) const;
+    Status pin(std::span<const PageRange> ranges, Pinned* out, PinMode mode = PinMode::kKeep) const;
+    /** One of several pins, of tables of one runtime, that are had together: what has to be read is read at once. */
+    struct PinRequest {
+        const PageTable* table;
+        std::span<const PageRange> ranges;
+        Pinned* out;
+    };
+    /** All or none of them; errors as pin(). */
+    static Status pin(std::span<const PinRequest> requests, PinMode mode);
+    /** Whether a page needs no reading; may change at any time unless it is pinned. */
+    bool is_resident(int64_t page) const {
+        return slots_[static_cast<size_t>(page)].load(std::memory_order_acquire) != kCold;
+    }
     /** Says that these will be pinned soon. In RAM they are: nothing to do. */
     void prefetch(std::span<const PageRange>) const {}
     /**
@@ -59,14 +72,20 @@ public:
      * use are given back for it (see note_live). Errors, with nothing changed but that: a range outside of the table, out of memory. Throws
      * std::bad_alloc.
      */
-    Status reserve(std::span<const PageRange> ranges);
+    Status reserve(std::span<const PageRange> ranges) { return reserve(ranges, nullptr); }
+    /** The same; while `held` lives they stay so, and stay in memory. nullptr: nobody else takes memory meanwhile. */
+    Status reserve(std::span<const PageRange> ranges, Pinned* held);
+    /** Whether pages may leave memory for a disk while nobody pins them. */
+    bool is_paged() const { return pager_ != nullptr; }
+    /** So many pages take an eighth of the budget, where they can leave memory: more should not be pinned together if it can be helped. */
+    int64_t pages_at_once() const;
     /** Whether a lease of the page needs no memory. */
     bool is_reserved(int64_t page) const {
         return is_own(slots_[static_cast<size_t>(page)].load(std::memory_order_acquire));
     }
 
-    /** Copies bytes out; offset + bytes must lie inside the tensor. */
-    void read(size_t offset, void* destination, size_t bytes) const;
+    /** Copies bytes out; offset + bytes must lie inside the tensor. Errors, with only a part copied: as pin(). Throws std::bad_alloc. */
+    Status read(size_t offset, void* destination, size_t bytes) const;
     /** Copies bytes in; zeros make no pages. Errors, with nothing written, but the rows damaged: out of memory. */
     Status write(size_t offset, const void* source, size_t bytes);
     /**
@@ -128,13 +147,25 @@ public:
 private:
     friend class Pinned;
     friend class WriteLease;
+    friend class Pager;
 
     /** What a slot holds: the address of a page's memory, 0 for none; with kShared added if other slots may hold it too. */
     using Slot = uintptr_t;
     static constexpr Slot kShared = 1;
-    static std::byte* memory_of(Slot slot) { return reinterpret_cast<std::byte*>(slot & ~kShared); }
+    /** The page is on disk alone. */
+    static constexpr Slot kCold = 2;
+    static std::byte* memory_of(Slot slot) { return reinterpret_cast<std::byte*>(slot & ~(kShared | kCold)); }
     static Slot slot_of(std::byte* memory) { return reinterpret_cast<Slot>(memory); }
-    static bool is_own(Slot slot) { return slot != 0 && (slot & kShared) == 0; }
+    static bool is_own(Slot slot) { return slot != 0 && (slot & (kShared | kCold)) == 0; }
+    /** With a pager, pins the page: reads must find it in memory. */
+    Status hold(size_t index, PinMode mode, Pinned* out) const {
+        const PageRange range{static_cast<int64_t>(index), 1};
+        return pager_ ? pin({&range, 1}, out, mode) : Status::ok();
+    }
+    const std::byte* bytes_of(size_t index, const Pinned& held) const {
+        return pager_ ? held.page(static_cast<int64_t>(index)) : bytes_of(index);
+    }
+    /** Of a page that is not cold. */
     const std::byte* bytes_of(size_t index) const {
         const std::byte* memory = memory_of(slots_[index].load(std::memory_order_acquire));
         return memory ? memory : zeros_;
@@ -171,7 +202,35 @@ private:
     void unpin(std::span<const PageRange> ranges) const noexcept;
     void give_back(Slot slot) const noexcept;
 
+    // With a pager, in page_table_paging.cpp.
+    Status pin_resident(std::span<const PageRange> ranges, Pinned* out, std::vector<Pager::Missing>* missing) const;
+    Status lease_paged(size_t index, size_t inside, WriteLease* out);
+    void end_lease(size_t index) noexcept;
+    Status reserve_paged(std::span<const PageRange> ranges, Pinned* held);
+    /** Forgets what a cold page holds, which is to be written anew as a whole. */
+    void forget_cold(size_t index);
+    void drop_unit(size_t index) noexcept;  // holding the mutex
+    // For the pager, which holds its mutex.
+    size_t unit_bytes() const { return tier_.page_size(page_bytes_); }
+    double value(size_t index) const;
+    template <typename Visit>
+    void for_each_evictable(bool clean, Visit visit) const;
+    /** Takes the page out of memory, unless that needs a write first or somebody holds it. */
+    Leaving leave(size_t index);
+    void drop_unneeded();
+    /** Holds the page, and gives what is to be written; false when it is not to be. */
+    bool begin_write(size_t index, UnitTransfer* transfer, uint64_t* version);
+    /** Lets go of it. It is clean if it has not changed since; a unit that is of no use is given back. */
+    void end_write(size_t index, uint64_t version, const DiskUnit& unit) noexcept;
+    bool is_in_memory(size_t index, const std::byte** address) const;
+    /** Memory, and where to read from. Errors: out of memory. */
+    Status begin_read(size_t index, UnitTransfer* transfer) const;
+    void give_up_read(std::byte* memory) const noexcept { tier_.release(memory, page_bytes_); }
+    /** Puts what was read where it belongs; its address. */
+    const std::byte* end_read(size_t index, std::byte* memory) const;
+
     RamTier& tier_;
+    Pager* const pager_;  // nullptr: pages stay in memory
     WriteClock& clock_;
     const size_t row_bytes_;
     const int64_t rows_;
@@ -180,12 +239,15 @@ private:
     const uint64_t id_;
 
     mutable std::mutex mutex_;  // guards changes of slots_, and what is marked so
-    std::vector<std::atomic<Slot>> slots_;
+    mutable std::vector<std::atomic<Slot>> slots_;
     mutable std::vector<uint32_t> pins_;  // per page; guarded
     struct Dropped {
         size_t page;
         Slot slot;
     };
+    mutable std::vector<DiskUnit> units_;   // with a pager, of clean and of cold pages; guarded
+    mutable std::vector<PageUse> uses_;     // with a pager; guarded
+    mutable uint64_t time_ = 0;             // of uses_; guarded
     mutable std::vector<Dropped> dropped_;  // out of their slots while pinned; guarded
     /** How many slots and dropped ones hold a page that is or was shared; guarded. */
     mutable std::unordered_map<const std::byte*, uint32_t> holders_;
@@ -197,10 +259,21 @@ private:
     std::vector<Live> live_;
     Damage damage_;  // guarded
     std::atomic<bool> damaged_{false};
-    std::atomic<uint64_t> layout_{0};
+    mutable std::atomic<uint64_t> layout_{0};
     std::vector<std::atomic<uint64_t>> versions_;
     std::vector<std::atomic<uint64_t>> chunk_versions_;
     std::vector<std::atomic<uint64_t>> epochs_;
 };
+
+template <typename Visit>
+void PageTable::for_each_evictable(bool clean, Visit visit) const {
+    const std::lock_guard lock(mutex_);
+    for (size_t index = 0; index < slots_.size(); ++index) {
+        const Slot slot = slots_[index].load(std::memory_order_relaxed);
+        if (slot == 0 || slot == kCold || pins_[index] > 0 || (clean && !units_[index].exists() && is_needed(index)))
+            continue;
+        visit(index, pager_->policy().value(time_, uses_[index]));
+    }
+}
 
 }  // namespace atlas::kv

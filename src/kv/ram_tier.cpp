@@ -7,15 +7,20 @@
 #include <new>
 #include <string>
 
+#include "kv/block_io.h"
+
 namespace atlas::kv {
 namespace {
 
 constexpr size_t kSlabBytes = size_t{4} << 20;
 constexpr size_t kPageAlignment = 64;
 
-size_t padded(size_t bytes) { return (bytes + kPageAlignment - 1) / kPageAlignment * kPageAlignment; }
-
 }  // namespace
+
+size_t RamTier::page_size(size_t bytes) const {
+    const size_t alignment = pager_ ? kIoAlignment : kPageAlignment;
+    return (bytes + alignment - 1) / alignment * alignment;
+}
 
 RamTier::~RamTier() {
     for (const Area& slab : slabs_) munmap(slab.memory, slab.bytes);
@@ -30,12 +35,12 @@ std::byte* RamTier::map(size_t bytes, int protection, std::vector<Area>* areas) 
     return areas->back().memory;
 }
 
-std::byte* RamTier::cut(size_t bytes) {
+std::byte* RamTier::cut(size_t bytes, bool zeroed) {
     Pages& pages = pages_[bytes];
     if (!pages.free.empty()) {
         std::byte* page = pages.free.back();
         pages.free.pop_back();
-        std::memset(page, 0, bytes);
+        if (zeroed) std::memset(page, 0, bytes);
         return page;
     }
     // Room for its return, so that giving pages back cannot fail.
@@ -53,13 +58,13 @@ std::byte* RamTier::cut(size_t bytes) {
     return page;
 }
 
-Status RamTier::allocate(size_t bytes, std::byte** page) {
-    const size_t size = padded(bytes);
+Status RamTier::allocate(size_t bytes, std::byte** page, bool zeroed) {
+    const size_t size = page_size(bytes);
     if (!budget_.reserve(size))
         return Status::out_of_memory("KV page of " + std::to_string(size) + " bytes: " + budget_.to_string());
     const std::lock_guard lock(mutex_);
     try {
-        *page = cut(size);
+        *page = cut(size, zeroed);
         return Status::ok();
     } catch (const std::bad_alloc&) {
         budget_.release(size);
@@ -68,7 +73,7 @@ Status RamTier::allocate(size_t bytes, std::byte** page) {
 }
 
 void RamTier::release(std::byte* page, size_t bytes) noexcept {
-    const size_t size = padded(bytes);
+    const size_t size = page_size(bytes);
     const std::lock_guard lock(mutex_);
     pages_.find(size)->second.free.push_back(page);
     budget_.release(size);

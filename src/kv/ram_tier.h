@@ -11,6 +11,8 @@
 
 namespace atlas::kv {
 
+class Pager;
+
 /** Who holds pages of a tier, and may hold some that nobody needs. */
 class PageHolder {
 public:
@@ -27,14 +29,18 @@ protected:
  */
 class RamTier {
 public:
-    /** `budget` outlives the tier. */
-    explicit RamTier(Budget& budget) : budget_(budget) {}
+    /** `budget` and the pager outlive the tier. With a pager, pages move between memory and disk, and are aligned for direct transfers. */
+    explicit RamTier(Budget& budget, Pager* pager = nullptr) : budget_(budget), pager_(pager) {}
     ~RamTier();
     RamTier(const RamTier&) = delete;
     RamTier& operator=(const RamTier&) = delete;
 
-    /** A zeroed page of `bytes` bytes, 64-byte aligned. Errors: out of memory, naming budget and use. May throw std::bad_alloc for the message only. */
-    Status allocate(size_t bytes, std::byte** page);
+    Pager* pager() const { return pager_; }
+    /** What a page of `bytes` bytes takes: with what aligns the next one. */
+    size_t page_size(size_t bytes) const;
+
+    /** A zeroed page of `bytes` bytes, 64-byte aligned; not zeroed where `zeroed` is false. Errors: out of memory, naming budget and use. May throw std::bad_alloc for the message only. */
+    Status allocate(size_t bytes, std::byte** page, bool zeroed = true);
     /** Gives a page of `bytes` bytes, as asked of allocate(), back. */
     void release(std::byte* page, size_t bytes) noexcept;
 
@@ -61,11 +67,12 @@ private:
         std::vector<std::byte*> free;
         size_t cut = 0;  ///< made so far; `free` has room for all of them
     };
-    std::byte* cut(size_t bytes);
+    std::byte* cut(size_t bytes, bool zeroed);
     /** Maps memory and keeps it in `areas`. Throws std::bad_alloc. */
     static std::byte* map(size_t bytes, int protection, std::vector<Area>* areas);
 
     Budget& budget_;
+    Pager* const pager_;
     std::mutex holders_mutex_;
     std::vector<PageHolder*> holders_;  // guarded by holders_mutex_
 

@@ -1,6 +1,7 @@
 #include "runtime/plugin_runtime.h"
 
 #include <mutex>
+#include <utility>
 
 namespace atlas::runtime {
 namespace {
@@ -20,10 +21,16 @@ struct AtEnd {
 
 const std::shared_ptr<Runtime>& plugin_runtime() { return slot(); }
 
-void start_plugin_runtime(const Options& options) {
+Status start_plugin_runtime(const Options& options) {
     static std::once_flag once;
-    std::call_once(once, [&] { slot() = std::make_shared<Runtime>(options); });
+    Status status;
+    std::call_once(once, [&] {
+        auto made = std::make_shared<Runtime>(options);
+        status = made->open_disk();
+        if (status.is_ok()) slot() = std::move(made);
+    });
     static const AtEnd at_end;
+    return status;
 }
 
 }  // namespace atlas::runtime

@@ -15,7 +15,7 @@ namespace atlas::runtime {
  */
 const std::shared_ptr<Runtime>& plugin_runtime();
 
-/** Makes it with these options, the first time, before anything else of the library is called. A library that is loaded twice keeps the first ones. */
-void start_plugin_runtime(const Options& options);
+/** Makes it with these options, the first time, before anything else of the library is called. A library that is loaded twice keeps the first ones. Errors: Runtime::open_disk(). */
+Status start_plugin_runtime(const Options& options);
 
 }  // namespace atlas::runtime

@@ -11,7 +11,22 @@
 namespace atlas::runtime {
 
 Runtime::Runtime(Options options)
-    : options_(std::move(options)), kv_budget_(options_.kv_ram_bytes), side_car_(options_.side_car, options_.model, options_.memory.budget_bytes) {}
+    : options_(std::move(options)),
+      kv_budget_(options_.kv_ram_bytes),
+      side_car_(options_.side_car, options_.model, options_.memory.budget_bytes) {}
+
+Status Runtime::open_disk() {
+    if (options_.kv_disk.empty() && !options_.test_faults.empty())
+        return Status::invalid_argument("ATLAS_TEST_FAULTS=" + options_.test_faults +
+                                        ": allowed is NAME=SHARE,… together with ATLAS_KV_DISK, whose file is to fail");
+    if (options_.kv_disk.empty() || pager_) return Status::ok();
+    std::unique_ptr<kv::DiskTier> disk;
+    const kv::DiskOptions options{options_.kv_disk, options_.kv_disk_limit, options_.test_faults, true};
+    if (Status status = kv::DiskTier::open(options, &disk); !status.is_ok()) return status;
+    const bool lru = options_.kv_evict == Eviction::kLru;
+    pager_ = std::make_unique<kv::Pager>(kv_budget_, std::move(disk), lru ? kv::lru_policy() : kv::score_policy());
+    return Status::ok();
+}
 
 AbsenceCounts Runtime::absences() const {
     AbsenceCounts sum;
@@ -43,6 +58,7 @@ std::string Runtime::statistics() const {
     // One more member of the same object.
     std::string text = stats_.json();
     text.insert(text.rfind('}'), ", \"absent\": " + absences().json());
+    if (pager_) text.insert(text.rfind('}'), ", \"kv\": " + pager_->json());
     return text;
 }
 
@@ -50,7 +66,7 @@ void Runtime::write_statistics() const noexcept {
     const std::string& target = options_.stats;
     if (target.empty()) return;
     try {
-        if (stats_.empty() && absences().empty()) return;
+        if (stats_.empty() && absences().empty() && !pager_) return;
         std::string text = statistics();
         if (target == "1") {
             std::erase(text, '\n');

@@ -8,6 +8,7 @@
 #include "attention/stats.h"
 #include "base/options.h"
 #include "kv/budget.h"
+#include "kv/pager.h"
 #include "kv/write_clock.h"
 #include "runtime/participation.h"
 #include "runtime/registry.h"
@@ -27,7 +28,7 @@ class Session;
  *
  * Its end. Sessions share its ownership, so it ends when the last of them and whoever made it have let go, in whatever order: a host may free contexts as
  * late as in static destructors. A session that ends hands in its statistics, which are written; then end, in this order: the list of sessions, empty by
- * then; the side-car, which memories of sessions shared; the statistics; write clock and budget of the KV caches; the options. Page tables hold references
+ * then; the side-car, which memories of sessions shared; the statistics; pager, write clock and budget of the KV caches; the options. Page tables hold references
  * to clock and budget, so whoever makes them keeps the runtime: the plug-in's never ends.
  */
 class Runtime {
@@ -42,6 +43,10 @@ public:
     /** What the KV caches share: the RAM that ATLAS_KV_RAM allows, and the order of writes. */
     kv::Budget& kv_budget() { return kv_budget_; }
     kv::WriteClock& write_clock() { return write_clock_; }
+    /** What moves pages between memory and disk; nullptr without ATLAS_KV_DISK. */
+    kv::Pager* pager() { return pager_.get(); }
+    /** Opens the disk tier that the options ask for, before any table is made. Errors: of the folder, of ATLAS_TEST_FAULTS. Throws std::bad_alloc. */
+    Status open_disk();
     attention::Stats& stats() { return stats_; }
     side_car::SideCarUse& side_car() { return side_car_; }
     const Registry& sessions() const { return sessions_; }
@@ -59,7 +64,7 @@ public:
     /** What took no part, of the sessions that ended and of those that live. */
     AbsenceCounts absences() const;
 
-    /** {"layers": […], "absent": […]}: attention::Stats::json() and AbsenceCounts::json(). */
+    /** {"layers": […], "absent": […], "kv": {…}}: attention::Stats::json(), AbsenceCounts::json() and, with a disk, kv::Pager::json(). */
     std::string statistics() const;
     /** Writes statistics() where ATLAS_STATS wants it, if there is anything to say. Called when a session ends, and at the end of the process for those that never do. */
     void write_statistics() const noexcept;
@@ -68,6 +73,7 @@ private:
     const Options options_;
     kv::Budget kv_budget_;
     kv::WriteClock write_clock_;
+    std::unique_ptr<kv::Pager> pager_;
     attention::Stats stats_;
     mutable std::mutex mutex_;
     AbsenceCounts absences_;  // of sessions that ended; guarded by mutex_

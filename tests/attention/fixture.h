@@ -128,9 +128,11 @@ public:
     std::vector<float> rows_of(const kv::PageTable& tensor, int64_t page, int64_t head) const {
         std::vector<float> rows(static_cast<size_t>(kv::kPageRows * d));
         for (int64_t j = 0; j < kv::kPageRows; ++j) {
-            tensor.read(static_cast<size_t>((page * kv::kPageRows + j)) * row_bytes(n_head_kv_) +
-                            static_cast<size_t>(head * d * 4),
-                        rows.data() + j * d, static_cast<size_t>(d * 4));
+            EXPECT_TRUE(tensor
+                            .read(static_cast<size_t>((page * kv::kPageRows + j)) * row_bytes(n_head_kv_) +
+                                      static_cast<size_t>(head * d * 4),
+                                  rows.data() + j * d, static_cast<size_t>(d * 4))
+                            .is_ok());
         }
         return rows;
     }

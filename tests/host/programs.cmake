@@ -25,6 +25,13 @@ if(ATLAS_TEST_SERVER)
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${backend_ops} ${scenario})
         set_tests_properties(host_sparse.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
+    # A KV cache of which memory holds a part.
+    foreach(scenario greedy quantised lru memory slots context_shift slot_save layer_in_pieces full_disk rare_faults bad_settings capacity)
+        add_test(NAME host_tier.${scenario}
+            COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/tier_test.py --plugin $<TARGET_FILE:ggml-atlas>
+                --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
+        set_tests_properties(host_tier.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
+    endforeach()
     # Sessions beyond one text: clients, slots, a draft model, embeddings, broken files.
     foreach(scenario clients slot_save over_budget shifts draft embeddings rerank broken_models full_disk)
         add_test(NAME host_session.${scenario}

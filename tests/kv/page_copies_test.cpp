@@ -16,7 +16,7 @@ class PageCopiesTest : public testing::Test {
 protected:
     static std::vector<uint8_t> contents(const PageTable& table) {
         std::vector<uint8_t> read(table.bytes());
-        table.read(0, read.data(), read.size());
+        EXPECT_TRUE(table.read(0, read.data(), read.size()).is_ok());
         return read;
     }
     void write(PageTable& table, size_t offset, size_t bytes, uint8_t value) {

@@ -139,7 +139,7 @@ TEST_F(PagePinsTest, ALeaseStampsWhenItBeginsAndWhenItEnds) {
     EXPECT_EQ(table_.page_epoch(2), clock_.now());
     EXPECT_EQ(table_.page_version(1), other);
     uint8_t read[12];
-    table_.read(2 * kPage + 4, read, sizeof read);
+    EXPECT_TRUE(table_.read(2 * kPage + 4, read, sizeof read).is_ok());
     EXPECT_EQ(read[0], 0);
     EXPECT_EQ(read[1], 5);
     EXPECT_EQ(read[10], 5);

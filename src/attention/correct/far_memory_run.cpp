@@ -220,7 +220,7 @@ void FarMemory::learn_pages(const FarCall& call, const TileView& view, int64_t k
     PinnedCells cells;
     for (const int64_t page : pages) {
         const kv::PageRange range{view.base_page + page, 1};
-        if (!cells.pin(attention, {&range, 1}).is_ok()) continue;
+        if (!cells.pin(attention, {&range, 1}, kv::PinMode::kResident).is_ok()) continue;
         cells.decode(attention, view.stream, page, kv_head, k.data(), v.data());
         for (int64_t j = 0; j < kv::kPageRows; ++j)
             corrector->observe(k.data() + j * args.d_k, v.data() + j * args.d_v, 1.0f, 1.0);

@@ -28,9 +28,9 @@ void FarProbe::collect(const FarCall& far, const TileView& view, const Selection
         const auto first = static_cast<int64_t>(page) * kernels::kBlockKeys;
         while (next < result.selected.size() && result.selected[next].key < first) ++next;
         const bool whole = view.use[page] == PageUse::kFar ||
-                         (view.use[page] == PageUse::kFarSome &&
-                          visibility_of(far.attention, view.stream, token, static_cast<int64_t>(page)) ==
-                              kernels::BlockVisibility::kAll);
+                           (view.use[page] == PageUse::kFarSome &&
+                            visibility_of(far.attention, view.stream, token, static_cast<int64_t>(page)) ==
+                                kernels::BlockVisibility::kAll);
         uint64_t cells = whole ? ~uint64_t{0} : 0;
         if (view.use[page] == PageUse::kFarPart) {
             cells = view.parts[part + static_cast<size_t>(far.attention.args.mask.data ? token - view.token0 : 0)];
@@ -41,11 +41,27 @@ void FarProbe::collect(const FarCall& far, const TileView& view, const Selection
     }
 }
 
-/** Leaves a sample in ranges_; the number of keys that there were. */
-int64_t FarProbe::sample(ProbeRandom* random) {
+/** Takes keys of pages that are not in memory out of ranges_: an observation is not worth a read. */
+void FarProbe::keep_resident(const AttentionCall& call, int64_t base_page) {
+    if (!call.k.pages->is_paged()) return;
+    sampled_.clear();
+    for (const KeyRange& range : ranges_) {
+        for (int64_t key = range.key; key < range.key + range.count;) {
+            const int64_t page = key / kernels::kBlockKeys;
+            const int64_t count = std::min((page + 1) * kernels::kBlockKeys, range.key + range.count) - key;
+            if (call.k.pages->is_resident(base_page + page) && call.v.pages->is_resident(base_page + page))
+                sampled_.push_back({key, count});
+            key += count;
+        }
+    }
+    ranges_.swap(sampled_);
+}
+
+/** Leaves a sample in ranges_. */
+void FarProbe::sample(ProbeRandom* random) {
     int64_t total = 0;
     for (const KeyRange& range : ranges_) total += range.count;
-    if (max_keys_ == 0 || total <= max_keys_) return total;
+    if (max_keys_ == 0 || total <= max_keys_) return;
     sampled_.clear();
     const int64_t pieces = std::max<int64_t>(1, max_keys_ / kPieceKeys);
     size_t range = 0;
@@ -65,21 +81,24 @@ int64_t FarProbe::sample(ProbeRandom* random) {
         }
     }
     ranges_.swap(sampled_);
-    return total;
 }
 
 bool FarProbe::run(const FarCall& far, const TileView& view, const Selection& result, int64_t kv_head, int64_t token,
                    int64_t member, ProbeRandom* random, float* out, float* lse) {
     const AttentionCall& call = far.attention;
     collect(far, view, result, token);
-    const int64_t total = sample(random);
+    int64_t total = 0;
+    for (const KeyRange& range : ranges_) total += range.count;
+    keep_resident(call, view.base_page);
+    sample(random);
     runs_.clear();
     pages_.clear();
     for (const KeyRange& range : ranges_) {
-        for (int64_t page = range.key / kernels::kBlockKeys; page * kernels::kBlockKeys < range.key + range.count; ++page)
+        for (int64_t page = range.key / kernels::kBlockKeys; page * kernels::kBlockKeys < range.key + range.count;
+             ++page)
             pages_.add(view.base_page + page);
     }
-    if (ranges_.empty() || !cells_.pin(call, pages_.ranges()).is_ok()) return false;
+    if (ranges_.empty() || !cells_.pin(call, pages_.ranges(), kv::PinMode::kResident).is_ok()) return false;
     for (const KeyRange& range : ranges_) cells_.append(call, view.stream, range, &runs_);
     int64_t read = 0;
     for (const kernels::Run& run : runs_) read += run.count;

@@ -43,7 +43,8 @@ public:
 
 private:
     void collect(const FarCall& far, const TileView& view, const Selection& result, int64_t token);
-    int64_t sample(ProbeRandom* random);
+    void keep_resident(const AttentionCall& call, int64_t base_page);
+    void sample(ProbeRandom* random);
 
     const int64_t max_keys_;
     uint64_t keys_ = 0;

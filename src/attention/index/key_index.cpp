@@ -43,7 +43,7 @@ bool KeyIndex::reserve(int64_t page) {
     const size_t bytes = static_cast<size_t>(kChunk * n_heads_) * shape_.bytes;
     std::unique_ptr<std::byte[], Free> memory(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{64})));
     if (budget_) {
-        if (!budget_->reserve(bytes)) return false;
+        if (!budget_->reserve_or_relieve(bytes)) return false;
         reserved_ += bytes;
     }
     chunk = std::move(memory);

@@ -25,9 +25,9 @@ void append_run(const AttentionCall& call, const kernels::Run& part, std::vector
 
 }  // namespace
 
-Status PinnedCells::pin(const AttentionCall& call, std::span<const kv::PageRange> pages) {
-    if (Status status = call.k.pages->pin(pages, &k_); !status.is_ok()) return status;
-    return call.v.pages->pin(pages, &v_);
+Status PinnedCells::pin(const AttentionCall& call, std::span<const kv::PageRange> pages, kv::PinMode mode) {
+    const kv::PageTable::PinRequest requests[] = {{call.k.pages, pages, &k_}, {call.v.pages, pages, &v_}};
+    return kv::PageTable::pin(requests, mode);
 }
 
 void PinnedCells::append(const AttentionCall& call, int64_t stream, const KeyRange& keys,
@@ -48,7 +48,8 @@ void PinnedCells::append(const AttentionCall& call, int64_t stream, const KeyRan
 void PinnedCells::append(const AttentionCall& call, int64_t stream, const PageCells& cells,
                          std::vector<kernels::Run>* out) const {
     const int64_t page = call.base_page(stream) + cells.key / kKeys;
-    out->push_back({k_.page(page), v_.page(page), static_cast<int32_t>(cells.key), std::popcount(cells.cells), cells.cells});
+    out->push_back(
+        {k_.page(page), v_.page(page), static_cast<int32_t>(cells.key), std::popcount(cells.cells), cells.cells});
 }
 
 void PinnedCells::decode(const AttentionCall& call, int64_t stream, int64_t page, int64_t head, float* k,
@@ -56,11 +57,13 @@ void PinnedCells::decode(const AttentionCall& call, int64_t stream, int64_t page
     const kernels::AttentionArgs& args = call.args;
     const int64_t number = call.base_page(stream) + page;
     if (k)
-        kernels::decode_rows(args.k_type, args.k_decode, k_.page(number) + inside_row(call.k) + head * call.k.head_stride,
-                             args.k_stride, kKeys, args.d_k, k);
+        kernels::decode_rows(args.k_type, args.k_decode,
+                             k_.page(number) + inside_row(call.k) + head * call.k.head_stride, args.k_stride, kKeys,
+                             args.d_k, k);
     if (v)
-        kernels::decode_rows(args.v_type, args.v_decode, v_.page(number) + inside_row(call.v) + head * call.v.head_stride,
-                             args.v_stride, kKeys, args.d_v, v);
+        kernels::decode_rows(args.v_type, args.v_decode,
+                             v_.page(number) + inside_row(call.v) + head * call.v.head_stride, args.v_stride, kKeys,
+                             args.d_v, v);
 }
 
 kernels::HeadRuns list_of(const AttentionCall& call, int64_t head, std::span<const kernels::Run> runs) {
@@ -96,25 +99,33 @@ Status AllKeys::find(const AttentionCall& call, const kernels::HeadRuns** lists)
 
 /** Pages that hold the call's keys, all heads of them. */
 Status AllKeys::pin_all(const AttentionCall& call) {
-    if (Status status = pin_rows(call, call.k, call.args.k_stride, &k_); !status.is_ok()) return status;
-    return pin_rows(call, call.v, call.args.v_stride, &v_);
+    unpin();
+    kv::PageTable::PinRequest requests[2];
+    size_t n = 0;
+    if (call.k.pages) {
+        add_pages(call, call.k, call.args.k_stride, &k_pages_);
+        requests[n++] = {call.k.pages, k_pages_.ranges(), &k_};
+    }
+    if (call.v.pages) {
+        add_pages(call, call.v, call.args.v_stride, &v_pages_);
+        requests[n++] = {call.v.pages, v_pages_.ranges(), &v_};
+    }
+    return kv::PageTable::pin({requests, n}, kv::PinMode::kThrough);
 }
 
-Status AllKeys::pin_rows(const AttentionCall& call, const KvRows& rows, int64_t key_stride, kv::Pinned* out) {
-    out->unpin();
-    if (!rows.pages) return Status::ok();
+void AllKeys::add_pages(const AttentionCall& call, const KvRows& rows, int64_t key_stride, PageSet* pages) const {
     const auto page = static_cast<int64_t>(rows.pages->page_bytes());
     // Cell by cell, other heads lie in the same pages.
     const int64_t heads = call.in_cells() ? 1 : call.args.n_head_kv;
-    pages_.clear();
+    pages->clear();
     for (int64_t stream = 0; stream < call.args.n_stream; ++stream) {
         for (int64_t head = 0; head < heads; ++head) {
-            const int64_t first = static_cast<int64_t>(rows.offset) + stream * rows.stream_stride + head * rows.head_stride;
+            const int64_t first =
+                static_cast<int64_t>(rows.offset) + stream * rows.stream_stride + head * rows.head_stride;
             const int64_t last = first + (call.n_keys - 1) * key_stride + rows.row_bytes - 1;
-            pages_.add(first / page, last / page - first / page + 1);
+            pages->add(first / page, last / page - first / page + 1);
         }
     }
-    return rows.pages->pin(pages_.ranges(), out);
 }
 
 void AllKeys::mend(const AttentionCall& call, Lists* lists) const {
@@ -156,8 +167,8 @@ void AllKeys::mend(const AttentionCall& call, Lists* lists) const {
 
 void AllKeys::build(const AttentionCall& call, Lists* lists) const {
     /** Row of a key, and how many keys from it on lie evenly. */
-    const auto row_at = [&](const KvRows& rows, const kv::Pinned& pinned, int64_t key_stride, int64_t stream, int64_t head,
-                            int64_t key, int64_t* count) {
+    const auto row_at = [&](const KvRows& rows, const kv::Pinned& pinned, int64_t key_stride, int64_t stream,
+                            int64_t head, int64_t key, int64_t* count) {
         const int64_t offset = stream * rows.stream_stride + head * rows.head_stride + key * key_stride;
         *count = call.n_keys - key;
         if (!rows.pages) return rows.memory + offset;

@@ -21,12 +21,13 @@ namespace atlas::attention {
 class PinnedCells {
 public:
     /** Pages counted from the table's start, ascending. Errors as kv::PageTable::pin. Throws std::bad_alloc. */
-    Status pin(const AttentionCall& call, std::span<const kv::PageRange> pages);
+    Status pin(const AttentionCall& call, std::span<const kv::PageRange> pages, kv::PinMode mode = kv::PinMode::kKeep);
 
     /** Keys of a stream, counted from its key 0, whose pages are pinned, as runs; neighbours in memory become one. Throws std::bad_alloc. */
     void append(const AttentionCall& call, int64_t stream, const KeyRange& keys, std::vector<kernels::Run>* out) const;
     /** Some keys of one page as one run. */
-    void append(const AttentionCall& call, int64_t stream, const PageCells& cells, std::vector<kernels::Run>* out) const;
+    void append(const AttentionCall& call, int64_t stream, const PageCells& cells,
+                std::vector<kernels::Run>* out) const;
     /** Rows of the 64 keys of a page (of the stream) and head as f32: k [64][d_k], v [64][d_v]; either may be null. */
     void decode(const AttentionCall& call, int64_t stream, int64_t page, int64_t head, float* k, float* v) const;
 
@@ -86,13 +87,13 @@ private:
         std::vector<kernels::HeadRuns> heads;
     };
     Status pin_all(const AttentionCall& call);
-    Status pin_rows(const AttentionCall& call, const KvRows& rows, int64_t key_stride, kv::Pinned* out);
+    void add_pages(const AttentionCall& call, const KvRows& rows, int64_t key_stride, PageSet* pages) const;
     void mend(const AttentionCall& call, Lists* lists) const;
     void build(const AttentionCall& call, Lists* lists) const;
 
     std::map<std::pair<uint64_t, uint64_t>, Lists> kept_;  // by the ids of K and V
     Lists other_;
-    PageSet pages_;
+    PageSet k_pages_, v_pages_;
     kv::Pinned k_, v_;
 };
 

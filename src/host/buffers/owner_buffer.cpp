@@ -50,17 +50,18 @@ ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor
 }
 
 /**
- * Does `work(place)` on bytes of a tensor, which writes them. The host's functions for these return nothing: a failure is told in the log, once
- * per cache, and its cells are damaged, which fails the next graph that looks at them. Whether it was done.
+ * Does `work(place)` on bytes of a tensor. The host's functions for these return nothing: a failure is told in the log, and once per cache if
+ * these were to be written: then its cells are damaged, which fails the next graph that looks at them. Whether it was done.
  */
+enum class Effect { kReads, kWrites };
 template <typename Work>
-bool access(const char* operation, ggml_backend_buffer_t buffer, const ggml_tensor* tensor, size_t offset, size_t size,
-            Work work) {
+bool access(Effect effect, const char* operation, ggml_backend_buffer_t buffer, const ggml_tensor* tensor,
+            size_t offset, size_t size, Work work) {
     Placement place;
     bool known = false;  // that something went wrong with this cache
     const auto failed = [&](const Status& status) {
         // Does nothing more where the work did it.
-        if (place.pages) place.pages->mark_damaged(place.offset + offset, size, status);
+        if (place.pages && effect == Effect::kWrites) place.pages->mark_damaged(place.offset + offset, size, status);
         if (!known)
             log().error("{} of '{}', {} bytes at {}: {}", operation, tensor->name, size, offset, status.to_string());
     };
@@ -76,7 +77,7 @@ bool access(const char* operation, ggml_backend_buffer_t buffer, const ggml_tens
                 status = Status::invalid_argument("outside of its memory");
             }
         }
-        known = place.pages && place.pages->is_damaged();
+        known = effect == Effect::kWrites && place.pages && place.pages->is_damaged();
         if (status.is_ok()) status = work(place);
         if (status.is_ok()) return true;
         failed(status);
@@ -90,7 +91,7 @@ std::byte* ordinary(const ggml_tensor* tensor, size_t offset) { return static_ca
 
 void buffer_memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, uint8_t value, size_t offset,
                           size_t size) {
-    access("memset", buffer, tensor, offset, size, [&](const Placement& place) {
+    access(Effect::kWrites, "memset", buffer, tensor, offset, size, [&](const Placement& place) {
         if (place.pages) return place.pages->fill(place.offset + offset, value, size);
         std::memset(ordinary(tensor, offset), value, size);
         return Status::ok();
@@ -99,7 +100,7 @@ void buffer_memset_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, uin
 
 void buffer_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const void* data, size_t offset,
                        size_t size) {
-    access("write", buffer, tensor, offset, size, [&](const Placement& place) {
+    access(Effect::kWrites, "write", buffer, tensor, offset, size, [&](const Placement& place) {
         if (place.pages) return place.pages->write(place.offset + offset, data, size);
         std::memcpy(ordinary(tensor, offset), data, size);
         return Status::ok();
@@ -108,11 +109,11 @@ void buffer_set_tensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor, const 
 
 void buffer_get_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* data, size_t offset,
                        size_t size) {
-    const bool done = access("read", buffer, tensor, offset, size, [&](const Placement& place) {
+    const bool done = access(Effect::kReads, "read", buffer, tensor, offset, size, [&](const Placement& place) {
         if (place.pages) {
             const kv::PageTable& table = *place.pages;
             const size_t begin = place.offset + offset, row = table.row_bytes();
-            table.read(begin, data, size);
+            if (Status status = table.read(begin, data, size); !status.is_ok()) return status;
             if (table.is_damaged(static_cast<int64_t>(begin / row),
                                  static_cast<int64_t>((begin + size + row - 1) / row)))
                 log().error("read of '{}', {} bytes at {}: not what was to be there: {}", tensor->name, size, offset,
@@ -154,7 +155,7 @@ bool buffer_cpy_tensor(ggml_backend_buffer_t buffer, const ggml_tensor* src, ggm
     const Placement source = placement_of(src);
     if (source.pages && placement_of(dst).pages && bytes <= source.pages->bytes() - source.offset) {
         // What a host does to copy a sequence into another stream: all cells of a stream, of which most may be empty.
-        access("copy", buffer, dst, 0, bytes, [&](const Placement& place) {
+        access(Effect::kWrites, "copy", buffer, dst, 0, bytes, [&](const Placement& place) {
             return place.pages->copy(place.offset, *source.pages, source.offset, bytes);
         });
         return true;
@@ -180,7 +181,7 @@ void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
 const char* type_name(ggml_backend_buffer_type_t) { return "ATLAS0"; }
 
 ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
-    std::unique_ptr<OwnerMemory> memory(new (std::nothrow) OwnerMemory(size, kv_budget(), write_clock()));
+    std::unique_ptr<OwnerMemory> memory(new (std::nothrow) OwnerMemory(size, kv_budget(), kv_pager(), write_clock()));
     if (!memory || !memory->base()) {
         log().error("buffer of {} bytes: the system has no address range left", size);
         return nullptr;

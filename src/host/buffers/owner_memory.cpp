@@ -38,8 +38,8 @@ std::string words_of(const ggml_tensor* tensor) {
 
 }  // namespace
 
-OwnerMemory::OwnerMemory(size_t bytes, kv::Budget& budget, kv::WriteClock& clock)
-    : clock_(clock), tier_(budget), reserved_(round_up(std::max<size_t>(bytes, 1))) {
+OwnerMemory::OwnerMemory(size_t bytes, kv::Budget& budget, kv::Pager* pager, kv::WriteClock& clock)
+    : clock_(clock), tier_(budget, pager), reserved_(round_up(std::max<size_t>(bytes, 1))) {
     void* base = mmap(nullptr, reserved_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base != MAP_FAILED) base_ = static_cast<std::byte*>(base);
 }

@@ -27,8 +27,8 @@ struct Placement {
  */
 class OwnerMemory {
 public:
-    /** Reserves a range of `bytes` bytes. `budget` and `clock` outlive it. Errors: see base(). */
-    OwnerMemory(size_t bytes, kv::Budget& budget, kv::WriteClock& clock);
+    /** Reserves a range of `bytes` bytes. `budget`, `pager`, which may be null, and `clock` outlive it. Errors: see base(). */
+    OwnerMemory(size_t bytes, kv::Budget& budget, kv::Pager* pager, kv::WriteClock& clock);
     ~OwnerMemory();
     OwnerMemory(const OwnerMemory&) = delete;
     OwnerMemory& operator=(const OwnerMemory&) = delete;

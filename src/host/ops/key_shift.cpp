@@ -61,7 +61,10 @@ ggml_status run_key_shift(const CacheChain& chain, CpuDelegate& delegate) {
         const size_t offset = place.offset + static_cast<size_t>(cell) * cell_bytes;
         const size_t bytes = static_cast<size_t>(count) * cell_bytes;
         if (place.pages->is_unmade(offset, bytes)) continue;  // all that is computed is linear: zeros stay zeros
-        place.pages->read(offset, encoded.data(), bytes);
+        if (const Status read = place.pages->read(offset, encoded.data(), bytes); !read.is_ok()) {
+            log().error("{} on '{}': {}", ggml_op_name(nodes.back()->op), nodes.back()->name, read.to_string());
+            return GGML_STATUS_FAILED;
+        }
         ggml_tensor encoded_part = part_of(cache, cells, count, encoded.data());
         ggml_tensor* last = &encoded_part;
         size_t turn = 0;

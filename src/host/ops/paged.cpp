@@ -29,6 +29,10 @@ ggml_status run_paged(ggml_tensor* node, CpuDelegate& delegate) {
         while (ggml_tensor* slice = slices.next()) {
             if (turns_nothing(slice)) continue;
             ShadowNode shadow(slice, {});
+            if (!shadow.status().is_ok()) {
+                log().error("{} on '{}': {}", ggml_op_name(node->op), node->name, shadow.status().to_string());
+                return GGML_STATUS_FAILED;
+            }
             if (const ggml_status status = delegate.run(std::array{shadow.node()}); status != GGML_STATUS_SUCCESS)
                 return status;
             if (const Status written = shadow.write_back(); !written.is_ok()) {

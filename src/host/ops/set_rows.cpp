@@ -126,10 +126,11 @@ Status no_row(int64_t number) {
 }
 
 /**
- * Makes the pages of rows 0 … total − 1 exist, whose places `target_of` knows. Errors: those of target_of, out of memory. Throws std::bad_alloc.
+ * Makes the pages of rows 0 … total − 1 exist, whose places `target_of` knows, and stay while `held` lives. Errors: those of target_of, out of memory. Throws std::bad_alloc.
  */
 template <typename TargetOf>
-Status reserve_pages(kv::PageTable& pages, int64_t total, const Destination& destination, const TargetOf& target_of) {
+Status reserve_pages(kv::PageTable& pages, int64_t total, const Destination& destination, const TargetOf& target_of,
+                     kv::Pinned* held) {
     const auto for_each_page = [&](auto visit) {
         int64_t last = -1;
         for (int64_t flat = 0; flat < total; ++flat) {
@@ -145,7 +146,7 @@ Status reserve_pages(kv::PageTable& pages, int64_t total, const Destination& des
     };
     bool reserved = true;
     if (Status status = for_each_page([&](int64_t page) { reserved = reserved && pages.is_reserved(page); });
-        !status.is_ok() || reserved)
+        !status.is_ok() || (reserved && !pages.is_paged()))
         return status;
     // All of them, as room for some may be made of others that hold nothing any more.
     std::vector<bool> is_needed(static_cast<size_t>(pages.pages()));
@@ -156,7 +157,7 @@ Status reserve_pages(kv::PageTable& pages, int64_t total, const Destination& des
     for (int64_t page = 0; page < pages.pages(); ++page) {
         if (is_needed[static_cast<size_t>(page)]) needed.push_back({page, 1});
     }
-    return pages.reserve(needed);
+    return pages.reserve(needed, held);
 }
 
 }  // namespace
@@ -191,9 +192,11 @@ Status set_rows(const ggml_tensor* op, int n_threads) {
         *out = {row_number(rows, from.i1, from.i2, from.i3), from.i2, from.i3};
         return out->i1 >= 0 && out->i1 < op->ne[1];
     };
-    if (place.pages) {
+    kv::Pinned held;
+    // One row's lease is had or not; with a disk it may have to be read first.
+    if (place.pages && !(total == 1 && place.pages->is_paged())) {
         // All pages first, while no thread holds a lease: all rows are written, or none.
-        if (Status reserved = reserve_pages(*place.pages, total, Destination(op, place, row_size), target_of);
+        if (Status reserved = reserve_pages(*place.pages, total, Destination(op, place, row_size), target_of, &held);
             !reserved.is_ok())
             return reserved;
     }

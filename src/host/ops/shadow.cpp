@@ -17,7 +17,7 @@ ShadowNode::ShadowNode(ggml_tensor* node, std::span<const ggml_tensor* const> ke
     }
     for (Window& window : windows_) {
         window.copy.resize(window.end - window.begin + kSlack);
-        window.pages->read(window.begin, window.copy.data(), window.end - window.begin);
+        if (status_.is_ok()) status_ = window.pages->read(window.begin, window.copy.data(), window.end - window.begin);
     }
     node_ = shadow_of(node);
     for (size_t i = 0; i < sources_.size(); ++i) {

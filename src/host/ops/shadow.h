@@ -20,6 +20,8 @@ public:
     /** Operands in `kept` (among them possibly the node itself) stay where they are. */
     ShadowNode(ggml_tensor* node, std::span<const ggml_tensor* const> kept);
 
+    /** Whether the operands could be read; else the operation must not run. */
+    const Status& status() const { return status_; }
     ggml_tensor* node() { return &node_; }
 
     /** Copies the result back into its pages; those that it leaves as they were count as not written. Errors: out of memory. */
@@ -39,6 +41,7 @@ private:
     ggml_tensor shadow_of(const ggml_tensor* tensor);
 
     ggml_tensor* original_;
+    Status status_;
     std::span<const ggml_tensor* const> kept_;
     ggml_tensor node_{};
     std::array<ggml_tensor, GGML_MAX_SRC> sources_{};

@@ -70,7 +70,7 @@ TEST(Blend, LearnsWhatLeftTheWindow) {
     std::vector<float> row(static_cast<size_t>(scene.d));
     for (int64_t key = 0; key < 1024; ++key) {
         const size_t offset = static_cast<size_t>(key * scene.d) * 4;
-        scene.k.read(offset, row.data(), row.size() * 4);
+        EXPECT_TRUE(scene.k.read(offset, row.data(), row.size() * 4).is_ok());
         double length = 0.0;
         for (const float x : row) length += static_cast<double>(x) * static_cast<double>(x);
         for (float& x : row) x *= 2.0f / static_cast<float>(std::sqrt(length));
@@ -88,11 +88,11 @@ TEST(Blend, LearnsWhatLeftTheWindow) {
     EXPECT_LT(learned.error_with, 0.1 * learned.error_without);
     double worst = 0.0;
     for (int64_t key = 100; key < 800; key += 50) {
-        scene.k.read(static_cast<size_t>(key * scene.d) * 4, row.data(), row.size() * 4);
+        EXPECT_TRUE(scene.k.read(static_cast<size_t>(key * scene.d) * 4, row.data(), row.size() * 4).is_ok());
         std::copy(row.begin(), row.end(), scene.q.begin());
         const std::vector<float> out = attend(scene, index, engine);
         std::vector<float> value(row.size());
-        scene.v.read(static_cast<size_t>(key * scene.d) * 4, value.data(), value.size() * 4);
+        EXPECT_TRUE(scene.v.read(static_cast<size_t>(key * scene.d) * 4, value.data(), value.size() * 4).is_ok());
         worst = std::max(worst, nmse({out.begin(), out.begin() + scene.d}, value));
     }
     EXPECT_LT(worst, 0.05);

@@ -37,7 +37,7 @@ protected:
     void rewrite(kv::PageTable& tensor, int64_t first_page, int64_t end_page) {
         std::vector<std::byte> page(tensor.page_bytes());
         for (int64_t i = first_page; i < end_page; ++i) {
-            tensor.read(static_cast<size_t>(i) * page.size(), page.data(), page.size());
+            EXPECT_TRUE(tensor.read(static_cast<size_t>(i) * page.size(), page.data(), page.size()).is_ok());
             ASSERT_TRUE(tensor.write(static_cast<size_t>(i) * page.size(), page.data(), page.size()).is_ok());
         }
     }

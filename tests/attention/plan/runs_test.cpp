@@ -34,7 +34,10 @@ TEST(AllKeys, ListsFollowPagesThatComeIntoBeingAndMove) {
                 ASSERT_EQ(run.key, next);
                 for (int64_t i = 0; i < run.count; ++i) {
                     float stored = 0.0f;
-                    scene.k.read(static_cast<size_t>(run.key + i) * 128 + static_cast<size_t>(head) * 64, &stored, sizeof stored);
+                    ASSERT_TRUE(scene.k
+                                    .read(static_cast<size_t>(run.key + i) * 128 + static_cast<size_t>(head) * 64,
+                                          &stored, sizeof stored)
+                                    .is_ok());
                     float listed = 0.0f;
                     std::memcpy(&listed, run.k + lists[head].k_offset + i * 128, sizeof listed);
                     ASSERT_EQ(stored, listed) << head << ' ' << run.key + i;
@@ -67,7 +70,8 @@ TEST(AllKeys, HeadsMayLieInPlanes) {
     for (size_t head = 0; head < 2; ++head) {
         for (const kernels::Run& run : lists[head].runs) {
             float stored = 0.0f;
-            scene.v.read(head * 128 * 64 + static_cast<size_t>(run.key) * 64, &stored, sizeof stored);
+            ASSERT_TRUE(
+                scene.v.read(head * 128 * 64 + static_cast<size_t>(run.key) * 64, &stored, sizeof stored).is_ok());
             float listed = 0.0f;
             std::memcpy(&listed, run.v + lists[head].v_offset, sizeof listed);
             EXPECT_EQ(stored, listed);

@@ -1,0 +1,313 @@
+#include "kv/pager.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <new>
+#include <utility>
+
+#include "base/log.h"
+#include "kv/page_table.h"
+
+namespace atlas::kv {
+namespace {
+
+// Looking for victims goes over all pages in memory, so that many are taken at a time; not so many that those worth most are among them.
+constexpr size_t kShareOfVictims = 8;
+// Written at a time: enough for a device's speed, and little to wait for where a read comes behind.
+constexpr size_t kWrites = 32;
+// Of the memory, for reading where the disk is full.
+constexpr uint64_t kShareForReading = 8;
+// So many failed writes in a row, and the disk gets no more.
+constexpr int kMostFailures = 8;
+
+}  // namespace
+
+Pager::Pager(Budget& budget, std::unique_ptr<DiskTier> disk, const EvictionPolicy& policy)
+    : budget_(budget), policy_(policy), disk_(std::move(disk)) {
+    budget_.set_relief([this](uint64_t bytes) {
+        try {
+            return make_room(bytes).is_ok();
+        } catch (const std::bad_alloc&) {
+            return false;
+        }
+    });
+}
+
+Pager::~Pager() { budget_.set_relief({}); }
+
+void Pager::add(PageTable* table) {
+    const std::lock_guard lock(mutex_);
+    tables_.push_back(table);
+}
+
+void Pager::remove(PageTable* table) noexcept {
+    const std::lock_guard lock(mutex_);
+    try {
+        while (!writes_.empty()) finish_writes(true, false);
+    } catch (const std::bad_alloc&) {
+        log().error("KV disk tier: no memory to end its writes");
+    }
+    victims_.clear();
+    next_victim_ = 0;
+    std::erase(tables_, table);
+}
+
+bool Pager::has_room(uint64_t bytes) const {
+    const uint64_t limit = budget_.limit();
+    return limit == 0 || (bytes <= limit && budget_.in_use() <= limit - bytes);
+}
+
+void Pager::find_victims(bool clean) {
+    victims_.clear();
+    next_victim_ = 0;
+    for (PageTable* table : tables_) {
+        // Where the disk is full, what nobody needs makes room in it.
+        if (clean) table->drop_unneeded();
+        table->for_each_evictable(clean, [&](size_t page, double value) { victims_.push_back({table, page, value}); });
+    }
+    const size_t count = std::min(victims_.size(), victims_.size() / kShareOfVictims + 1);
+    const auto less = [](const Victim& a, const Victim& b) { return a.value < b.value; };
+    if (count < victims_.size()) {
+        std::nth_element(victims_.begin(), victims_.begin() + static_cast<std::ptrdiff_t>(count), victims_.end(), less);
+        victims_.resize(count);
+    }
+    std::sort(victims_.begin(), victims_.end(), less);
+    cutoff_ = victims_.empty() ? 0.0 : victims_.back().value;
+}
+
+void Pager::note_failure(const Status& status) {
+    if (last_failure_.is_ok()) log().warn("KV disk tier: {}; such pages stay in memory", status.message());
+    last_failure_ = status;
+}
+
+Pager::Writing Pager::begin_write(const Victim& victim) {
+    if (failures_ >= kMostFailures) return Writing::kRefused;
+    std::unique_ptr<Write> write;
+    if (spare_.empty()) {
+        write = std::make_unique<Write>();
+    } else {
+        write = std::move(spare_.back());
+        spare_.pop_back();
+    }
+    writes_.reserve(writes_.size() + 1);
+    spare_.reserve(spare_.size() + writes_.size() + 1);
+    const size_t bytes = victim.table->unit_bytes();
+    DiskUnit unit;
+    if (Status status = disk_->allocate(bytes, &unit); !status.is_ok()) {
+        note_failure(status);
+        spare_.push_back(std::move(write));
+        return Writing::kRefused;
+    }
+    write->table = victim.table;
+    write->page = victim.page;
+    write->transfer.unit = unit;
+    write->transfer.bytes = bytes;
+    write->transfer.owner = write.get();
+    if (!victim.table->begin_write(victim.page, &write->transfer, &write->version)) {
+        disk_->release(unit, bytes);
+        spare_.push_back(std::move(write));
+        return Writing::kBusy;
+    }
+    disk_->begin_write(&write->transfer);
+    writes_.push_back(std::move(write));
+    return Writing::kStarted;
+}
+
+bool Pager::finish_writes(bool wait, bool evict) {
+    done_.clear();
+    disk_->finish_writes(wait, &done_);
+    for (UnitTransfer* transfer : done_) {
+        auto* write = static_cast<Write*>(transfer->owner);
+        const bool good = transfer->status.is_ok();
+        if (!good) {
+            // Perhaps it is the place that is bad.
+            disk_->retire(transfer->unit, transfer->bytes);
+            note_failure(transfer->status);
+            if (++failures_ == kMostFailures)
+                log().error(
+                    "KV disk tier: {} writes failed one after the other, the last: {}; nothing more goes to disk",
+                    failures_, transfer->status.message());
+        } else {
+            failures_ = 0;
+        }
+        write->table->end_write(write->page, write->version, good ? transfer->unit : DiskUnit{});
+        if (good && evict && write->table->leave(write->page) == Leaving::kGone)
+            evictions_.fetch_add(1, std::memory_order_relaxed);
+        const auto at = std::find_if(writes_.begin(), writes_.end(), [&](const auto& w) { return w.get() == write; });
+        spare_.push_back(std::move(*at));
+        *at = std::move(writes_.back());
+        writes_.pop_back();
+    }
+    return !done_.empty();
+}
+
+Status Pager::make_room(uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    return make_room_locked(bytes);
+}
+
+Status Pager::make_room_locked(uint64_t bytes) {
+    if (has_room(bytes)) return Status::ok();
+    // Nothing need leave for what can never be.
+    if (bytes > budget_.limit())
+        return Status::out_of_memory("KV pages of " + std::to_string(bytes) + " bytes at once: " + budget_.to_string());
+    if (!writes_.empty()) finish_writes(false, false);
+    const auto gone = [&] { return evictions_.load(std::memory_order_relaxed); };
+    bool refused = false;
+    bool may_look = true;  // for victims: something changed since
+    uint64_t before = 0;
+    int failures = failures_;
+    while (!has_room(bytes)) {
+        // Other places of the disk are tried, until it is given up.
+        may_look = may_look || failures_ > failures;
+        failures = failures_;
+        if (next_victim_ < victims_.size()) {
+            const Victim victim = victims_[next_victim_++];
+            if (victim.table->value(victim.page) > cutoff_) continue;  // it was used since
+            const Leaving leaving = victim.table->leave(victim.page);
+            if (leaving == Leaving::kGone) evictions_.fetch_add(1, std::memory_order_relaxed);
+            if (leaving != Leaving::kDirty || refused) continue;
+            refused = begin_write(victim) == Writing::kRefused;
+            may_look = may_look || refused;
+            if (writes_.size() >= kWrites) finish_writes(true, true);
+        } else if (!writes_.empty()) {
+            finish_writes(true, true);
+        } else if (may_look || gone() != before) {
+            may_look = false;
+            before = gone();
+            find_victims(refused);
+        } else {
+            refusals_.fetch_add(1, std::memory_order_relaxed);
+            return Status::out_of_memory(
+                "KV pages of " + std::to_string(bytes) + " bytes: " + budget_.to_string() + ", and " +
+                (refused || failures_ > 0 ? "the rest cannot leave memory: " + last_failure_.message()
+                                          : std::string("all of it is needed at once")));
+        }
+    }
+    write_ahead();
+    return Status::ok();
+}
+
+void Pager::write_ahead() {
+    const size_t end = std::min(victims_.size(), next_victim_ + kWrites);
+    for (size_t i = next_victim_; i < end && writes_.size() < kWrites; ++i) {
+        if (begin_write(victims_[i]) == Writing::kRefused) return;
+    }
+}
+
+Status Pager::load(const std::vector<Missing>& missing, PinMode mode) {
+    const std::lock_guard lock(mutex_);
+    return load_locked(missing, mode);
+}
+
+Status Pager::load_locked(const std::vector<Missing>& missing, PinMode mode) {
+    uint64_t bytes = 0;
+    for (const Missing& page : missing) bytes += page.table->unit_bytes();
+    bool keep = mode == PinMode::kKeep;
+    if (mode == PinMode::kThrough) {
+        most_through_ = std::max(most_through_, bytes);
+        keep = has_room(bytes + most_through_);
+    }
+    if (Status status = make_room_locked(bytes); !status.is_ok()) return status;
+    reads_.clear();
+    reads_.reserve(missing.size());
+    Status status;
+    for (const Missing& page : missing) {
+        UnitTransfer& read = reads_.emplace_back();
+        if (page.table->is_in_memory(page.page, page.address)) continue;  // another pin has read it meanwhile
+        status = page.table->begin_read(page.page, &read);
+        if (!status.is_ok()) break;
+    }
+    if (status.is_ok()) {
+        // Those that need none stand between the others.
+        std::vector<UnitTransfer*> wanted;
+        wanted.reserve(reads_.size());
+        for (UnitTransfer& read : reads_) {
+            if (read.memory) wanted.push_back(&read);
+        }
+        waits_.fetch_add(1, std::memory_order_relaxed);
+        misses_.fetch_add(wanted.size(), std::memory_order_relaxed);
+        disk_->read(wanted);
+        for (const UnitTransfer* read : wanted) {
+            if (status.is_ok()) status = read->status;
+        }
+    }
+    for (size_t i = 0; i < reads_.size(); ++i) {
+        if (!reads_[i].memory) continue;
+        const Missing& page = missing[i];
+        if (!status.is_ok()) {
+            page.table->give_up_read(reads_[i].memory);
+        } else if (keep) {
+            *page.address = page.table->end_read(page.page, reads_[i].memory);
+        } else {
+            page.pinned->frames_.push_back(reads_[i].memory);
+            *page.address = reads_[i].memory;
+        }
+    }
+    return status;
+}
+
+Status Pager::own(PageTable* table, size_t page) {
+    const std::lock_guard lock(mutex_);
+    Status status;
+    const uint64_t limit = budget_.limit();
+    // What is on disk has to be read when the disk is full, too: from then on some memory is kept free of what only memory has.
+    if (table->is_absent(page) && disk_->room() < limit) {
+        status = make_room_locked(table->unit_bytes() + limit / kShareForReading);
+        if (!status.is_ok()) return status;
+    }
+    // A shared page may be what leaves for its own copy, and comes back as one.
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        const std::byte* address = nullptr;
+        if (!table->is_in_memory(page, &address)) {
+            Pinned none;
+            if (status = load_locked({{table, page, &address, &none}}, PinMode::kKeep); !status.is_ok()) return status;
+        }
+        std::byte* memory = nullptr;
+        status = table->own(page, &memory);
+        if (status.code() != StatusCode::kOutOfMemory) return status;
+        if (status = make_room_locked(table->unit_bytes()); !status.is_ok()) return status;
+    }
+    return Status::out_of_memory("KV page of " + std::to_string(table->unit_bytes()) +
+                                 " bytes: " + budget_.to_string());
+}
+
+PagerStats Pager::stats() const {
+    PagerStats stats;
+    stats.hits = hits_.load(std::memory_order_relaxed);
+    stats.misses = misses_.load(std::memory_order_relaxed);
+    stats.waits = waits_.load(std::memory_order_relaxed);
+    stats.evictions = evictions_.load(std::memory_order_relaxed);
+    stats.refusals = refusals_.load(std::memory_order_relaxed);
+    stats.disk = disk_->stats();
+    return stats;
+}
+
+std::string Pager::json() const {
+    const PagerStats s = stats();
+    std::string text = "{";
+    const auto add = [&](const char* name, uint64_t value) {
+        text += std::string(text.size() > 1 ? ", \"" : "\"") + name + "\": " + std::to_string(value);
+    };
+    add("ram_bytes", budget_.in_use());
+    add("ram_limit", budget_.limit());
+    add("disk_bytes", s.disk.in_use);
+    add("file_bytes", s.disk.file_bytes);
+    add("direct", disk_->is_direct() ? 1 : 0);
+    add("hits", s.hits);
+    add("misses", s.misses);
+    add("waits", s.waits);
+    add("evictions", s.evictions);
+    add("refusals", s.refusals);
+    add("read_bytes", s.disk.read_bytes);
+    add("written_bytes", s.disk.written_bytes);
+    add("read_errors", s.disk.read_errors);
+    add("write_errors", s.disk.write_errors);
+    add("corrupt", s.disk.corrupt);
+    add("retries", s.disk.retries);
+    char seconds[48];
+    std::snprintf(seconds, sizeof seconds, ", \"wait_seconds\": %.6f}", s.disk.wait_seconds);
+    return text + seconds;
+}
+
+}  // namespace atlas::kv

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Unmodified llama.cpp programs whose KV cache is larger than ATLAS_KV_RAM, the rest of it on disk: what they say must be what they say with all of it in
+memory, bit for bit, and where the disk fails they must say nothing wrong. One scenario per call.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import tempfile
+
+import scenarios
+from scenarios import equal, require, sample
+
+from llama_program import atlas_lines, run
+from llama_server import LlamaServer, Refused
+
+SPARSE = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": 256, "ATLAS_WINDOW": 128, "ATLAS_BUDGET": 256, "ATLAS_BUDGET_FLOOR": 64}
+MODES = {"exact": {}, "sparse": SPARSE}
+# The model has 12 caches, of which a page of 64 cells takes 16 KiB: 2000 tokens are 6 MiB.
+CONTEXT = 4096
+PROMPT = 6000
+TOKENS = 16
+
+
+@contextlib.contextmanager
+def folder():
+    # Not /tmp, which may be memory.
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="atlas-tier-") as path:
+        yield path
+
+
+def statistics(path):
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["kv"]
+
+
+def serve(args, variables, *arguments):
+    return LlamaServer(args.model, CONTEXT, 2, args.plugin, {"OMP_WAIT_POLICY": "passive", "ATLAS_LOG_LEVEL": "info", **variables},
+                       ["--no-warmup", "-fit", "off", "-b", "512", *arguments])
+
+
+def answers(args, variables, work, *arguments):
+    """What `work` makes of a server, and the statistics of its cache."""
+    with folder() as path:
+        with serve(args, {**variables, "ATLAS_STATS": path + "/stats.json"}, *arguments) as server:
+            result = work(server)
+            log = server.log()
+        require(server.process.returncode in (0, -15), f"the server ended with status {server.process.returncode}\n{log[-3000:]}")
+        errors = [line for line in atlas_lines(log) if "[error]" in line]
+        require(not errors, f"{errors}")
+        if "ATLAS_KV_DISK" not in variables:
+            return result, None
+        return result, statistics(path + "/stats.json")
+
+
+def compare(args, work, *arguments, modes=MODES, ram="1500K", reads=1 << 20):
+    """The same with all in memory and with a part of it; where it is on disk it must have been read."""
+    for mode, variables in modes.items():
+        right, _ = answers(args, variables, work, *arguments)
+        with folder() as disk:
+            ours, stats = answers(args, {**variables, "ATLAS_KV_RAM": ram, "ATLAS_KV_DISK": disk}, work, *arguments)
+            require(not list(pathlib.Path(disk).iterdir()), "a file is left")
+        print(mode, stats)
+        require(stats["read_bytes"] >= reads, f"{mode}: little was read: {stats}")
+        require(stats["ram_bytes"] <= stats["ram_limit"], f"{mode}: over budget: {stats}")
+        require(stats["corrupt"] + stats["read_errors"] + stats["write_errors"] == 0, f"{mode}: {stats}")
+        equal(json.dumps(right, indent=1), json.dumps(ours, indent=1), f"{mode}: all in memory, and with {ram}")
+
+
+def said(answer):
+    """The text, and the probabilities behind it: these tell more of a difference."""
+    return [answer["content"], [[token["token"], token["logprob"]] for token in answer["completion_probabilities"]]]
+
+
+def greedy(args):
+    def work(server):
+        first = said(server.complete(sample(PROMPT), TOKENS, n_probs=1))
+        second = said(server.complete(sample(PROMPT) + " And then", TOKENS, n_probs=1))
+        return [first, second]
+    compare(args, work)
+
+
+def quantised(args):
+    compare(args, lambda server: said(server.complete(sample(PROMPT), TOKENS, n_probs=1)), "-ctk", "q8_0", "-ctv", "q8_0")
+
+
+def lru(args):
+    compare(args, lambda server: said(server.complete(sample(PROMPT), TOKENS, n_probs=1)),
+            modes={name: {**mode, "ATLAS_KV_EVICT": "lru"} for name, mode in MODES.items()})
+
+
+def memory(args):
+    """With memories only the text goes on: what they observe is what is in memory."""
+    def work(server):
+        return len(server.complete(sample(PROMPT), TOKENS)["content"]) > 0
+    compare(args, work, modes={"sparse": {**SPARSE, "ATLAS_MEMORY": 1, "ATLAS_WARM_UP": 16, "ATLAS_MEMORY_PROBE": 4}})
+
+
+def slots(args):
+    """Several texts at once share the budget."""
+    def work(server):
+        prompts = [sample(2500 + 300 * i, 2000 * i) for i in range(3)]
+        return [[said(server.complete(prompt, TOKENS, id_slot=slot, n_probs=1)) for slot, prompt in enumerate(prompts)] for _ in range(2)]
+    compare(args, work, "-np", "3", "--no-kv-unified")
+
+
+def context_shift(args):
+    """Keys are turned in place, those on disk too."""
+    size = CONTEXT // 4
+
+    def work(server):
+        prompt = server.ask("/tokenize", content=sample(PROMPT))["tokens"][:size - 16]
+        answer = said(server.complete(prompt, 40, n_probs=1, n_keep=64))
+        require("context shift" in server.log(), f"no shift\n{server.log()[-2000:]}")
+        return answer
+    compare(args, work, "--context-shift", "-c", size, ram="800K", modes={"exact": {}})
+
+
+def slot_save(args):
+    """A slot is saved from disk, cleared, put back, and continued."""
+    prompt = sample(PROMPT)
+
+    def work(server):
+        server.complete(prompt, 1, id_slot=0)
+        server.ask("/slots/0?action=save", filename="slot.bin")
+        before = said(server.complete(prompt, TOKENS, id_slot=0, n_probs=1))
+        server.ask("/slots/0?action=erase")
+        server.complete(sample(1000, 20000), 4, id_slot=0)
+        server.ask("/slots/0?action=restore", filename="slot.bin")
+        answer = server.complete(prompt, TOKENS, id_slot=0, n_probs=1)
+        require(answer["timings"]["prompt_n"] < 20, f"{answer['timings']['prompt_n']} tokens were computed again: nothing was put back")
+        return [before, said(answer)]
+
+    with folder() as saved:
+        compare(args, work, "--slot-save-path", saved)
+
+
+def layer_in_pieces(args):
+    """Memory that does not hold one layer: exact attention merges pieces, to the same text but for rounding."""
+    def work(server):
+        return server.complete(sample(PROMPT), TOKENS)["content"]
+    compare(args, work, ram="700K", modes={"exact": {}})
+
+
+def command(args, *more):
+    return ["llama-completion", "-m", args.model, "-p", sample(PROMPT), "-n", "8", "-c", str(CONTEXT), "-b", "512", "--temp", "0", "-no-cnv", "--simple-io",
+            "--no-warmup", "-fit", "off", "-t", "2", *more]
+
+
+def full_disk(args):
+    """A disk that is full or fails: one line, a failed graph, no wrong word; a server goes on with what fits."""
+    cases = [({"ATLAS_KV_DISK_LIMIT": "2M"}, r"ATLAS_KV_DISK_LIMIT=2097152"),
+             ({"ATLAS_TEST_FAULTS": "write_eio=1"}, r"write of \d+ bytes at \d+ of '[^']*': .*errno 5"),
+             ({"ATLAS_TEST_FAULTS": "write_enospc=1"}, r"write of \d+ bytes at \d+ of '[^']*': .*errno 28"),
+             ({"ATLAS_TEST_FAULTS": "grow_enospc=1"}, r"'[^']*' cannot grow at \d+: .*errno 28"),
+             ({"ATLAS_TEST_FAULTS": "read_eio=1"}, r"read of \d+ bytes at \d+ of '[^']*': .*errno 5"),
+             ({"ATLAS_TEST_FAULTS": "torn_write=1"}, r"read of \d+ bytes at \d+ of '[^']*': not what was written"),
+             ({"ATLAS_TEST_FAULTS": "flip_write=1"}, r"read of \d+ bytes at \d+ of '[^']*': not what was written")]
+    right = run(command(args), args.plugin).stdout
+    for variables, reason in cases:
+        with folder() as disk:
+            settings = {"ATLAS_KV_RAM": "1500K", "ATLAS_KV_DISK": disk, **variables}
+            result = run(command(args), args.plugin, **settings)
+            told = [line for line in atlas_lines(result.stderr) if "[error]" in line and re.search(reason, line)]
+            require(result.returncode > 0, f"{variables}: status {result.returncode}\n{result.stdout[-300:]}\n{result.stderr[-2000:]}")
+            # One for the batch, and one where the disk gets no more.
+            require(1 <= len(told) <= 2, f"{variables}: {told}\n{result.stderr[-3000:]}")
+            require(right.startswith(result.stdout.rstrip()), f"{variables}: another text:\n{result.stdout[-300:]}")
+            print(variables, told[0])
+    with folder() as disk:
+        short = sample(1000, 20000)
+        with serve(args, {}) as server:
+            right = server.complete(short, TOKENS)["content"]
+        with serve(args, {"ATLAS_KV_RAM": "1500K", "ATLAS_KV_DISK": disk, "ATLAS_KV_DISK_LIMIT": "2M"}) as server:
+            for _ in range(2):
+                with contextlib.suppress(Refused):
+                    server.complete(sample(PROMPT), TOKENS)
+                    raise scenarios.Failed("a text without room was continued")
+                equal(right, server.complete(short, TOKENS)["content"], "a short text beside one that did not fit")
+
+
+def rare_faults(args):
+    """Faults that come and go: a right answer, or none."""
+    prompt = sample(PROMPT)
+    with serve(args, SPARSE) as server:
+        right = server.complete(prompt, TOKENS, cache_prompt=False)["content"]
+    faults = "read_eio=0.002,flip_read=0.002,short_read=0.01,short_write=0.01,write_eio=0.01,torn_write=0.0005,seed=5"
+    good = 0
+    with folder() as disk, serve(args, {**SPARSE, "ATLAS_KV_RAM": "1500K", "ATLAS_KV_DISK": disk, "ATLAS_TEST_FAULTS": faults}) as server:
+        for _ in range(6):
+            with contextlib.suppress(Refused):
+                equal(right, server.complete(prompt, TOKENS, cache_prompt=False)["content"], "with faults")
+                good += 1
+    print(f"{good} of 6 answers")
+    require(good > 0, "never an answer")
+
+
+def bad_settings(args):
+    for variables, reason in [({"ATLAS_KV_DISK": "/none", "ATLAS_KV_RAM": "1M"}, r"not loaded: .*ATLAS_KV_DISK=/none.*errno 2"),
+                              ({"ATLAS_KV_DISK": "/var/tmp"}, r"not loaded: .*ATLAS_KV_DISK=/var/tmp: allowed is none without ATLAS_KV_RAM"),
+                              ({"ATLAS_KV_DISK": "/var/tmp", "ATLAS_KV_RAM": "1M", "ATLAS_TEST_FAULTS": "x=1"}, r"not loaded: .*ATLAS_TEST_FAULTS has 'x=1'")]:
+        result = run(["llama-completion", "-m", args.model, "-p", "One", "-n", "2", "--temp", "0", "-no-cnv", "--simple-io", "-t", "2"], args.plugin, **variables)
+        require(result.returncode == 0, f"{variables}: status {result.returncode}\n{result.stderr[-2000:]}")
+        require(re.search(reason, result.stderr), f"{variables}:\n{result.stderr[:3000]}")
+
+
+def capacity(args):
+    """The device offers what disk and memory hold together, so that -fit leaves the context as it is."""
+    with folder() as disk:
+        for variables, less in (({}, False), ({"ATLAS_KV_RAM": "64M"}, True), ({"ATLAS_KV_RAM": "64M", "ATLAS_KV_DISK": disk, "ATLAS_KV_DISK_LIMIT": "8G"}, False)):
+            result = run(["llama-bench", "--list-devices"], args.plugin, **variables)
+            found = re.search(r"ATLAS0: [^\n]*\((\d+) MiB, (\d+) MiB free\)", result.stdout + result.stderr)
+            require(found, f"no device in\n{result.stdout}\n{result.stderr[-1000:]}")
+            print(variables, found[0])
+            require((int(found[2]) <= 64) == less, f"{variables}: {found[0]}")
+
+
+SCENARIOS = {function.__name__: function for function in (greedy, quantised, lru, memory, slots, context_shift, slot_save, layer_in_pieces, full_disk, rare_faults,
+                                                          bad_settings, capacity)}
+
+if __name__ == "__main__":
+    scenarios.main(__doc__, SCENARIOS)
