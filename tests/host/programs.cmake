@@ -8,7 +8,8 @@ endif()
 foreach(scenario
         greedy greedy_fa_off greedy_q8_0 divergence_q4_0 greedy_f32 greedy_bf16 greedy_context_shift greedy_context_shift_q8_0
         greedy_no_kv_offload greedy_one_layer_outside greedy_no_layer greedy_split_row greedy_group_attention accel accel_q8_0 kernel_avx2 kernel_reference threads attention_ops
-        weights weights_no_mmap weights_one_layer_outside weights_context_shift_q8_0 mat_mul_ops
+        weights_host weights_no_mmap weights_one_layer_outside weights_host_context_shift_q8_0 mat_mul_ops
+        rms_norm_ops gated_ops rope_ops
         attention_ops_paged attention_ops_accel set_rows_ops set_rows_ops_paged set_rows_ops_accel bench prompt_cache refusals logging parallel)
     add_test(NAME host.${scenario}
         COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/programs_test.py --plugin $<TARGET_FILE:ggml-atlas>

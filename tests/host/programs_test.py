@@ -168,11 +168,17 @@ SCENARIOS = {
     "kernel_avx2": lambda args: expect_same(args, [], ATLAS_KERNEL="avx2"),
     "kernel_reference": lambda args: expect_same(args, [], ATLAS_KERNEL="reference"),
     "threads": lambda args: expect_same(args, [], ATLAS_THREADS="1"),
-    "weights": lambda args: expect_same(args, [], ATLAS_WEIGHTS="own"),
-    "weights_no_mmap": lambda args: expect_same(args, ["--load-mode", "none"], ATLAS_WEIGHTS="own"),
-    "weights_one_layer_outside": lambda args: expect_same(args, ["-ngl", "2"], ATLAS_WEIGHTS="own"),
-    "weights_context_shift_q8_0": lambda args: expect_same(args, GREEDY["greedy_context_shift_q8_0"], ATLAS_WEIGHTS="own"),
-    "mat_mul_ops": lambda args: backend_ops(args, "ATLAS0", "MUL_MAT", "type_b=f32,m=16,n=[1-9],k=256,bs=.1,1.,nr=.1,1.,", 100, ATLAS_WEIGHTS="own"),
+    # The default is "own": every other scenario runs it.
+    "weights_host": lambda args: expect_same(args, [], ATLAS_WEIGHTS="host"),
+    "weights_no_mmap": lambda args: expect_same(args, ["--load-mode", "none"]),
+    "weights_one_layer_outside": lambda args: expect_same(args, ["-ngl", "2"]),
+    "weights_host_context_shift_q8_0": lambda args: expect_same(args, GREEDY["greedy_context_shift_q8_0"], ATLAS_WEIGHTS="host"),
+    # What stands between products: with the whole graph these are operations of ours.
+    "rms_norm_ops": lambda args: backend_ops(args, "ATLAS0", "RMS_NORM", "", 40),
+    "gated_ops": lambda args: backend_ops(args, "ATLAS0", "SWIGLU", "", 30),
+    "rope_ops": lambda args: backend_ops(
+        args, "ATLAS0", "ROPE", r"type=f32,ne_a=.128,32,2,1.,n_dims=128,mode=[02],n_ctx=512,fs=1\.4\d*,ef=0\.7\d*,af=1\.4\d*,ff=[01],", 4),
+    "mat_mul_ops": lambda args: backend_ops(args, "ATLAS0", "MUL_MAT", "type_b=f32,m=16,n=[1-9],k=256,bs=.1,1.,nr=.1,1.,", 100),
     "attention_ops": lambda args: backend_ops(args, "ATLAS0", "FLASH_ATTN_EXT", "hsk=64,hsv=64,nh=4,nr23=.4,1.,kv=512,nb=3,", 8),
     "attention_ops_paged": lambda args: backend_ops(args, "ATLAS0", "FLASH_ATTN_EXT", "hsk=64,hsv=64,nh=4,nr23=.4,1.,kv=512,nb=3,", 8,
                                                     ATLAS_PAGE_ALL="1"),
