@@ -69,7 +69,6 @@ void rotate_pairs(RopePairs which, const float* x, const float* cosines, const f
 void gelu(const float* z, size_t n, float* value, float* slope) { table().gelu(z, n, value, slope); }
 void scaled_copy(float a, const float* x, size_t n, float* y) { table().scaled_copy(a, x, n, y); }
 void scaled_add(float a, const float* x, float b, size_t n, float* y) { table().scaled_add(a, x, b, n, y); }
-void multiply(const float* x, size_t n, float* y) { table().multiply(x, n, y); }
 double square_sum(const float* x, size_t n) { return table().square_sum(x, n); }
 bool all_finite(const float* x, size_t n) { return table().all_finite(x, n); }
 void cosine(const float* x, size_t n, float scale, float* y) { table().cosine(x, n, scale, y); }

@@ -113,8 +113,6 @@ struct Table {
     void (*scaled_copy)(float a, const float* x, size_t n, float* y);
     /** y = a·x + b·y. */
     void (*scaled_add)(float a, const float* x, float b, size_t n, float* y);
-    /** y = x ⊙ y. */
-    void (*multiply)(const float* x, size_t n, float* y);
     /** Σ x². In double across blocks, so that it does not drift with n. */
     double (*square_sum)(const float* x, size_t n);
     /** Whether all are finite. */

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/elementwise.h"
+#include "kernels/layers.h"
 #include "kernels/matmul.h"
 
 namespace atlas::memory {
@@ -73,7 +74,7 @@ void run_forward(const MemoryShape& shape, const Views& p, const float* x, size_
             product(n, width, shape.d_in, {x, shape.d_in}, transposed(p.w3, shape.d_in), gate);
             float* hidden = room(&w->hidden, n * width);
             std::copy_n(gate, n * width, hidden);
-            kernels::multiply(w->activation.data(), n * width, hidden);
+            kernels::product(w->activation.data(), hidden, n * width, hidden);
             last = hidden;
         }
     }
@@ -172,11 +173,11 @@ double memory_gradient(const MemoryShape& shape, const float* parameters, const 
         if (shape.kind == MemoryKind::kGated) {
             float* d_gate = room(&work->d_gate, n * width);
             std::copy_n(d_z, n * width, d_gate);
-            kernels::multiply(work->activation.data(), n * width, d_gate);
-            kernels::multiply(work->gate.data(), n * width, d_z);
+            kernels::product(work->activation.data(), d_gate, n * width, d_gate);
+            kernels::product(work->gate.data(), d_z, n * width, d_z);
             last = work->hidden.data();
         }
-        kernels::multiply(work->slope.data(), n * width, d_z);
+        kernels::product(work->slope.data(), d_z, n * width, d_z);
     }
     for (size_t k = 0; k < gradients.size(); ++k) {
         const Views g = views_of(shape, gradients[k]);

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "kernels/elementwise.h"
+#include "kernels/layers.h"
 #include "kernels/matmul.h"
 
 namespace atlas::memory {
@@ -154,7 +155,7 @@ void FeatureMap::map(const float* x, size_t n, float* out) const {
                 std::copy_n(input, d, out);
             } else {
                 monomials(input, out);
-                kernels::multiply(scale_.data(), features_, out);
+                kernels::product(scale_.data(), out, features_, out);
             }
         }
         return;

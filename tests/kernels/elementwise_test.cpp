@@ -82,8 +82,6 @@ TEST_P(ElementwiseTest, ScalingsAndProductsEqualFloat64) {
         compare([&](const Table& of, float* y) { of.scaled_copy(0.3f, y, n, y); });
         compare([&](const Table& of, float* y) { of.scaled_add(0.7f, x.data(), -0.9f, n, y); });
         compare([&](const Table& of, float* y) { of.scaled_add(1.0f, x.data(), 1.0f, n, y); });
-        compare([&](const Table& of, float* y) { of.multiply(x.data(), n, y); });
-        compare([&](const Table& of, float* y) { of.multiply(y, n, y); });
     }
 }
 

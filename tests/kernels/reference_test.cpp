@@ -49,7 +49,7 @@ TEST(Reference, ElementByElement) {
     float y[] = {10, 20, 30};
     scaled_add(2.0f, x, 0.5f, 3, y);
     EXPECT_EQ(std::vector<float>(y, y + 3), (std::vector<float>{7, 6, 21}));
-    multiply(x, 3, y);
+    product(x, y, 3, y);
     EXPECT_EQ(std::vector<float>(y, y + 3), (std::vector<float>{7, -12, 63}));
     scaled_copy(-1.0f, x, 3, y);
     EXPECT_EQ(std::vector<float>(y, y + 3), (std::vector<float>{-1, 2, -3}));

@@ -28,7 +28,6 @@ constexpr Table kTable = {
     .gelu = cpu::gelu,
     .scaled_copy = cpu::scaled_copy,
     .scaled_add = cpu::scaled_add,
-    .multiply = cpu::multiply,
     .square_sum = cpu::square_sum,
     .all_finite = cpu::all_finite,
     .cosine = cpu::cosine,

@@ -39,10 +39,6 @@ void scaled_add(float a, const float* x, float b, size_t n, float* y) {
     }
 }
 
-void multiply(const float* x, size_t n, float* y) {
-    for (size_t i = 0; i < n; ++i) y[i] = static_cast<float>(static_cast<double>(x[i]) * static_cast<double>(y[i]));
-}
-
 double square_sum(const float* x, size_t n) {
     double sum = 0.0;
     for (size_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);

@@ -41,7 +41,6 @@ void rotate_pairs(RopePairs which, const float* x, const float* cosines, const f
 void gelu(const float* z, size_t n, float* value, float* slope);
 void scaled_copy(float a, const float* x, size_t n, float* y);
 void scaled_add(float a, const float* x, float b, size_t n, float* y);
-void multiply(const float* x, size_t n, float* y);
 double square_sum(const float* x, size_t n);
 bool all_finite(const float* x, size_t n);
 void cosine(const float* x, size_t n, float scale, float* y);

@@ -26,7 +26,6 @@ constexpr Table kTable = {
     .gelu = reference::gelu,
     .scaled_copy = reference::scaled_copy,
     .scaled_add = reference::scaled_add,
-    .multiply = reference::multiply,
     .square_sum = reference::square_sum,
     .all_finite = reference::all_finite,
     .cosine = reference::cosine,

@@ -162,7 +162,7 @@ void decode_iq4_xs(const uint8_t* block, Decoded* out) {
     for (size_t i = 0; i < 256; ++i) {
         const size_t sub = i / 32;
         const int scale = (block[4 + sub / 2] >> (sub % 2 * 4) & 15) | (word_at(block + 2) >> (2 * sub) & 3) << 4;
-        const int level = kLevelsIQ4[nibble(block + 8 + 16 * sub, static_cast<int>(i % 32))];
+        const auto level = kLevelsIQ4[nibble(block + 8 + 16 * sub, static_cast<int>(i % 32))];
         out->scaled[i] = half_at(block) * (scale - 32) * level;
     }
 }

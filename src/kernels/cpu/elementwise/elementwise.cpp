@@ -7,54 +7,22 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
-#include <hwy/contrib/math/math-inl.h>
+#include "kernels/cpu/elementwise/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
 namespace {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-/** Calls body(offset, number of elements ≤ lanes). */
-template <class Body>
-HWY_INLINE void ForVectors(size_t n, Body body) {
-    const size_t lanes = hn::Lanes(D());
-    size_t i = 0;
-    for (; i + lanes <= n; i += lanes) body(i, lanes);
-    if (i < n) body(i, n - i);
-}
-
-HWY_INLINE V LoadSome(const float* from, size_t n) {
-    const D d;
-    return n == hn::Lanes(d) ? hn::LoadU(d, from) : hn::LoadN(d, from, n);
-}
-
-HWY_INLINE void StoreSome(V value, size_t n, float* to) {
-    const D d;
-    if (n == hn::Lanes(d)) {
-        hn::StoreU(value, d, to);
-    } else {
-        hn::StoreN(value, d, to, n);
-    }
-}
-
 void Gelu(const float* z, size_t n, float* value, float* slope) {
     const D d;
     const V one = hn::Set(d, 1.0f);
-    // 2√(2/π), and that times 0.044715 and 3 · 0.044715.
-    const V a = hn::Set(d, 1.5957691216f), b = hn::Set(d, 0.0713548163f), b3 = hn::Set(d, 0.2140644489f);
     ForVectors(n, [&](size_t i, size_t count) HWY_ATTR {
         const V x = LoadSome(z + i, count);
         const V x2 = hn::Mul(x, x);
-        const V u = hn::Mul(x, hn::MulAdd(b, x2, a));
-        // e^{−u} overflows to infinity for u < −88, where σ is 0 as it should be; clamped, so that ∞·0 cannot arise.
-        const V e = hn::Exp(d, hn::Neg(hn::Max(u, hn::Set(d, -80.0f))));
+        const V e = ExpOfMinus(GeluArgument(x, x2));
         const V s = hn::Div(one, hn::Add(one, e));
         StoreSome(hn::Mul(x, s), count, value + i);
         if (slope) {
-            const V du = hn::MulAdd(b3, x2, a);
+            const V du = hn::MulAdd(hn::Set(d, 3.0f * kGeluB), x2, hn::Set(d, kGeluA));
             // 1 − σ = e^{−u}σ, without cancellation for large u.
             StoreSome(hn::MulAdd(hn::Mul(x, hn::Mul(hn::Mul(e, s), s)), du, s), count, slope + i);
         }
@@ -72,11 +40,6 @@ void ScaledAdd(float a, const float* x, float b, size_t n, float* y) {
     ForVectors(n, [&](size_t i, size_t count) HWY_ATTR {
         StoreSome(hn::MulAdd(scale, LoadSome(x + i, count), hn::Mul(keep, LoadSome(y + i, count))), count, y + i);
     });
-}
-
-void Multiply(const float* x, size_t n, float* y) {
-    ForVectors(n, [&](size_t i, size_t count)
-                      HWY_ATTR { StoreSome(hn::Mul(LoadSome(x + i, count), LoadSome(y + i, count)), count, y + i); });
 }
 
 double SquareSum(const float* x, size_t n) {
@@ -122,7 +85,6 @@ namespace atlas::kernels::cpu {
 HWY_EXPORT(Gelu);
 HWY_EXPORT(ScaledCopy);
 HWY_EXPORT(ScaledAdd);
-HWY_EXPORT(Multiply);
 HWY_EXPORT(SquareSum);
 HWY_EXPORT(AllFinite);
 HWY_EXPORT(Cosine);
@@ -133,7 +95,6 @@ void scaled_copy(float a, const float* x, size_t n, float* y) { HWY_DYNAMIC_DISP
 void scaled_add(float a, const float* x, float b, size_t n, float* y) {
     HWY_DYNAMIC_DISPATCH(ScaledAdd)(a, x, b, n, y);
 }
-void multiply(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(Multiply)(x, n, y); }
 double square_sum(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(SquareSum)(x, n); }
 bool all_finite(const float* x, size_t n) { return HWY_DYNAMIC_DISPATCH(AllFinite)(x, n); }
 void cosine(const float* x, size_t n, float scale, float* y) { HWY_DYNAMIC_DISPATCH(Cosine)(x, n, scale, y); }

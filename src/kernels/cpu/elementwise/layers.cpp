@@ -10,26 +10,11 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
-#include <hwy/contrib/math/math-inl.h>
+#include "kernels/cpu/elementwise/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
 namespace {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-/** y = f(a, b), vector by vector. */
-template <class F>
-HWY_INLINE void Zip(const float* a, const float* b, size_t n, float* y, F f) {
-    const D d;
-    const size_t lanes = hn::Lanes(d);
-    size_t i = 0;
-    for (; i + lanes <= n; i += lanes) hn::StoreU(f(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, y + i);
-    if (i < n) hn::StoreN(f(hn::LoadN(d, a + i, n - i), hn::LoadN(d, b + i, n - i)), d, y + i, n - i);
-}
-
 void RmsNorm(const float* x, size_t n, float epsilon, float* y) {
     if (n == 0) return;
     const D d;
@@ -63,12 +48,8 @@ void Product(const float* a, const float* b, size_t n, float* y) {
     Zip(a, b, n, y, [](V v, V w) HWY_ATTR { return hn::Mul(v, w); });
 }
 
-/** x·σ(u). e^{−u} overflows to infinity for u < −88, where σ is 0 as it should be; clamped, so that ∞·0 cannot arise. */
-HWY_INLINE V TimesSigmoid(V x, V u) {
-    const D d;
-    const V e = hn::Exp(d, hn::Neg(hn::Max(u, hn::Set(d, -80.0f))));
-    return hn::Div(x, hn::Add(hn::Set(d, 1.0f), e));
-}
+/** x·σ(u). */
+HWY_INLINE V TimesSigmoid(V x, V u) { return hn::Div(x, hn::Add(hn::Set(D(), 1.0f), ExpOfMinus(u))); }
 
 void Gated(Gate gate, const float* x, const float* up, size_t n, float* y) {
     const D d;
@@ -77,13 +58,9 @@ void Gated(Gate gate, const float* x, const float* up, size_t n, float* y) {
             // Not Max: NaN goes through.
             return Zip(x, up, n, y,
                        [&](V v, V w) HWY_ATTR { return hn::Mul(hn::IfThenZeroElse(hn::Lt(v, hn::Zero(d)), v), w); });
-        case Gate::kGELU: {
-            // 2√(2/π), and that times 0.044715.
-            const V a = hn::Set(d, 1.5957691216f), b = hn::Set(d, 0.0713548163f);
-            return Zip(x, up, n, y, [&](V v, V w) HWY_ATTR {
-                return hn::Mul(TimesSigmoid(v, hn::Mul(v, hn::MulAdd(b, hn::Mul(v, v), a))), w);
-            });
-        }
+        case Gate::kGELU:
+            return Zip(x, up, n, y, [](V v, V w)
+                                        HWY_ATTR { return hn::Mul(TimesSigmoid(v, GeluArgument(v, hn::Mul(v, v))), w); });
         case Gate::kSiLU:
             return Zip(x, up, n, y, [&](V v, V w) HWY_ATTR { return hn::Mul(TimesSigmoid(v, v), w); });
     }

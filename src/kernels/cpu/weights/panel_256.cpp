@@ -26,6 +26,10 @@ struct Block256 {
         if (Type::kMinima) WidenBytes<kSubs>(minimum_numbers, -Type::Minimum(block), minima);
         Type::Codes(block, codes);
     }
+
+private:
+    friend Type;
+    Block256() = default;
 };
 
 /** q4_K, and with fifth bits q5_K. */
