@@ -62,12 +62,23 @@ bool Engine::wants_index(const AttentionCall& call) const {
 
 Status Engine::exact(const AttentionCall& call, int n_threads) {
     try {
+        LayerStats stats;
+        stats.calls = stats.exact_calls = 1;
+        record(call.layer, stats);
+    } catch (const std::bad_alloc&) {
+        return Status::out_of_memory("attention: statistics of layer " + std::to_string(call.layer));
+    }
+    return attend_to_all(call, n_threads);
+}
+
+Status Engine::attend_to_all(const AttentionCall& call, int n_threads) {
+    try {
         kernels::AttentionArgs args = call.args;
         if (args.n_tokens > KeptKeys::kMostTokens && args.n_stream == 1 && args.mask.n_heads == 1 &&
             kept_keys_.find(call.tokens(0, KeptKeys::kMostTokens))) {
             for (int64_t first = 0; first < args.n_tokens; first += KeptKeys::kMostTokens) {
                 const int64_t count = std::min(KeptKeys::kMostTokens, args.n_tokens - first);
-                if (Status status = exact(call.tokens(first, count), n_threads); !status.is_ok()) return status;
+                if (Status status = attend_to_all(call.tokens(first, count), n_threads); !status.is_ok()) return status;
             }
             return Status::ok();
         }
@@ -411,23 +422,16 @@ void Engine::record(int layer, const LayerStats& part) {
     if (stats_) stats_->add(layer, part);
 }
 
-Status Engine::exact_instead(const AttentionCall& call, int n_threads) {
-    LayerStats stats;
-    stats.calls = stats.exact_calls = 1;
-    record(call.layer, stats);
-    return exact(call, n_threads);
-}
-
 Status Engine::attend(const AttentionCall& call, KeyIndex& index, int n_threads) {
     try {
         indexed_ = true;
         find_plan(call, index);
         const bool plain = std::all_of(views_->begin(), views_->end(),
                                        [](const TileView& view) { return view.exact || view.selected_from.empty(); });
-        if (plain) return exact_instead(call, n_threads);
+        if (plain) return exact(call, n_threads);
         if (settings_.mode == Mode::kSparse) {
             if (Status status = refresh(call, index, n_threads); !status.is_ok()) return status;
-            if (!indexed_) return exact_instead(call, n_threads);
+            if (!indexed_) return exact(call, n_threads);
         }
         const bool corrects = memory_.corrects() && settings_.mode == Mode::kSparse && settings_.rest != Rest::kDrop &&
                               memory_applies(call.args);

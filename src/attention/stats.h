@@ -10,7 +10,7 @@ namespace atlas::attention {
 /** Sums over the calls of one layer; the counts are per (token, KV head) for keys and per (token, query head) for the rest. */
 struct LayerStats {
     uint64_t calls = 0;
-    uint64_t exact_calls = 0;  ///< calls that took the plain path
+    uint64_t exact_calls = 0;  ///< calls that read every key; what follows is of the others
     double rows = 0;           ///< (tile, KV head) pairs planned
     double visible_keys = 0;   ///< summed over those
     double exact_keys = 0;     ///< read, of those visible

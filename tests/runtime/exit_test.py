@@ -42,6 +42,9 @@ def main():
     result, stats = run(program, when, ATLAS_THRESHOLD="100000")
     require(stats and [one["reason"] for one in stats["absent"]] == ["below_threshold"], f"{when}, a short text: {stats}")
 
+    result, stats = run(program, when, ATLAS_MODE="exact", ATLAS_MEMORY="0")
+    require(stats and stats["layers"] and all(0 < one["calls"] == one["exact_calls"] for one in stats["layers"]), f"{when}, exact: {stats}")
+
     result, stats = run(program, when, ATLAS_STATS="1")
     require(stats is None and 'atlas: [info] attention: {"layers": [' in result.stderr, f"{when}, into the log:\n{result.stderr}")
 

@@ -85,7 +85,8 @@ TEST_F(RuntimeTest, ItLivesUntilItsLastSessionHasEndedAndWritesThen) {
     EXPECT_TRUE(watched.expired());
     const Json json = written();
     ASSERT_TRUE(json.is_object());
-    EXPECT_EQ(json["layers"].size(), 0u);
+    ASSERT_EQ(json["layers"].size(), 1u);
+    EXPECT_EQ(json["layers"][0]["exact_calls"], 3);
     ASSERT_EQ(json["absent"].size(), 1u);
     EXPECT_EQ(json["absent"][0]["reason"], "not_in_cells");
     EXPECT_EQ(json["absent"][0]["contexts"], 2);
@@ -100,7 +101,7 @@ TEST_F(RuntimeTest, StatisticsOfContextsThatNeverEnd) {
     EXPECT_EQ(written()["absent"][0]["reason"], "not_in_cells");
 }
 
-TEST_F(RuntimeTest, WhereNothingIsToSayNothingIsWritten) {
+TEST_F(RuntimeTest, ExactAttentionIsCountedToo) {
     Options options;
     options.stats = path_;
     const auto runtime = std::make_shared<Runtime>(options);
@@ -108,6 +109,17 @@ TEST_F(RuntimeTest, WhereNothingIsToSayNothingIsWritten) {
         Session session(runtime);
         Call().attend(session);
     }
+    const Json json = written();
+    ASSERT_EQ(json["layers"].size(), 1u);
+    EXPECT_EQ(json["layers"][0]["calls"], 1);
+    EXPECT_EQ(json["layers"][0]["exact_calls"], 1);
+}
+
+TEST_F(RuntimeTest, WhereNothingIsToSayNothingIsWritten) {
+    Options options;
+    options.stats = path_;
+    const auto runtime = std::make_shared<Runtime>(options);
+    { Session session(runtime); }
     EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
