@@ -67,6 +67,15 @@ TEST(LaunchTest, MemoriesBesideTheModelAreFound) {
     fs::remove_all(folder);
 }
 
+TEST(LaunchTest, SwitchesThatMeanOneTakeADigitAndNothingElse) {
+    const auto look = [](const Strings& arguments) { return plan_launch(arguments, "l"); };
+    EXPECT_EQ(variable(look({"tool", "--atlas-stats", "1", "-x"}), "ATLAS_STATS"), "1");
+    EXPECT_EQ(look({"tool", "--atlas-stats", "1", "-x"}).command, (Strings{"tool", "-x"}));
+    EXPECT_EQ(variable(look({"tool", "--atlas-memory", "0"}), "ATLAS_MEMORY"), "0");
+    EXPECT_EQ(look({"tool", "--atlas-memory", "prompt"}).command, (Strings{"tool", "prompt"}));
+    EXPECT_EQ(variable(look({"tool", "--atlas-stats=a.json"}), "ATLAS_STATS"), "a.json");
+}
+
 TEST(LaunchTest, ErrorsNameTheSwitchAndWhatThereIs) {
     const Launch unknown = plan_launch({"llama-cli", "--atlas-turbo", "1"}, "l");
     EXPECT_NE(unknown.error.find("--atlas-turbo"), std::string::npos);

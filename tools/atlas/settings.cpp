@@ -86,7 +86,9 @@ std::string describe_settings(bool all) {
         experts |= setting.expert;
         std::string values = setting.allowed;
         if (*setting.initial) values += "; default " + std::string(setting.initial);
-        text += "  --" + setting.flag + "  (" + values + ")\n      " + setting.help + "\n";
+        if (setting.implies_one) values += "; alone: 1";
+        text += "  --" + setting.flag + (setting.implies_one ? "[=…]" : "") + "  (" + values + ")\n      " +
+                setting.help + "\n";
     }
     if (!all) text += "There are more for experts: atlas --help-all\n";
     return text;
