@@ -42,8 +42,8 @@ struct MemoryStats {
     uint64_t prefill_tokens = 0;
     double decode_seconds = 0.0;
     double prefill_seconds = 0.0;
-    double window_fill = 0.0;  ///< mean over memories, of the Omega rule's window
-    double gate = 0.0;         ///< mean over memories
+    double window_fill = 0.0;    ///< mean over memories, of the Omega rule's window
+    double gate = 0.0;           ///< mean over memories
     double error_without = 0.0;  ///< recent held-out ‖r‖² (blend: ‖v‖²), mean over memories
     double error_with = 0.0;     ///< recent held-out ‖r − M(q)‖² (blend: ‖v − M(k)‖²): the loss
 

@@ -59,8 +59,8 @@ void Gated(Gate gate, const float* x, const float* up, size_t n, float* y) {
             return Zip(x, up, n, y,
                        [&](V v, V w) HWY_ATTR { return hn::Mul(hn::IfThenZeroElse(hn::Lt(v, hn::Zero(d)), v), w); });
         case Gate::kGELU:
-            return Zip(x, up, n, y, [](V v, V w)
-                                        HWY_ATTR { return hn::Mul(TimesSigmoid(v, GeluArgument(v, hn::Mul(v, v))), w); });
+            return Zip(x, up, n, y,
+                       [](V v, V w) HWY_ATTR { return hn::Mul(TimesSigmoid(v, GeluArgument(v, hn::Mul(v, v))), w); });
         case Gate::kSiLU:
             return Zip(x, up, n, y, [&](V v, V w) HWY_ATTR { return hn::Mul(TimesSigmoid(v, v), w); });
     }
