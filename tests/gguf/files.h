@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -59,7 +61,9 @@ private:
 
 /** The bytes of a number, little endian. */
 inline std::string number(uint64_t value, size_t bytes) {
-    return std::string(reinterpret_cast<const char*>(&value), bytes);
+    std::string text(bytes, '\0');
+    std::memcpy(text.data(), &value, std::min(bytes, sizeof value));
+    return text;
 }
 inline std::string header(uint64_t tensors, uint64_t keys, uint64_t version = 3) {
     return "GGUF" + number(version, 4) + number(tensors, 8) + number(keys, 8);

@@ -9,8 +9,6 @@
 namespace atlas::kernels::test {
 namespace {
 
-constexpr double kTolerance = 1e-5;
-
 /** Every variant that this processor has. */
 std::vector<std::string> variants() {
     std::vector<std::string> names;
@@ -32,8 +30,8 @@ protected:
         ASSERT_TRUE(reference_table().attention(expected.args, 1).is_ok());
         Case actual(spec);
         ASSERT_TRUE(attention(actual.args, n_threads).is_ok());
-        EXPECT_LT(output_error(actual, expected), kTolerance) << describe(spec);
-        EXPECT_LT(lse_error(actual, expected), kTolerance) << describe(spec);
+        EXPECT_LT(output_error(actual, expected), attention_tolerance(actual.args)) << describe(spec);
+        EXPECT_LT(lse_error(actual, expected), attention_tolerance(actual.args)) << describe(spec);
     }
 };
 

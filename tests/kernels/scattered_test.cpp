@@ -289,7 +289,8 @@ TEST_P(ScatteredTest, WhatIsNotFiniteStaysWithTheRowsThatSeeIt) {
                     << describe(spec) << " at " << i;
                 if (!std::isfinite(expected.out[i])) continue;
                 ++finite;
-                EXPECT_NEAR(actual.out[i], expected.out[i], 1e-5 * std::max(1.0f, std::fabs(expected.out[i])));
+                EXPECT_NEAR(actual.out[i], expected.out[i],
+                            attention_tolerance(actual.args) * std::max(1.0f, std::fabs(expected.out[i])));
             }
             EXPECT_GE(finite, actual.out.size() / 2);
         }

@@ -19,11 +19,11 @@ protected:
 
     /** Runs the float64 reference on one case and the kernels on the other; they differ at most in where the keys lie. */
     static void compare(Case& expected, Case& actual, int n_threads, const std::string& what) {
-        constexpr double kTolerance = 1e-5;
+        const double tolerance = attention_tolerance(actual.args);
         ASSERT_TRUE(reference_table().attention(expected.args, 1).is_ok());
         ASSERT_TRUE(attention(actual.args, n_threads).is_ok());
-        EXPECT_LT(output_error(actual, expected), kTolerance) << what;
-        EXPECT_LT(lse_error(actual, expected), kTolerance) << what;
+        EXPECT_LT(output_error(actual, expected), tolerance) << what;
+        EXPECT_LT(lse_error(actual, expected), tolerance) << what;
     }
 };
 

@@ -1,4 +1,4 @@
-// Per-target include: micro-kernels of many-query attention. Rows are (token, head) pairs, broadcast one value at a time against
+// Per-target include: micro-kernels of many-query attention in f32. Rows are (token, head) pairs, broadcast one value at a time against
 // vectors of keys (scores) or of value columns (results). K tiles are packed transposed, V tiles in column slices.
 #if defined(ATLAS_KERNELS_PREFILL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATLAS_KERNELS_PREFILL_INL_H_
@@ -10,11 +10,13 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 
 #include "kernels/attention.h"
+#include "kernels/cpu/attention/prefill_workspace.h"
 #include "kernels/cpu/rows/load-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -90,10 +92,6 @@ HWY_INLINE void ValueBlock6(const float* HWY_RESTRICT p, const float* HWY_RESTRI
     }
 }
 
-inline void Scores(const float* q, const float* k, int64_t d, float* s) {
-    for (int c = 0; c < kTile; c += kCols * kWidth) ScoreBlock6<kCols>(q, k + c, d, s + c);
-}
-
 // Columns of V are cut into slices of at most kCols vectors, as even as possible; slice i of the panel is [kTile][slice width].
 struct ValueSlices {
     int n_vectors, n_slices;
@@ -167,9 +165,8 @@ struct LogitTransform {
     float slope2;          // slope · log2 e
 };
 
-/** Turns kTile scores of a row into weights in place; returns the factor by which what was summed so far must be scaled. */
-HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT s, const LogitTransform& transform, RowState state) {
-    constexpr int kVectors = kTile / kWidth;
+/** Turns kTile scores of a row into base-2 logits, in place. */
+HWY_INLINE void Transform(float* HWY_RESTRICT s, const LogitTransform& transform) {
     const D tag;
     if (transform.softcap2 != 0.0f) {
         for (int j = 0; j < kTile; j += kWidth) {
@@ -188,6 +185,12 @@ HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT s, const LogitTransform& transfo
             hn::Store(hn::IfThenElse(hn::Eq(bias, minus_inf), minus_inf, biased), tag, s + j);
         }
     }
+}
+
+/** Turns kTile logits of a row into weights in place; returns the factor by which what was summed so far must be scaled. */
+HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT s, RowState state) {
+    constexpr int kVectors = kTile / kWidth;
+    const D tag;
     V top = hn::Load(tag, s);
     for (int i = 1; i < kVectors; ++i) top = hn::Max(top, hn::Load(tag, s + i * kWidth));
     float max = *state.max;
@@ -244,6 +247,58 @@ HWY_INLINE void Transpose4(Tag tag, const float* HWY_RESTRICT src, int64_t src_s
         }
     }
 }
+
+/** What a task multiplies, in vectors of f32: packing and the two products. SplitProducts (split_tile.h) is the same on tiles. */
+class VectorProducts {
+public:
+    static constexpr PrefillShape kShape = kVectorShape;
+
+    VectorProducts(const AttentionArgs& args, const PrefillWorkspace& ws, int64_t /*rows*/)
+        : ws_(ws),
+          d_k_(args.d_k),
+          k_stride_(round_up(args.d_k, kPad)),
+          o_stride_(round_up(args.d_v, kPad)),
+          slices_(args.d_v) {}
+
+    /** Row `row` of the queries times `factor`; null: zeros. */
+    void put_query(int64_t row, const float* from, float factor) const {
+        float* to = ws_.q + row / kRows * kRows * d_k_ + row % kRows;
+        for (int64_t i = 0; i < d_k_; ++i) to[i * kRows] = from == nullptr ? 0.0f : from[i] * factor;
+    }
+    /** The decoded rows become keys column, column + 1, …; then what follows column `end` is zero. */
+    void put_keys(int column) const { Transpose4(D(), ws_.decoded, k_stride_, d_k_, ws_.k_panel + column); }
+    void end_keys(int end) const {
+        if (end == kTile) return;
+        for (int64_t i = 0; i < d_k_; ++i) std::fill(ws_.k_panel + i * kTile + end, ws_.k_panel + (i + 1) * kTile, 0.0f);
+    }
+    void put_values(int key) const {
+        for (int j = 0; j < kShape.decode_rows; ++j)
+            slices_.Scatter(ws_.decoded + j * o_stride_, key + j, ws_.v_panel);
+    }
+    void end_values(int /*end*/) const {}
+
+    /** s[row_block][kTile], of rows first, first + 1, … of which `n` are there. */
+    void scores(int64_t first, int64_t /*n*/) const {
+        const float* q = ws_.q + first * d_k_;
+        for (int c = 0; c < kTile; c += kCols * kWidth) ScoreBlock6<kCols>(q, ws_.k_panel + c, d_k_, ws_.s + c);
+    }
+    /** Logits of row r of the block become weights; `max` and `sum` are the row's. Returns the correction. */
+    float weigh(int64_t r, float /*slack*/, float* max, float* sum) const {
+        return SoftmaxRow(ws_.s + r * kTile, {max, sum});
+    }
+    /** Row r of the block sees nothing. */
+    void weigh_nothing(int64_t r) const { std::fill_n(ws_.s + r * kTile, kTile, 0.0f); }
+    /** o = o · correction + s · values. */
+    void add_values(int64_t first, int64_t /*n*/, int n_keys) const {
+        AddValues(ws_.s, ws_.v_panel, n_keys, slices_, ws_.correction, ws_.o + first * o_stride_,
+                                 o_stride_);
+    }
+
+private:
+    const PrefillWorkspace& ws_;
+    const int64_t d_k_, k_stride_, o_stride_;
+    const ValueSlices slices_;
+};
 
 }  // namespace atlas::kernels::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

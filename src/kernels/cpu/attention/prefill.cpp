@@ -7,6 +7,8 @@
 #include "kernels/cpu/attention/mend_row.h"
 #include "kernels/cpu/attention/prefill_tiles.h"
 #include "kernels/cpu/attention/prefill_workspace.h"
+#include "kernels/cpu/attention/split_tile.h"
+#include "kernels/cpu/weights/amx/amx.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention/prefill.cpp"
@@ -19,9 +21,10 @@
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
 
-static_assert(kRowBlock == kRows && kPad >= kWidth);
+static_assert(kVectorShape.row_block == kRows && kSumLanes >= kWidth);
 constexpr float kLog2E = 1.44269504088896341f;
 
+template <class Products>
 class PrefillUnit {
 public:
     PrefillUnit(const Problem& problem, const PrefillTask& task, const PrefillWorkspace& workspace)
@@ -30,17 +33,17 @@ public:
           task_(task),
           ws_(workspace),
           n_rows_(task.n_tokens * problem.group),
+          n_padded_(round_up(n_rows_, kBlockRows)),
           n_masks_(masks_per_group(problem.args)),
           k_stride_(round_up(problem.args.d_k, kPad)),
           o_stride_(round_up(problem.args.d_v, kPad)),
-          slices_(problem.args.d_v) {}
+          products_(problem.args, workspace, n_padded_) {}
 
     void Run() {
-        const int64_t padded = round_up(n_rows_, kRows);
-        std::memset(ws_.o, 0, static_cast<size_t>(padded * o_stride_) * sizeof(float));
-        std::fill_n(ws_.max, padded, -HUGE_VALF);
-        std::memset(ws_.sum, 0, static_cast<size_t>(padded * kPad) * sizeof(float));
-        std::memset(ws_.decoded, 0, static_cast<size_t>(4 * std::max(k_stride_, o_stride_)) * sizeof(float));
+        std::memset(ws_.o, 0, static_cast<size_t>(n_padded_ * o_stride_) * sizeof(float));
+        std::fill_n(ws_.max, n_padded_, -HUGE_VALF);
+        std::memset(ws_.sum, 0, static_cast<size_t>(n_padded_ * kSumLanes) * sizeof(float));
+        std::memset(ws_.decoded, 0, static_cast<size_t>(kDecodeRows * std::max(k_stride_, o_stride_)) * sizeof(float));
         for (int64_t h = 0; h < p_.group; ++h)
             ws_.slopes[h] = alibi_slope(args_.max_bias, HeadOf(h), args_.n_head) * kLog2E;
         PackQueries();
@@ -49,15 +52,17 @@ public:
                           HeadOf(0), n_masks_, ws_.visibility, ws_.block_visibility, ws_.mask_rows, ws_.mask_tile);
         KeyTile tile, upcoming;
         while (walker.next(tile)) {
-            PackKeys(tile);
-            PackValues(tile, walker);
+            products_.end_keys(Pack(tile, walker, p_.k_decode, args_.k_decode, args_.k_stride, &Segment::k, args_.d_k,
+                                    k_stride_, [&](int column) { products_.put_keys(column); }));
+            products_.end_values(Pack(tile, walker, p_.v_decode, args_.v_decode, args_.v_stride, &Segment::v, args_.d_v,
+                                      o_stride_, [&](int key) { products_.put_values(key); }));
             walker.upcoming(upcoming);
             int64_t fetched = 0;
             const Segment* segment = upcoming.segments;
             int32_t in_segment = 0;
-            for (int64_t row = 0; row < n_rows_; row += kRows) {
+            for (int64_t row = 0; row < n_rows_; row += kBlockRows) {
                 Attend(walker, tile, row);
-                const int64_t until = upcoming.n_keys * std::min(row + kRows, n_rows_) / n_rows_;
+                const int64_t until = upcoming.n_keys * std::min(row + kBlockRows, n_rows_) / n_rows_;
                 for (; fetched < until; ++fetched) {
                     Prefetch(*segment, in_segment);
                     if (++in_segment == segment->count) {
@@ -71,66 +76,48 @@ public:
     }
 
 private:
+    static constexpr int kBlockRows = static_cast<int>(Products::kShape.row_block);
+    static constexpr int kDecodeRows = static_cast<int>(Products::kShape.decode_rows);
+
     int64_t HeadOf(int64_t row) const { return task_.kv_head * p_.group + row % p_.group; }
     int64_t TokenOf(int64_t row) const { return task_.first_token + row / p_.group; }
 
     // Queries times what turns their scores into base-2 logits (or into the argument of the softcap's tanh).
     void PackQueries() const {
         const float factor = args_.softcap != 0.0f ? p_.q_scale : p_.q_scale * kLog2E;
-        for (int64_t row = 0; row < round_up(n_rows_, kRows); ++row) {
-            float* to = ws_.q + row / kRows * kRows * args_.d_k + row % kRows;
-            if (row >= n_rows_) {
-                for (int64_t i = 0; i < args_.d_k; ++i) to[i * kRows] = 0.0f;
-                continue;
-            }
-            const float* from = p_.query(task_.stream, TokenOf(row), HeadOf(row));
-            for (int64_t i = 0; i < args_.d_k; ++i) to[i * kRows] = from[i] * factor;
-        }
+        for (int64_t row = 0; row < n_padded_; ++row)
+            products_.put_query(row, row < n_rows_ ? p_.query(task_.stream, TokenOf(row), HeadOf(row)) : nullptr,
+                                factor);
     }
 
-    void PackKeys(const KeyTile& tile) const {
-        int column = 0;
-        int filled = 0;
+    /** Decodes a tile's rows, kDecodeRows at a time, with zeros at the end; calls put(number of the first). Returns how many were put. */
+    template <class Put>
+    int Pack(const KeyTile& tile, const TileWalker& walker, DecodeFn decode, RowDecoder decoder, int64_t stride,
+             const std::byte* Segment::*rows, int64_t d, int64_t out_stride, const Put& put) const {
+        int done = 0, filled = 0;
+        const auto bytes = static_cast<size_t>(out_stride) * sizeof(float);
         const auto flush = [&] {
-            for (int j = filled; j < 4; ++j)
-                std::memset(ws_.decoded + j * k_stride_, 0, static_cast<size_t>(k_stride_) * sizeof(float));
-            Transpose4(D(), ws_.decoded, k_stride_, args_.d_k, ws_.k_panel + column);
-            column += 4;
+            // 0 · whatever lies in a cell that nobody may see must stay 0.
+            for (int j = 0; j < kDecodeRows; ++j) {
+                if (j >= filled || !walker.key_visible(done + j)) std::memset(ws_.decoded + j * out_stride, 0, bytes);
+            }
+            put(done);
+            done += kDecodeRows;
             filled = 0;
         };
         for (int n = 0; n < tile.n_segments; ++n) {
             const Segment& segment = tile.segments[n];
             for (int32_t j = 0; j < segment.count;) {
-                const int32_t count = std::min(4 - filled, segment.count - j);
-                DecodeTo(p_.k_decode, args_.k_decode, segment.k + j * args_.k_stride, args_.k_stride, count, args_.d_k,
-                         ws_.decoded + filled * k_stride_, k_stride_);
+                const int32_t count = std::min(kDecodeRows - filled, segment.count - j);
+                DecodeTo(decode, decoder, segment.*rows + j * stride, stride, count, d,
+                         ws_.decoded + filled * out_stride, out_stride);
                 j += count;
                 filled += count;
-                if (filled == 4) flush();
+                if (filled == kDecodeRows) flush();
             }
         }
         if (filled > 0) flush();
-        if (column == kTile) return;
-        for (int64_t i = 0; i < args_.d_k; ++i)
-            std::fill(ws_.k_panel + i * kTile + column, ws_.k_panel + (i + 1) * kTile, 0.0f);
-    }
-
-    void PackValues(const KeyTile& tile, const TileWalker& walker) const {
-        int key = 0;
-        for (int n = 0; n < tile.n_segments; ++n) {
-            const Segment& segment = tile.segments[n];
-            for (int32_t j = 0; j < segment.count; j += 4) {
-                const int32_t count = std::min(4, segment.count - j);
-                DecodeTo(p_.v_decode, args_.v_decode, segment.v + j * args_.v_stride, args_.v_stride, count, args_.d_v,
-                         ws_.decoded, o_stride_);
-                for (int32_t x = 0; x < count; ++x, ++key) {
-                    float* row = ws_.decoded + x * o_stride_;
-                    // 0 · whatever lies in a cell that nobody may see must stay 0.
-                    if (!walker.key_visible(key)) std::memset(row, 0, static_cast<size_t>(o_stride_) * sizeof(float));
-                    slices_.Scatter(row, key, ws_.v_panel);
-                }
-            }
-        }
+        return done;
     }
 
     static void DecodeTo(DecodeFn decode, RowDecoder decoder, const std::byte* rows, int64_t stride, int32_t count,
@@ -154,11 +141,11 @@ private:
         fetch(args_.v_type, segment.v + key * args_.v_stride, args_.d_v);
     }
 
-    // One block of kRows rows against the packed tile.
+    // One block of rows against the packed tile.
     void Attend(const TileWalker& walker, const KeyTile& tile, int64_t first) const {
-        const int64_t n = std::min<int64_t>(kRows, n_rows_ - first);
-        BlockVisibility sees[kRows];
-        const uint16_t* mask[kRows] = {};
+        const int64_t n = std::min<int64_t>(kBlockRows, n_rows_ - first);
+        BlockVisibility sees[kBlockRows];
+        const uint16_t* mask[kBlockRows] = {};
         bool any = false;
         for (int64_t r = 0; r < n; ++r) {
             const int64_t token = (first + r) / p_.group, head = (first + r) % p_.group % n_masks_;
@@ -167,24 +154,25 @@ private:
             if (sees[r] == BlockVisibility::kMixed) mask[r] = walker.mask_row(token, head);
         }
         if (!any) return;
-        Scores(ws_.q + first * args_.d_k, ws_.k_panel, args_.d_k, ws_.s);
-        for (int64_t r = 0; r < kRows; ++r) {
+        products_.scores(first, n);
+        for (int64_t r = 0; r < kBlockRows; ++r) {
             const int64_t row = first + r;
             if (r >= n || sees[r] == BlockVisibility::kNone) {
-                std::memset(ws_.s + r * kTile, 0, kTile * sizeof(float));
+                products_.weigh_nothing(r);
                 ws_.correction[r] = 1.0f;
                 continue;
             }
             const LogitTransform transform = {args_.softcap * kLog2E, mask[r], ws_.slopes[row % p_.group]};
-            ws_.correction[r] = SoftmaxRow(ws_.s + r * kTile, transform, {ws_.max + row, ws_.sum + row * kPad});
+            Transform(ws_.s + r * kTile, transform);
+            ws_.correction[r] = products_.weigh(r, kSlack, ws_.max + row, ws_.sum + row * kSumLanes);
         }
-        AddValues(ws_.s, ws_.v_panel, tile.n_keys, slices_, ws_.correction, ws_.o + first * o_stride_, o_stride_);
+        products_.add_values(first, n, tile.n_keys);
     }
 
     void Write(int64_t row) const {
         const int64_t token = TokenOf(row), head = HeadOf(row);
         float max = ws_.max[row];
-        float sum = hn::ReduceSum(D(), hn::Load(D(), ws_.sum + row * kPad));
+        float sum = hn::ReduceSum(D(), hn::Load(D(), ws_.sum + row * kSumLanes));
         float factor = 1.0f;
         if (args_.sinks != nullptr && task_.partial == nullptr && args_.sinks[head] > -HUGE_VALF) {
             const float sink = args_.sinks[head] * kLog2E;
@@ -213,13 +201,22 @@ private:
     const AttentionArgs& args_;
     const PrefillTask& task_;
     const PrefillWorkspace& ws_;
-    const int64_t n_rows_, n_masks_, k_stride_, o_stride_;
-    const ValueSlices slices_;
+    const int64_t n_rows_, n_padded_, n_masks_, k_stride_, o_stride_;
+    const Products products_;
 };
 
+template <class Products>
 void RunPrefill(const Problem& problem, const PrefillTask& task, float* workspace) {
-    const PrefillWorkspace layout(problem.args, task.n_tokens, reinterpret_cast<std::byte*>(workspace));
-    PrefillUnit(problem, task, layout).Run();
+    const PrefillWorkspace layout(problem.args, Products::kShape, task.n_tokens,
+                                  reinterpret_cast<std::byte*>(workspace));
+    PrefillUnit<Products>(problem, task, layout).Run();
+}
+
+void RunPrefillVectors(const Problem& problem, const PrefillTask& task, float* workspace) {
+    RunPrefill<VectorProducts>(problem, task, workspace);
+}
+void RunPrefillTiles(const Problem& problem, const PrefillTask& task, float* workspace) {
+    RunPrefill<SplitProducts>(problem, task, workspace);
 }
 
 }  // namespace atlas::kernels::cpu::HWY_NAMESPACE
@@ -228,23 +225,34 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace atlas::kernels::cpu {
 
-HWY_EXPORT(RunPrefill);
+HWY_EXPORT(RunPrefillVectors);
+HWY_EXPORT(RunPrefillTiles);
+
+namespace {
+
+const PrefillShape& shape_in_use() { return amx_usable() ? kSplitShape : kVectorShape; }
+
+}  // namespace
 
 void run_prefill(const Problem& problem, const PrefillTask& task, float* workspace) {
-    HWY_DYNAMIC_DISPATCH(RunPrefill)(problem, task, workspace);
+    if (amx_usable()) {
+        HWY_DYNAMIC_DISPATCH(RunPrefillTiles)(problem, task, workspace);
+    } else {
+        HWY_DYNAMIC_DISPATCH(RunPrefillVectors)(problem, task, workspace);
+    }
 }
 
 int64_t prefill_rows(const AttentionArgs& args) {
     // A task's queries and results must stay in the L2 cache beside the packed tile; 1 MiB is what current cores have.
     constexpr int64_t kCacheBytes = 700 * 1024;
-    constexpr int64_t kMinRows = 48, kMaxRows = 256;
-    const int64_t per_row = (args.d_k + args.d_v + kPad) * 4;
+    constexpr int64_t kMinRows = 48;
+    const int64_t per_row = (args.d_k + args.d_v + kSumLanes) * 4;
     const int64_t panels = (args.d_k + args.d_v) * kBlockKeys * 4;
-    return std::clamp((kCacheBytes - panels) / per_row, kMinRows, kMaxRows);
+    return std::clamp((kCacheBytes - panels) / per_row, kMinRows, shape_in_use().most_rows);
 }
 
 size_t prefill_workspace(const AttentionArgs& args, int64_t tokens) {
-    return (PrefillWorkspace(args, tokens, nullptr).bytes + sizeof(float) - 1) / sizeof(float);
+    return (PrefillWorkspace(args, shape_in_use(), tokens, nullptr).bytes + sizeof(float) - 1) / sizeof(float);
 }
 
 }  // namespace atlas::kernels::cpu
