@@ -3,7 +3,7 @@ function(atlas_module name)
     cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
     add_library(atlas_${name} STATIC ${arg_SOURCES})
     target_include_directories(atlas_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
-    target_link_libraries(atlas_${name} PUBLIC ${arg_LINK} PRIVATE atlas_flags)
+    target_link_libraries(atlas_${name} PUBLIC ${arg_LINK} PRIVATE atlas_flags atlas_counted)
 endfunction()
 
 # atlas_test(NAME SOURCES … LINK … [LABEL unit|host|quality]): a GoogleTest program, every TEST registered with ctest.

@@ -18,7 +18,8 @@ inline bool is_wanted(const ggml_tensor* node) {
 /**
  * Whether the host reads a device and its tables as we wrote them, and we read its tensors as it does, whatever its version says: the size of
  * a tensor and each field that Atlas reads, the fields behind each table, then a buffer and a graph of two nodes, all through the host's own
- * public functions. What lies behind a table is compared before anything is called through it. Takes well under a millisecond.
+ * public functions. What lies behind a table is compared before anything is called through it. Takes well under a millisecond, which
+ * a test watches.
  * Unsupported, naming the function or field and the values. Throws std::bad_alloc.
  */
 Status self_test(ggml_backend_dev_t device, ggml_backend_reg_t registry);
