@@ -14,12 +14,13 @@ using Settings = SparseOptions;
 inline constexpr int64_t kDecodeTokens = 64;
 
 /**
- * Visible keys up to which the tokens of a batch are exact. Where more than a few tokens choose each for itself, exact attention reads a key once for
- * all of them and they cannot: it takes twice the keys until choosing is sooner done (SmolLM2's and Qwen2.5's shapes, batches of 16 to 64).
+ * Visible keys up to which the tokens of a batch are exact: where choosing is sooner done than reading (Qwen2.5's and SmolLM2's shapes, bench_sparse). Exact
+ * attention reads a key once for all tokens of a batch; tokens that choose for themselves read theirs alone, and tiles of a prompt score all keys first.
  */
 inline int64_t threshold_of(const Settings& settings, int64_t n_tokens) {
     constexpr int64_t kFewTokens = 8;
-    return int64_t{settings.threshold} * (n_tokens > kFewTokens && n_tokens <= kDecodeTokens ? 2 : 1);
+    const int64_t one = settings.threshold;
+    return n_tokens == 1 ? one : n_tokens <= kFewTokens ? one + one / 2 : 2 * one;
 }
 
 }  // namespace atlas::attention

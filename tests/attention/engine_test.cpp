@@ -117,8 +117,10 @@ TEST(Engine, BatchesAreExactUpToTwiceTheThreshold) {
                                               {2176, 16, false},
                                               {1024, 1, true},
                                               {1088, 1, false},
-                                              {1088, 8, false},
-                                              {1408, 200, false}}) {
+                                              {1536, 8, true},
+                                              {1600, 8, false},
+                                              {1408, 200, true},
+                                              {2176, 200, false}}) {
         Scene scene(keys, tokens);
         KeyIndex index = scene.make_index();
         AttentionCall call = scene.call();

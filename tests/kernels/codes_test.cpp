@@ -36,7 +36,8 @@ struct Page {
         for (size_t key = 0; key < kKeys; ++key) {
             const float size = 0.5f + static_cast<float>(key) / 32.0f;
             for (int64_t i = 0; i < d_k; ++i)
-                keys[key * static_cast<size_t>(shape.d) + static_cast<size_t>(i)] = offset * static_cast<float>(i % 5) + size * normal(random);
+                keys[key * static_cast<size_t>(shape.d) + static_cast<size_t>(i)] =
+                    offset * static_cast<float>(i % 5) + size * normal(random);
         }
         values.resize(kKeys * static_cast<size_t>(d_v));
         for (float& x : values) x = normal(random);
@@ -63,13 +64,15 @@ std::vector<double> decoded(Page& page, size_t key) {
         const uint32_t word = words[i / 16 * kKeys + key];
         const size_t j = i % 16 / 4, b = i % 4;
         const double level = static_cast<double>(word >> (8 * b + 2 * j) & 3) * 2.0 - 3.0;
-        key_values[i] = static_cast<double>(factors[0]) * mean[i] + static_cast<double>(f16_to_f32(scales[key])) * level;
+        key_values[i] =
+            static_cast<double>(factors[0]) * mean[i] + static_cast<double>(f16_to_f32(scales[key])) * level;
     }
     return key_values;
 }
 
 struct Queries {
-    Queries(int64_t rows, int64_t d, uint32_t seed, float size = 1.0f) : exact(static_cast<size_t>(rows * d)), codes(exact.size()) {
+    Queries(int64_t rows, int64_t d, uint32_t seed, float size = 1.0f)
+        : exact(static_cast<size_t>(rows * d)), codes(exact.size()) {
         std::mt19937 random(seed);
         std::normal_distribution<float> normal;
         for (float& x : exact) x = size * normal(random);
@@ -84,7 +87,8 @@ struct Queries {
 };
 
 class CodesTest : public test::VariantTest {};
-INSTANTIATE_TEST_SUITE_P(Variants, CodesTest, testing::Values("reference", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"),
+INSTANTIATE_TEST_SUITE_P(Variants, CodesTest,
+                         testing::Values("reference", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"),
                          [](const auto& variant) { return variant.param; });
 
 /** Scores are those of the stored bytes: exact query times mean, rounded query times codes. */
@@ -110,7 +114,8 @@ TEST_P(CodesTest, ScoresAreThoseOfTheStoredBytes) {
                         expected += static_cast<double>(queries.exact[row * d + i]) * m + rounded * (stored[i] - m);
                         size += std::fabs(static_cast<double>(queries.exact[row * d + i]) * stored[i]);
                     }
-                    ASSERT_NEAR(logits.data()[row * kKeys + key], expected, 1e-6 * size + 1e-6) << d_k << ' ' << rows << ' ' << row << ' ' << key;
+                    ASSERT_NEAR(logits.data()[row * kKeys + key], expected, 1e-6 * size + 1e-6)
+                        << d_k << ' ' << rows << ' ' << row << ' ' << key;
                 }
             }
         }
@@ -119,11 +124,11 @@ TEST_P(CodesTest, ScoresAreThoseOfTheStoredBytes) {
 
 /** Both ways to weights agree, whatever is brought near meanwhile. */
 TEST_P(CodesTest, WeighedInOnePassAsInTwo) {
-    for (const int64_t d_k : {16, 64, 80, 128}) {
+    for (const int64_t d_k : {16, 64, 80, 128, 256}) {
         Page page(d_k, 32, 11, 1.0f);
         Page ahead(d_k, 32, 12);
         ASSERT_TRUE(page.encode() && ahead.encode());
-        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17}) {
+        for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 47, 96}) {
             Queries queries(rows, page.shape.d, 7, 0.3f);
             const auto n = static_cast<size_t>(rows);
             std::vector<float> shift(n), sums(n), expected_sums(n), most(n), expected_most(n);
@@ -131,13 +136,16 @@ TEST_P(CodesTest, WeighedInOnePassAsInTwo) {
             Aligned expected(n * kKeys), weights(n * kKeys);
             score_codes(page.shape, queries.view, page.at(), expected.data());
             weigh_scores(expected.data(), rows, shift.data(), expected_sums.data(), expected_most.data());
-            weigh_codes(page.shape, queries.view, page.at(), rows % 2 ? ahead.at() : nullptr, shift.data(), weights.data(), sums.data(), most.data());
+            weigh_codes(page.shape, queries.view, page.at(), rows % 2 ? ahead.at() : nullptr, shift.data(),
+                        weights.data(), sums.data(), most.data());
             for (size_t row = 0; row < n; ++row) {
                 ASSERT_NEAR(sums[row], expected_sums[row], 1e-5f * expected_sums[row]) << rows << ' ' << row;
                 ASSERT_NEAR(most[row], expected_most[row], 1e-5f * expected_most[row]) << rows << ' ' << row;
-                ASSERT_EQ(expected_most[row], *std::max_element(expected.data() + row * kKeys, expected.data() + (row + 1) * kKeys));
+                ASSERT_EQ(expected_most[row],
+                          *std::max_element(expected.data() + row * kKeys, expected.data() + (row + 1) * kKeys));
                 for (size_t key = row * kKeys; key < (row + 1) * kKeys; ++key)
-                    ASSERT_NEAR(weights.data()[key], expected.data()[key], 1e-5f * expected.data()[key]) << rows << ' ' << key;
+                    ASSERT_NEAR(weights.data()[key], expected.data()[key], 1e-5f * expected.data()[key])
+                        << rows << ' ' << key;
             }
         }
     }
@@ -148,16 +156,20 @@ TEST_P(CodesTest, TheLargestSumsFit) {
     for (const int64_t d : {16, 128, 176, 256, 576, 1024, 4096}) {
         Page page(d, 16, 3);
         for (size_t key = 0; key < kKeys; ++key)
-            std::fill_n(page.keys.begin() + static_cast<std::ptrdiff_t>(key * static_cast<size_t>(d)), d, key % 2 ? 4.0f : -4.0f);
+            std::fill_n(page.keys.begin() + static_cast<std::ptrdiff_t>(key * static_cast<size_t>(d)), d,
+                        key % 2 ? 4.0f : -4.0f);
         ASSERT_TRUE(page.encode());
         Queries queries(1, d, 1);
         std::fill(queries.exact.begin(), queries.exact.end(), 1.0f);
-        quantise_queries(queries.exact.data(), 1, d, queries.codes.data(), queries.scale.data(), queries.offset.data(), queries.squares.data());
+        quantise_queries(queries.exact.data(), 1, d, queries.codes.data(), queries.scale.data(), queries.offset.data(),
+                         queries.squares.data());
         ASSERT_EQ(queries.codes[0], largest_query_code(d));
         Aligned logits(kKeys);
         score_codes(page.shape, queries.view, page.at(), logits.data());
         for (size_t key = 0; key < kKeys; ++key)
-            EXPECT_NEAR(logits.data()[key], (key % 2 ? 4.0 : -4.0) * static_cast<double>(d), 0.01 * static_cast<double>(d)) << d << ' ' << key;
+            EXPECT_NEAR(logits.data()[key], (key % 2 ? 4.0 : -4.0) * static_cast<double>(d),
+                        0.01 * static_cast<double>(d))
+                << d << ' ' << key;
     }
 }
 
@@ -174,18 +186,21 @@ TEST_P(CodesTest, EstimatesAreUnbiasedWithTheStatedNoise) {
         // The same keys and query each time, another rotation.
         rotate_rows(signs.data(), kCodeKeys, d, page.keys.data());
         rotate_rows(signs.data(), 1, d, queries.exact.data());
-        quantise_queries(queries.exact.data(), 1, d, queries.codes.data(), queries.scale.data(), queries.offset.data(), queries.squares.data());
+        quantise_queries(queries.exact.data(), 1, d, queries.codes.data(), queries.scale.data(), queries.offset.data(),
+                         queries.squares.data());
         ASSERT_TRUE(page.encode());
         Aligned logits(kKeys);
         score_codes(page.shape, queries.view, page.at(), logits.data());
         for (size_t key = 0; key < kKeys; ++key, n += 1.0) {
             double truth = 0.0;
-            for (size_t i = 0; i < d; ++i) truth += static_cast<double>(queries.exact[i]) * static_cast<double>(page.keys[key * d + i]);
+            for (size_t i = 0; i < d; ++i)
+                truth += static_cast<double>(queries.exact[i]) * static_cast<double>(page.keys[key * d + i]);
             const double off = static_cast<double>(logits.data()[key]) - truth;
             error += off;
             square += off * off;
         }
-        stated += 2.0 * static_cast<double>(noise_of_codes(page.shape, page.at())) * static_cast<double>(queries.squares[0]) * kKeys;
+        stated += 2.0 * static_cast<double>(noise_of_codes(page.shape, page.at())) *
+                  static_cast<double>(queries.squares[0]) * kKeys;
     }
     EXPECT_LT(std::fabs(error / n), 4.0 * std::sqrt(square / n / n) * 2.0);
     EXPECT_NEAR(square / stated, 1.0, 0.15);
@@ -204,7 +219,8 @@ TEST_P(CodesTest, RotationKeepsProducts) {
         const auto product = [&](size_t a, size_t b) {
             double sum = 0.0;
             for (size_t i = 0; i < static_cast<size_t>(d); ++i)
-                sum += static_cast<double>(rows[a * static_cast<size_t>(d) + i]) * static_cast<double>(rows[b * static_cast<size_t>(d) + i]);
+                sum += static_cast<double>(rows[a * static_cast<size_t>(d) + i]) *
+                       static_cast<double>(rows[b * static_cast<size_t>(d) + i]);
             return sum;
         };
         const double before[] = {product(0, 0), product(0, 1), product(1, 1)};
@@ -212,34 +228,39 @@ TEST_P(CodesTest, RotationKeepsProducts) {
         const double after[] = {product(0, 0), product(0, 1), product(1, 1)};
         for (int i = 0; i < 3; ++i) EXPECT_NEAR(after[i], before[i], 1e-5 * before[0]) << d;
         const float most = *std::max_element(rows.begin(), rows.end());
-        EXPECT_LT(most, 60.0f * 2.0f / std::sqrt(16.0f) + 6.0f) << "the outlier is spread over at least 16 dimensions, " << d;
+        EXPECT_LT(most, 60.0f * 2.0f / std::sqrt(16.0f) + 6.0f)
+            << "the outlier is spread over at least 16 dimensions, " << d;
     }
 }
 
 TEST_P(CodesTest, PagesOfEqualAndOfZeroKeysAreExact) {
     Page page(64, 16, 1);
-    for (size_t key = 1; key < kKeys; ++key) std::copy_n(page.keys.begin(), 64, page.keys.begin() + static_cast<std::ptrdiff_t>(key * 64));
+    for (size_t key = 1; key < kKeys; ++key)
+        std::copy_n(page.keys.begin(), 64, page.keys.begin() + static_cast<std::ptrdiff_t>(key * 64));
     for (int turn = 0; turn < 2; ++turn) {
         ASSERT_TRUE(page.encode());
         Queries queries(1, 64, 2);
         Aligned logits(kKeys);
         score_codes(page.shape, queries.view, page.at(), logits.data());
         double truth = 0.0;
-        for (size_t i = 0; i < 64; ++i) truth += static_cast<double>(queries.exact[i]) * static_cast<double>(page.keys[i]);
+        for (size_t i = 0; i < 64; ++i)
+            truth += static_cast<double>(queries.exact[i]) * static_cast<double>(page.keys[i]);
         for (size_t key = 0; key < kKeys; ++key) EXPECT_NEAR(logits.data()[key], truth, 0.06) << turn;
         std::fill(page.keys.begin(), page.keys.end(), 0.0f);
     }
 }
 
 TEST_P(CodesTest, WhatIsNotFiniteIsRefused) {
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity()}) {
         Page page(64, 20, 1);
         page.keys[17 * 64 + 5] = bad;
         EXPECT_FALSE(page.encode());
         Page other(64, 20, 1);
         other.values[63 * 20 + 19] = bad;
         EXPECT_FALSE(other.encode());
-        EXPECT_TRUE(std::isnan(encode_value_mean(other.values.data(), 20, uint64_t{1} << 63, reinterpret_cast<int8_t*>(other.at()))));
+        EXPECT_TRUE(std::isnan(
+            encode_value_mean(other.values.data(), 20, uint64_t{1} << 63, reinterpret_cast<int8_t*>(other.at()))));
         EXPECT_FALSE(std::isnan(encode_value_mean(other.values.data(), 20, 1, reinterpret_cast<int8_t*>(other.at()))));
     }
 }
@@ -300,7 +321,8 @@ TEST_P(CodesTest, SharesSumsAndMeans) {
     sum_weights(weights.data(), tokens * group, some, sums.data());
     for (size_t row = 0; row < sums.size(); ++row) {
         double sum = 0.0;
-        for (size_t key = 0; key < kKeys; ++key) sum += (some >> key & 1) != 0 ? static_cast<double>(weights.data()[row * kKeys + key]) : 0.0;
+        for (size_t key = 0; key < kKeys; ++key)
+            sum += (some >> key & 1) != 0 ? static_cast<double>(weights.data()[row * kKeys + key]) : 0.0;
         EXPECT_NEAR(sums[row], sum, 1e-5 * sum);
     }
     for (const int64_t d_v : {1, 7, 16, 33, 128}) {
@@ -313,13 +335,16 @@ TEST_P(CodesTest, SharesSumsAndMeans) {
         for (int64_t i = 0; i < d_v; ++i) {
             double mean = 0.0, part_mean = 0.0, largest = 0.0;
             for (size_t key = 0; key < kKeys; ++key) {
-                const double v = static_cast<double>(page.values[key * static_cast<size_t>(d_v) + static_cast<size_t>(i)]);
+                const double v =
+                    static_cast<double>(page.values[key * static_cast<size_t>(d_v) + static_cast<size_t>(i)]);
                 mean += v / kKeys;
                 part_mean += (some >> key & 1) != 0 ? v / std::popcount(some) : 0.0;
                 largest = std::max(largest, std::fabs(v));
             }
             for (size_t row = 0; row < sums.size(); ++row)
-                EXPECT_NEAR(out[row * static_cast<size_t>(d_v) + static_cast<size_t>(i)], 0.5 + static_cast<double>(sums[row]) * mean, static_cast<double>(sums[row]) * 0.004 * largest + 1e-5);
+                EXPECT_NEAR(out[row * static_cast<size_t>(d_v) + static_cast<size_t>(i)],
+                            0.5 + static_cast<double>(sums[row]) * mean,
+                            static_cast<double>(sums[row]) * 0.004 * largest + 1e-5);
             EXPECT_NEAR(static_cast<double>(part_scale) * part[static_cast<size_t>(i)], part_mean, 0.004 * largest);
         }
     }
@@ -344,7 +369,8 @@ TEST_P(CodesTest, TheRestIsDebiasedByTheNoise) {
                 const double weight = static_cast<double>(sums[row]) * trust;
                 ASSERT_NEAR(total[row], 0.25 + weight, 1e-5 * (1.0 + weight)) << rows << ' ' << row;
                 for (size_t i = 0; i < static_cast<size_t>(d_v); ++i)
-                    ASSERT_NEAR(out[row * static_cast<size_t>(d_v) + i], 0.5 + weight * static_cast<double>(value.scale) * value.mean[i], 1e-5 * (1.0 + weight))
+                    ASSERT_NEAR(out[row * static_cast<size_t>(d_v) + i],
+                                0.5 + weight * static_cast<double>(value.scale) * value.mean[i], 1e-5 * (1.0 + weight))
                         << rows << ' ' << row << ' ' << i;
             }
         }
@@ -355,7 +381,8 @@ TEST_P(CodesTest, CapsAndMasks) {
     std::vector<float> values(64), capped(64);
     for (size_t i = 0; i < 64; ++i) values[i] = capped[i] = 2.0f * static_cast<float>(i) - 60.0f;
     cap_scores(capped.data(), 64, 20.0f);
-    for (size_t i = 0; i < 64; ++i) EXPECT_NEAR(capped[i], 20.0 * std::tanh(static_cast<double>(values[i]) / 20.0), 1e-4);
+    for (size_t i = 0; i < 64; ++i)
+        EXPECT_NEAR(capped[i], 20.0 * std::tanh(static_cast<double>(values[i]) / 20.0), 1e-4);
     std::vector<uint16_t> mask(64, 0);
     mask[3] = 0xFC00;
     mask[61] = f32_to_f16(-2.5f);
@@ -364,7 +391,9 @@ TEST_P(CodesTest, CapsAndMasks) {
         add_mask(mask.data(), count, 0.5f, out.data());
         for (size_t i = 0; i < 64; ++i) {
             const bool masked = static_cast<int64_t>(i) < count;
-            const float expected = masked && i == 3 ? -std::numeric_limits<float>::infinity() : masked && i == 61 ? values[i] - 1.25f : values[i];
+            const float expected = masked && i == 3    ? -std::numeric_limits<float>::infinity()
+                                   : masked && i == 61 ? values[i] - 1.25f
+                                                       : values[i];
             EXPECT_EQ(out[i], expected) << count << ' ' << i;
         }
     }

@@ -48,6 +48,8 @@ const char* variant() {
     return "baseline";
 }
 
+bool runs_on_sapphire_rapids() { return (HWY_DYNAMIC_DISPATCH(Target)() & HWY_AVX3_SPR) != 0; }
+
 bool force_variant(const char* name) {
     hwy::SetSupportedTargetsForTest(0);
     if (name == nullptr) return true;

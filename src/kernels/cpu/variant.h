@@ -13,4 +13,10 @@ bool force_variant(const char* name);
 /** Those that can be forced here, each behind ", ". */
 std::string available_variants();
 
+/**
+ * Whether what runs was compiled for Highway's set of Sapphire Rapids, which has bf16 products and, if the system lends them, tiles. Costs nothing:
+ * hwy::SupportedTargets would ask the processor each time, microseconds in a virtual machine.
+ */
+bool runs_on_sapphire_rapids();
+
 }  // namespace atlas::kernels::cpu

@@ -269,11 +269,11 @@ public:
     void put_keys(int column) const { Transpose4(D(), ws_.decoded, k_stride_, d_k_, ws_.k_panel + column); }
     void end_keys(int end) const {
         if (end == kTile) return;
-        for (int64_t i = 0; i < d_k_; ++i) std::fill(ws_.k_panel + i * kTile + end, ws_.k_panel + (i + 1) * kTile, 0.0f);
+        for (int64_t i = 0; i < d_k_; ++i)
+            std::fill(ws_.k_panel + i * kTile + end, ws_.k_panel + (i + 1) * kTile, 0.0f);
     }
     void put_values(int key) const {
-        for (int j = 0; j < kShape.decode_rows; ++j)
-            slices_.Scatter(ws_.decoded + j * o_stride_, key + j, ws_.v_panel);
+        for (int j = 0; j < kShape.decode_rows; ++j) slices_.Scatter(ws_.decoded + j * o_stride_, key + j, ws_.v_panel);
     }
     void end_values(int /*end*/) const {}
 
@@ -290,8 +290,7 @@ public:
     void weigh_nothing(int64_t r) const { std::fill_n(ws_.s + r * kTile, kTile, 0.0f); }
     /** o = o · correction + s · values. */
     void add_values(int64_t first, int64_t /*n*/, int n_keys) const {
-        AddValues(ws_.s, ws_.v_panel, n_keys, slices_, ws_.correction, ws_.o + first * o_stride_,
-                                 o_stride_);
+        AddValues(ws_.s, ws_.v_panel, n_keys, slices_, ws_.correction, ws_.o + first * o_stride_, o_stride_);
     }
 
 private:

@@ -93,7 +93,7 @@ private:
     /** Decodes a tile's rows, kDecodeRows at a time, with zeros at the end; calls put(number of the first). Returns how many were put. */
     template <class Put>
     int Pack(const KeyTile& tile, const TileWalker& walker, DecodeFn decode, RowDecoder decoder, int64_t stride,
-             const std::byte* Segment::*rows, int64_t d, int64_t out_stride, const Put& put) const {
+             const std::byte* Segment::* rows, int64_t d, int64_t out_stride, const Put& put) const {
         int done = 0, filled = 0;
         const auto bytes = static_cast<size_t>(out_stride) * sizeof(float);
         const auto flush = [&] {

@@ -29,11 +29,12 @@ inline constexpr PrefillShape kSplitShape{32, 16, 512};
 
 /** Carves one task's workspace; the same code measures it (base nullptr) and lays it out. Of what is packed split, both parts lie in one place. */
 struct PrefillWorkspace {
-    float* k_panel;     // [d_k padded][kBlockKeys]; split: pairs [2][d_k padded / 2][kBlockKeys]
-    float* v_panel;     // slices [kBlockKeys][width] of d_v padded columns in all; split: pairs [2][kBlockKeys / 2][d_v padded]
-    float* q;           // [row blocks][d_k][row_block]; split: [2][rows][d_k padded]
-    float* o;           // [rows][d_v padded]
-    float* s;           // [row_block][kBlockKeys]
+    float* k_panel;  // [d_k padded][kBlockKeys]; split: pairs [2][d_k padded / 2][kBlockKeys]
+    float*
+        v_panel;  // slices [kBlockKeys][width] of d_v padded columns in all; split: pairs [2][kBlockKeys / 2][d_v padded]
+    float* q;     // [row blocks][d_k][row_block]; split: [2][rows][d_k padded]
+    float* o;     // [rows][d_v padded]
+    float* s;     // [row_block][kBlockKeys]
     float* weights;     // split: [2][row_block][kBlockKeys]
     float* max;         // [rows], base-2 logits
     float* sum;         // [rows][kSumLanes]

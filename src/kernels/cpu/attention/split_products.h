@@ -27,8 +27,8 @@ struct SplitRows {
 struct SplitPairs {
     uint32_t* high;
     uint32_t* rest;
-    int64_t stride;    ///< words between pairs of depth, a multiple of kSplitRows
-    bool whole;        ///< rests are all zero and not read
+    int64_t stride;  ///< words between pairs of depth, a multiple of kSplitRows
+    bool whole;      ///< rests are all zero and not read
 
     SplitPairs at(int64_t pair, int64_t column) const {
         const int64_t offset = pair * stride + column;

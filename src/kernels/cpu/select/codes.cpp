@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/select/weigh_tiles.h"
 #include "kernels/cpu/vectors.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -431,7 +432,11 @@ void score_codes(const CodeShape& shape, const CodeQueries& queries, const std::
 }
 void weigh_codes(const CodeShape& shape, const CodeQueries& queries, const std::byte* page, const std::byte* ahead,
                  const float* shift, float* weights, float* sums, float* most) {
-    HWY_DYNAMIC_DISPATCH(WeighCodes)(shape, queries, page, ahead, shift, weights, sums, most);
+    if (can_weigh_in_tiles(shape, queries.rows)) {
+        weigh_codes_tiles(shape, queries, page, ahead, shift, weights, sums, most);
+    } else {
+        HWY_DYNAMIC_DISPATCH(WeighCodes)(shape, queries, page, ahead, shift, weights, sums, most);
+    }
 }
 void cap_scores(float* values, int64_t n, float cap) { HWY_DYNAMIC_DISPATCH(CapScores)(values, n, cap); }
 void add_mask(const uint16_t* mask, int64_t count, float factor, float* logits) {

@@ -3,8 +3,7 @@
 
 #include <cpuid.h>
 
-#include <hwy/targets.h>
-
+#include "kernels/cpu/variant.h"
 #include "kernels/cpu/weights/amx/amx.h"
 
 namespace atlas::kernels::cpu {
@@ -24,8 +23,8 @@ bool ask() {
 
 bool amx_usable() {
     static const bool granted = ask();
-    // Highway's set for Sapphire Rapids: not there where a lesser one is forced.
-    return granted && (hwy::SupportedTargets() & HWY_AVX3_SPR) != 0;
+    // Not where a lesser set is forced.
+    return granted && runs_on_sapphire_rapids();
 }
 
 }  // namespace atlas::kernels::cpu
