@@ -235,14 +235,13 @@ Status Engine::run(const AttentionCall& call, const KeyIndex& index, int n_threa
     });
     near_cells_.unpin();
     if (!status.is_ok() || settings_.mode == Mode::kWindow) return status;
-    status = pin_selected(call);
+    status = selected_.pin(call, tiling_, selections_, 0, INT64_MAX);
     if (status.code() == StatusCode::kOutOfMemory && call.k.pages->is_paged())
         return selected_in_pieces(call, apart, n_threads);
     if (!status.is_ok()) return status;
     return attend_selected(call, apart, n_threads);
 }
 
-/** Adds what pin_selected() pinned to out and lse_. */
 Status Engine::attend_selected(const AttentionCall& call, bool apart, int n_threads) {
     Status status;
     if (apart) {
@@ -252,7 +251,7 @@ Status Engine::attend_selected(const AttentionCall& call, bool apart, int n_thre
         status = kernels::attention(selected_args(call), n_threads);
         if (status.is_ok()) merge(call, true, n_threads);
     }
-    selected_cells_.unpin();
+    selected_.unpin();
     return status;
 }
 
@@ -277,31 +276,6 @@ Status Engine::pin_near(const AttentionCall& call) {
     return Status::ok();
 }
 
-Status Engine::pin_selected(const AttentionCall& call, int64_t first, int64_t end) {
-    const auto is_part = [&](int64_t page) { return page >= first && page < end; };
-    pages_.clear();
-    for (size_t list = 0; list < selections_.size(); ++list) {
-        const int64_t base = call.base_page(tiling_.stream(static_cast<int64_t>(list)));
-        for (const PageCells& page : selections_[list].selected) {
-            if (is_part(base + page.key / kv::kPageRows)) pages_.add(base + page.key / kv::kPageRows);
-        }
-    }
-    if (Status status = selected_cells_.pin(call, pages_.ranges()); !status.is_ok()) return status;
-    selected_runs_.resize(selections_.size());
-    selected_lists_.resize(selections_.size());
-    for (size_t list = 0; list < selections_.size(); ++list) {
-        const auto at = static_cast<int64_t>(list);
-        selected_runs_[list].clear();
-        const int64_t base = call.base_page(tiling_.stream(at));
-        for (const PageCells& page : selections_[list].selected) {
-            if (is_part(base + page.key / kv::kPageRows))
-                selected_cells_.append(call, tiling_.stream(at), page, &selected_runs_[list]);
-        }
-        selected_lists_[list] = list_of(call, tiling_.head(at), selected_runs_[list]);
-    }
-    return Status::ok();
-}
-
 void Engine::select(const AttentionCall& call, const KeyIndex& index, int64_t list, Workspace* work) {
     const int64_t head = tiling_.head(list);
     const int64_t stream = tiling_.stream(list);
@@ -320,7 +294,7 @@ void Engine::select(const AttentionCall& call, const KeyIndex& index, int64_t li
 }
 
 Status Engine::attend_list(const AttentionCall& call, int64_t list, bool selected) {
-    if (selected && selected_runs_[static_cast<size_t>(list)].empty()) return Status::ok();
+    if (selected && selected_.is_empty(list)) return Status::ok();
     const int64_t token = tiling_.tile(list);
     const int64_t stream = tiling_.stream(list);
     const int64_t first_head = tiling_.head(list) * call.group();
@@ -331,7 +305,7 @@ Status Engine::attend_list(const AttentionCall& call, int64_t list, bool selecte
     one.q = call.query(stream, token, first_head);
     one.out = call.output(stream, token, first_head);
     one.lse = (selected ? selected_lse_ : lse_).data() + row;
-    one.runs = &(selected ? selected_lists_ : near_lists_)[static_cast<size_t>(list)];
+    one.runs = (selected ? selected_.lists() : near_lists_.data()) + list;
     // A sink is part of what is read in any case, and counted once.
     one.sinks = call.args.sinks && !selected ? call.args.sinks + first_head : nullptr;
     if (call.args.mask.data) {
@@ -354,7 +328,7 @@ Status Engine::attend_list(const AttentionCall& call, int64_t list, bool selecte
 kernels::AttentionArgs Engine::selected_args(const AttentionCall& call) {
     kernels::AttentionArgs args = call.args;
     args.tokens_per_tile = tiling_.tokens;
-    args.runs = selected_lists_.data();
+    args.runs = selected_.lists();
     args.sinks = nullptr;
     args.lse = selected_lse_.data();
     args.out = selected_out_.data();

@@ -12,6 +12,7 @@
 #include "attention/plan/runs.h"
 #include "attention/select/key_selector.h"
 #include "attention/select/scores.h"
+#include "attention/select/selected_keys.h"
 #include "attention/select/selection.h"
 #include "attention/settings.h"
 #include "attention/stats.h"
@@ -95,8 +96,7 @@ private:
     /** Reads what is read in any case, selects, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
     Status run(const AttentionCall& call, const KeyIndex& index, int n_threads);
     Status pin_near(const AttentionCall& call);
-    /** Pages of selected keys first … end − 1 of the tables, and lists of those keys. */
-    Status pin_selected(const AttentionCall& call, int64_t first = 0, int64_t end = INT64_MAX);
+    /** Adds what is pinned of the selected keys to out and lse_, and ends the pins. */
     Status attend_selected(const AttentionCall& call, bool apart, int n_threads);
     // Where the memory of a paged cache does not hold all that a layer reads (engine_pieces.cpp): parts of it one after the other, merged.
     Status exact_in_pieces(const AttentionCall& call, int n_threads);
@@ -128,10 +128,10 @@ private:
     std::vector<float> lse_;             // [stream][token][head]
     std::vector<float> selected_lse_;    // the same, of what was selected
     std::vector<float> selected_out_;    // the same, [d_v]
-    PinnedCells near_cells_, selected_cells_, stale_cells_;
-    std::vector<std::vector<kernels::Run>> near_runs_;      // per view
-    std::vector<std::vector<kernels::Run>> selected_runs_;  // per list
-    std::vector<kernels::HeadRuns> near_lists_, selected_lists_;
+    PinnedCells near_cells_, stale_cells_;
+    SelectedKeys selected_;
+    std::vector<std::vector<kernels::Run>> near_runs_;  // per view
+    std::vector<kernels::HeadRuns> near_lists_;
     PageSet pages_;
     std::vector<Stale> stale_;
     std::vector<Workspace> workspaces_;  // per thread

@@ -60,7 +60,7 @@ Status Engine::selected_in_pieces(const AttentionCall& call, bool apart, int n_t
     auto most = static_cast<size_t>(2 * call.k.pages->pages_at_once());
     for (size_t first = 0; first < pages.size();) {
         const size_t count = std::min(most, pages.size() - first);
-        Status status = pin_selected(call, pages[first], pages[first + count - 1] + 1);
+        Status status = selected_.pin(call, tiling_, selections_, pages[first], pages[first + count - 1] + 1);
         if (status.code() == StatusCode::kOutOfMemory && count > 1) {
             most = count / 2;
             continue;

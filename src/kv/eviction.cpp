@@ -10,6 +10,7 @@ public:
     void note(uint64_t now, PageUse* use) const override { use->last = now; }
     // Of tables with clocks of their own, ages can be compared.
     double value(uint64_t now, const PageUse& use) const override { return -static_cast<double>(now - use.last); }
+    bool by_age_alone() const override { return true; }
 };
 
 class Score final : public EvictionPolicy {
@@ -21,6 +22,7 @@ public:
     double value(uint64_t now, const PageUse& use) const override {
         return static_cast<double>(use.score) * std::exp2(-static_cast<double>(now - use.last) / kScoreHalfLife);
     }
+    bool by_age_alone() const override { return false; }
 };
 
 }  // namespace

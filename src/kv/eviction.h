@@ -19,6 +19,8 @@ public:
     virtual void note(uint64_t now, PageUse* use) const = 0;
     /** What a page is worth at a time of its table: those worth least leave first. Does not grow while a page is not used. */
     virtual double value(uint64_t now, const PageUse& use) const = 0;
+    /** Whether how often something was used does not count. */
+    virtual bool by_age_alone() const = 0;
 };
 
 /** The least recently used page leaves first. */

@@ -15,7 +15,8 @@ class PageTable;
 enum class PinMode {
     kKeep,      ///< they stay in memory, until others are needed more
     kThrough,   ///< they are copies of the pin, and go with it: for what is read once in a while and all of it
-    kResident,  ///< none is read: the pin fails
+    kAside,     ///< as kThrough, and it does not count as a use of the pages: for what has them elsewhere afterwards
+    kResident,  ///< none is read: the pin fails; no use either
 };
 
 /**

@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "kv/damage.h"
+#include "kv/key_rows.h"
 #include "kv/page_pins.h"
 #include "kv/pager.h"
 #include "kv/pages.h"
@@ -75,6 +76,11 @@ public:
     Status reserve(std::span<const PageRange> ranges) { return reserve(ranges, nullptr); }
     /** The same; while `held` lives they stay so, and stay in memory. nullptr: nobody else takes memory meanwhile. */
     Status reserve(std::span<const PageRange> ranges, Pinned* held);
+    /**
+     * Of this table as K with `v`: rows of single keys beside the pages, for pages that may be on disk. Every cell of both tables begins with the rows of its
+     * KV heads. nullptr without a disk. Those of another V or shape than before end. Nothing of them may be pinned then. Throws std::bad_alloc.
+     */
+    KeyRows* key_rows(const PageTable& v, const KeyRows::Shape& shape) const;
     /** Whether pages may leave memory for a disk while nobody pins them. */
     bool is_paged() const { return pager_ != nullptr; }
     /** So many pages take an eighth of the budget, where they can leave memory: more should not be pinned together if it can be helped. */
@@ -151,6 +157,8 @@ private:
 
     /** What a slot holds: the address of a page's memory, 0 for none; with kShared added if other slots may hold it too. */
     using Slot = uintptr_t;
+    /** Pins and leases of a table, some of each token: pages not used for so many are in no query's window. */
+    static constexpr uint64_t kIdleUses = 16;
     static constexpr Slot kShared = 1;
     /** The page is on disk alone. */
     static constexpr Slot kCold = 2;
@@ -203,7 +211,8 @@ private:
     void give_back(Slot slot) const noexcept;
 
     // With a pager, in page_table_paging.cpp.
-    Status pin_resident(std::span<const PageRange> ranges, Pinned* out, std::vector<Pager::Missing>* missing) const;
+    Status pin_resident(std::span<const PageRange> ranges, PinMode mode, Pinned* out,
+                        std::vector<Pager::Missing>* missing) const;
     Status lease_paged(size_t index, size_t inside, WriteLease* out);
     void end_lease(size_t index) noexcept;
     Status reserve_paged(std::span<const PageRange> ranges, Pinned* held);
@@ -245,6 +254,9 @@ private:
         size_t page;
         Slot slot;
     };
+    mutable std::unique_ptr<KeyRows>
+        rows_of_keys_;                      // with a pager; changes of it and of the next: guarded by the pager's mutex
+    mutable uint64_t rows_v_ = 0;           // id of its V
     mutable std::vector<DiskUnit> units_;   // with a pager, of clean and of cold pages; guarded
     mutable std::vector<PageUse> uses_;     // with a pager; guarded
     mutable uint64_t time_ = 0;             // of uses_; guarded
@@ -272,7 +284,7 @@ void PageTable::for_each_evictable(bool clean, Visit visit) const {
         const Slot slot = slots_[index].load(std::memory_order_relaxed);
         if (slot == 0 || slot == kCold || pins_[index] > 0 || (clean && !units_[index].exists() && is_needed(index)))
             continue;
-        visit(index, pager_->policy().value(time_, uses_[index]));
+        visit(index, pager_->policy().value(time_, uses_[index]), time_ - uses_[index].last > kIdleUses);
     }
 }
 

@@ -23,6 +23,18 @@ void PageTable::forget_cold(size_t index) {
     stamp(index);
 }
 
+KeyRows* PageTable::key_rows(const PageTable& v, const KeyRows::Shape& shape) const {
+    if (!pager_ || v.pager_ != pager_) return nullptr;
+    if (!rows_of_keys_ || rows_v_ != v.id() || rows_of_keys_->shape() != shape) {
+        rows_of_keys_.reset();
+        RowCache* cache = tier_.row_cache(KeyRows::row_bytes(shape), page_bytes_);
+        if (!cache) return nullptr;
+        rows_of_keys_ = std::make_unique<KeyRows>(*pager_, *cache, shape, std::min(pages(), v.pages()));
+        rows_v_ = v.id();
+    }
+    return rows_of_keys_.get();
+}
+
 Status PageTable::lease_paged(size_t index, size_t inside, WriteLease* out) {
     for (;;) {
         {
@@ -96,8 +108,7 @@ Leaving PageTable::leave(size_t index) {
         give_back(slot);
         return Leaving::kGone;
     }
-    const std::byte* memory = memory_of(slot);
-    if (memory[0] == std::byte{0} && std::memcmp(memory, memory + 1, page_bytes_ - 1) == 0) {
+    if (is_zero(memory_of(slot), page_bytes_)) {
         replace(index, 0);
         return Leaving::kGone;
     }

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <new>
+#include <span>
 #include <utility>
 
 #include "base/log.h"
+#include "kv/key_rows.h"
 #include "kv/page_table.h"
 
 namespace atlas::kv {
@@ -19,6 +21,12 @@ constexpr size_t kWrites = 32;
 constexpr uint64_t kShareForReading = 8;
 // So many failed writes in a row, and the disk gets no more.
 constexpr int kMostFailures = 8;
+// Pages of rows that are written at a time, each with memory of its own.
+constexpr size_t kRowWrites = 8;
+// Reads of rows under way, at least and at most, and the share of memory that they may take.
+constexpr uint64_t kLeastReads = 8, kMostReads = 256, kShareOfReads = 64;
+// Where all pages in memory are in use they are looked over again after so many wishes for idle ones: once in some tokens.
+constexpr int kLooksSpared = 256;
 
 }  // namespace
 
@@ -33,7 +41,16 @@ Pager::Pager(Budget& budget, std::unique_ptr<DiskTier> disk, const EvictionPolic
     });
 }
 
-Pager::~Pager() { budget_.set_relief({}); }
+Pager::~Pager() {
+    budget_.set_relief({});
+    budget_.release(buffer_bytes_);
+}
+
+void Pager::Free::operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t{kIoAlignment}); }
+
+Pager::Buffer Pager::allocate(size_t bytes) {
+    return Buffer(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{kIoAlignment})));
+}
 
 void Pager::add(PageTable* table) {
     const std::lock_guard lock(mutex_);
@@ -42,14 +59,18 @@ void Pager::add(PageTable* table) {
 
 void Pager::remove(PageTable* table) noexcept {
     const std::lock_guard lock(mutex_);
+    finish_all_writes();
+    victims_.clear();
+    next_victim_ = 0;
+    std::erase(tables_, table);
+}
+
+void Pager::finish_all_writes() noexcept {
     try {
         while (!writes_.empty()) finish_writes(true, false);
     } catch (const std::bad_alloc&) {
         log().error("KV disk tier: no memory to end its writes");
     }
-    victims_.clear();
-    next_victim_ = 0;
-    std::erase(tables_, table);
 }
 
 bool Pager::has_room(uint64_t bytes) const {
@@ -63,7 +84,8 @@ void Pager::find_victims(bool clean) {
     for (PageTable* table : tables_) {
         // Where the disk is full, what nobody needs makes room in it.
         if (clean) table->drop_unneeded();
-        table->for_each_evictable(clean, [&](size_t page, double value) { victims_.push_back({table, page, value}); });
+        table->for_each_evictable(
+            clean, [&](size_t page, double value, bool idle) { victims_.push_back({table, page, value, idle}); });
     }
     const size_t count = std::min(victims_.size(), victims_.size() / kShareOfVictims + 1);
     const auto less = [](const Victim& a, const Victim& b) { return a.value < b.value; };
@@ -80,8 +102,7 @@ void Pager::note_failure(const Status& status) {
     last_failure_ = status;
 }
 
-Pager::Writing Pager::begin_write(const Victim& victim) {
-    if (failures_ >= kMostFailures) return Writing::kRefused;
+std::unique_ptr<Pager::Write> Pager::new_write() {
     std::unique_ptr<Write> write;
     if (spare_.empty()) {
         write = std::make_unique<Write>();
@@ -90,7 +111,13 @@ Pager::Writing Pager::begin_write(const Victim& victim) {
         spare_.pop_back();
     }
     writes_.reserve(writes_.size() + 1);
-    spare_.reserve(spare_.size() + writes_.size() + 1);
+    spare_.reserve(spare_.size() + writes_.size() + 2);
+    return write;
+}
+
+Pager::Writing Pager::begin_write(const Victim& victim) {
+    if (failures_ >= kMostFailures) return Writing::kRefused;
+    std::unique_ptr<Write> write = new_write();
     const size_t bytes = victim.table->unit_bytes();
     DiskUnit unit;
     if (Status status = disk_->allocate(bytes, &unit); !status.is_ok()) {
@@ -130,9 +157,17 @@ bool Pager::finish_writes(bool wait, bool evict) {
         } else {
             failures_ = 0;
         }
-        write->table->end_write(write->page, write->version, good ? transfer->unit : DiskUnit{});
-        if (good && evict && write->table->leave(write->page) == Leaving::kGone)
-            evictions_.fetch_add(1, std::memory_order_relaxed);
+        if (KeyRows* rows = std::exchange(write->rows, nullptr)) {
+            if (!good) rows_on_disk_ -= transfer->bytes;
+            rows->end_write(static_cast<int64_t>(write->page), transfer->unit, good);
+            write->memory.reset();
+            budget_.release(transfer->bytes);
+            --row_writes_;
+        } else {
+            write->table->end_write(write->page, write->version, good ? transfer->unit : DiskUnit{});
+            if (good && evict && write->table->leave(write->page) == Leaving::kGone)
+                evictions_.fetch_add(1, std::memory_order_relaxed);
+        }
         const auto at = std::find_if(writes_.begin(), writes_.end(), [&](const auto& w) { return w.get() == write; });
         spare_.push_back(std::move(*at));
         *at = std::move(writes_.back());
@@ -162,7 +197,10 @@ Status Pager::make_room_locked(uint64_t bytes) {
         may_look = may_look || failures_ > failures;
         failures = failures_;
         if (next_victim_ < victims_.size()) {
-            const Victim victim = victims_[next_victim_++];
+            const Victim victim = victims_[next_victim_];
+            // What is read with every token is worth more than any single key.
+            if (!victim.idle && give_back_rows(bytes)) continue;
+            ++next_victim_;
             if (victim.table->value(victim.page) > cutoff_) continue;  // it was used since
             const Leaving leaving = victim.table->leave(victim.page);
             if (leaving == Leaving::kGone) evictions_.fetch_add(1, std::memory_order_relaxed);
@@ -176,6 +214,8 @@ Status Pager::make_room_locked(uint64_t bytes) {
             may_look = false;
             before = gone();
             find_victims(refused);
+        } else if (give_back_rows(bytes)) {
+            continue;
         } else {
             refusals_.fetch_add(1, std::memory_order_relaxed);
             return Status::out_of_memory(
@@ -188,10 +228,120 @@ Status Pager::make_room_locked(uint64_t bytes) {
     return Status::ok();
 }
 
+void Pager::add(RowCache* cache) { row_caches_.push_back(cache); }
+
+void Pager::remove(RowCache* cache) noexcept { std::erase(row_caches_, cache); }
+
+bool Pager::give_back_rows(uint64_t bytes) {
+    bool any = false;
+    for (RowCache* cache : row_caches_) any = any || cache->give_back(bytes);
+    return any;
+}
+
+bool Pager::make_idle_room(uint64_t bytes) {
+    if (has_room(bytes)) return true;
+    if (looks_spared_ > 0) {
+        --looks_spared_;
+        return false;
+    }
+    if (!writes_.empty()) finish_writes(false, false);
+    bool looked = false;
+    while (!has_room(bytes)) {
+        const bool has_victim = next_victim_ < victims_.size() && victims_[next_victim_].idle;
+        if (has_victim) {
+            const Victim victim = victims_[next_victim_++];
+            if (victim.table->value(victim.page) > cutoff_) continue;
+            const Leaving leaving = victim.table->leave(victim.page);
+            if (leaving == Leaving::kGone) evictions_.fetch_add(1, std::memory_order_relaxed);
+            if (leaving == Leaving::kDirty && begin_write(victim) == Writing::kStarted && writes_.size() >= kWrites)
+                finish_writes(true, true);
+        } else if (!writes_.empty()) {
+            finish_writes(true, true);
+        } else if (!looked) {
+            looked = true;
+            find_victims(false);
+        } else {
+            looks_spared_ = kLooksSpared;
+            return false;
+        }
+    }
+    write_ahead();
+    return true;
+}
+
+/** Whether the disk has room for so much besides all pages that tables may ever hold: rows are a second copy, which must not take their place. */
+bool Pager::has_spare_disk(uint64_t bytes) const {
+    uint64_t pages = 0;
+    for (const PageTable* table : tables_) pages += static_cast<uint64_t>(table->pages()) * table->unit_bytes();
+    return disk_->room() + disk_->stats().in_use >= pages + rows_on_disk_ + bytes;
+}
+
+void Pager::release_rows(const DiskUnit& region, size_t bytes) noexcept {
+    disk_->release(region, bytes);
+    rows_on_disk_ -= bytes;
+}
+
+std::byte* Pager::begin_rows(size_t bytes, DiskUnit* region) {
+    if (failures_ >= kMostFailures) return nullptr;
+    while (row_writes_ >= kRowWrites) finish_writes(true, false);
+    if (!make_room_locked(bytes).is_ok()) return nullptr;
+    Buffer memory = allocate(bytes);
+    rows_ = new_write();
+    if (!budget_.reserve(bytes)) return nullptr;
+    if (!has_spare_disk(bytes) || !disk_->allocate(bytes, region).is_ok()) {
+        budget_.release(bytes);
+        return nullptr;
+    }
+    rows_on_disk_ += bytes;
+    rows_->memory = std::move(memory);
+    rows_->transfer.unit = *region;
+    rows_->transfer.bytes = bytes;
+    return rows_->memory.get();
+}
+
+void Pager::write_rows(KeyRows* rows, int64_t page) {
+    Write* write = rows_.get();
+    write->rows = rows;
+    write->page = static_cast<size_t>(page);
+    write->transfer.memory = write->memory.get();
+    write->transfer.owner = write;
+    disk_->begin_write(&write->transfer);
+    writes_.push_back(std::move(rows_));
+    ++row_writes_;
+}
+
+Status Pager::read_buffer(size_t unit_bytes, std::span<std::byte>* buffer) {
+    if (buffer_bytes_ < unit_bytes * kLeastReads) {
+        budget_.release(std::exchange(buffer_bytes_, 0));
+        buffer_.reset();
+        const uint64_t share = budget_.limit() / kShareOfReads / unit_bytes;
+        const size_t bytes = unit_bytes * static_cast<size_t>(std::clamp(share, kLeastReads, kMostReads));
+        if (Status status = make_room_locked(bytes); !status.is_ok()) return status;
+        Buffer memory = allocate(bytes);
+        if (!budget_.reserve(bytes)) return Status::out_of_memory("reads of KV rows: " + budget_.to_string());
+        buffer_ = std::move(memory);
+        buffer_bytes_ = bytes;
+    }
+    *buffer = {buffer_.get(), buffer_bytes_};
+    return Status::ok();
+}
+
+void Pager::read_rows(std::span<UnitTransfer* const> reads) {
+    waits_.fetch_add(1, std::memory_order_relaxed);
+    row_reads_.fetch_add(reads.size(), std::memory_order_relaxed);
+    disk_->read(reads);
+}
+
+void Pager::count_rows(uint64_t hits, uint64_t misses) {
+    row_hits_.fetch_add(hits, std::memory_order_relaxed);
+    row_misses_.fetch_add(misses, std::memory_order_relaxed);
+}
+
 void Pager::write_ahead() {
     const size_t end = std::min(victims_.size(), next_victim_ + kWrites);
     for (size_t i = next_victim_; i < end && writes_.size() < kWrites; ++i) {
-        if (begin_write(victims_[i]) == Writing::kRefused) return;
+        // What is in use may change before it leaves.
+        if (!victims_[i].idle || begin_write(victims_[i]) == Writing::kRefused) return;
     }
 }
 
@@ -204,7 +354,7 @@ Status Pager::load_locked(const std::vector<Missing>& missing, PinMode mode) {
     uint64_t bytes = 0;
     for (const Missing& page : missing) bytes += page.table->unit_bytes();
     bool keep = mode == PinMode::kKeep;
-    if (mode == PinMode::kThrough) {
+    if (mode == PinMode::kThrough || mode == PinMode::kAside) {
         most_through_ = std::max(most_through_, bytes);
         keep = has_room(bytes + most_through_);
     }
@@ -279,6 +429,11 @@ PagerStats Pager::stats() const {
     stats.waits = waits_.load(std::memory_order_relaxed);
     stats.evictions = evictions_.load(std::memory_order_relaxed);
     stats.refusals = refusals_.load(std::memory_order_relaxed);
+    stats.row_hits = row_hits_.load(std::memory_order_relaxed);
+    stats.row_misses = row_misses_.load(std::memory_order_relaxed);
+    stats.row_reads = row_reads_.load(std::memory_order_relaxed);
+    const std::lock_guard lock(mutex_);
+    for (const RowCache* cache : row_caches_) stats.row_bytes += cache->bytes();
     stats.disk = disk_->stats();
     return stats;
 }
@@ -299,6 +454,10 @@ std::string Pager::json() const {
     add("waits", s.waits);
     add("evictions", s.evictions);
     add("refusals", s.refusals);
+    add("row_hits", s.row_hits);
+    add("row_misses", s.row_misses);
+    add("row_reads", s.row_reads);
+    add("row_bytes", s.row_bytes);
     add("read_bytes", s.disk.read_bytes);
     add("written_bytes", s.disk.written_bytes);
     add("read_errors", s.disk.read_errors);

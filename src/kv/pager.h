@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,9 +14,11 @@
 #include "kv/disk_tier.h"
 #include "kv/eviction.h"
 #include "kv/page_pins.h"
+#include "kv/row_cache.h"
 
 namespace atlas::kv {
 
+class KeyRows;
 class PageTable;
 
 /** What came of asking a page to leave memory. */
@@ -26,7 +29,10 @@ struct PagerStats {
     uint64_t misses = 0;  ///< that had to be read
     uint64_t waits = 0;   ///< times that pages were read: all misses of a pin together
     uint64_t evictions = 0;
-    uint64_t refusals = 0;  ///< times that no room could be made
+    uint64_t refusals = 0;                  ///< times that no room could be made
+    uint64_t row_hits = 0, row_misses = 0;  ///< single keys of a KV head that were asked for
+    uint64_t row_reads = 0;                 ///< units of such keys that were read
+    uint64_t row_bytes = 0;                 ///< of memory that holds them now
     DiskStats disk;
 };
 
@@ -75,20 +81,50 @@ public:
     std::unique_lock<std::mutex> exclusive() { return std::unique_lock(mutex_); }
     void count_hits(uint64_t pages) { hits_.fetch_add(pages, std::memory_order_relaxed); }
 
+    // For rows of single keys, which hold exclusive().
+    void add(RowCache* cache);
+    void remove(RowCache* cache) noexcept;
+    /** As make_room(), but only pages leave that nobody has used for a while; whether there is room. Throws std::bad_alloc. */
+    bool make_idle_room(uint64_t bytes);
+    bool make_any_room(uint64_t bytes) { return make_room_locked(bytes).is_ok(); }
+    /** Waits until nothing is being written. */
+    void finish_all_writes() noexcept;
+    /** Memory and a place on disk for a page's units of keys; nullptr where one of both has no room. Throws std::bad_alloc. */
+    std::byte* begin_rows(size_t bytes, DiskUnit* region);
+    /** Gives a place on disk of begin_rows() back. */
+    void release_rows(const DiskUnit& region, size_t bytes) noexcept;
+    /** Starts writing what begin_rows() gave; `rows` is told when that is done (KeyRows::end_write). */
+    void write_rows(KeyRows* rows, int64_t page);
+    /** Memory to read units of some size into, as many as may be under way. Errors: no room. Throws std::bad_alloc. */
+    Status read_buffer(size_t unit_bytes, std::span<std::byte>* buffer);
+    void read_rows(std::span<UnitTransfer* const> reads);
+    void count_rows(uint64_t hits, uint64_t misses);
+
 private:
     struct Victim {
         PageTable* table;
         size_t page;
         double value;
+        bool idle;  // not used for a while
     };
+    struct Free {
+        void operator()(std::byte* memory) const;
+    };
+    using Buffer = std::unique_ptr<std::byte[], Free>;
+    static Buffer allocate(size_t bytes);
     struct Write {
         UnitTransfer transfer;
         PageTable* table = nullptr;
         size_t page = 0;
         uint64_t version = 0;
+        KeyRows* rows = nullptr;  // it is a page of theirs, and `memory` holds it
+        Buffer memory;
     };
     // Of all below, callers hold the mutex.
     Status make_room_locked(uint64_t bytes);
+    bool give_back_rows(uint64_t bytes);
+    bool has_spare_disk(uint64_t bytes) const;
+    std::unique_ptr<Write> new_write();
     Status load_locked(const std::vector<Missing>& missing, PinMode mode);
     bool has_room(uint64_t bytes) const;
     /** `clean`: only pages that leave without a write. */
@@ -104,7 +140,7 @@ private:
     const EvictionPolicy& policy_;
     std::unique_ptr<DiskTier> disk_;
 
-    std::mutex mutex_;  // guards all below, and calls of disk_'s transfers
+    mutable std::mutex mutex_;  // guards all below, and calls of disk_'s transfers
     std::vector<PageTable*> tables_;
     std::vector<Victim> victims_;  // ascending by value
     size_t next_victim_ = 0;
@@ -113,10 +149,18 @@ private:
     std::vector<UnitTransfer*> done_;
     std::vector<UnitTransfer> reads_;
     uint64_t most_through_ = 0;  // bytes of one pin that were read through
+    std::vector<RowCache*> row_caches_;
+    int looks_spared_ = 0;         // of make_idle_room(), since the last one found nothing
+    std::unique_ptr<Write> rows_;  // between begin_rows() and write_rows()
+    size_t row_writes_ = 0;        // of writes_
+    uint64_t rows_on_disk_ = 0;
+    Buffer buffer_;  // of read_buffer()
+    size_t buffer_bytes_ = 0;
     Status last_failure_;
     int failures_ = 0;  // of writes, one after the other
 
     std::atomic<uint64_t> hits_{0}, misses_{0}, waits_{0}, evictions_{0}, refusals_{0};
+    std::atomic<uint64_t> row_hits_{0}, row_misses_{0}, row_reads_{0};
 };
 
 }  // namespace atlas::kv

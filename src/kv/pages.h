@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace atlas::kv {
 
@@ -14,5 +16,10 @@ struct PageRange {
     int64_t first = 0;
     int64_t count = 0;
 };
+
+/** Whether memory holds nothing but zeros. Data that is not zero says so early. */
+inline bool is_zero(const std::byte* data, size_t bytes) {
+    return bytes == 0 || (data[0] == std::byte{0} && std::memcmp(data, data + 1, bytes - 1) == 0);
+}
 
 }  // namespace atlas::kv

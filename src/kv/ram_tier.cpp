@@ -8,6 +8,8 @@
 #include <string>
 
 #include "kv/block_io.h"
+#include "kv/pager.h"
+#include "kv/row_cache.h"
 
 namespace atlas::kv {
 namespace {
@@ -22,7 +24,21 @@ size_t RamTier::page_size(size_t bytes) const {
     return (bytes + alignment - 1) / alignment * alignment;
 }
 
+RamTier::RamTier(Budget& budget, Pager* pager) : budget_(budget), pager_(pager) {}
+
+RowCache* RamTier::row_cache(size_t row_bytes, size_t frame_bytes) {
+    const auto alone = pager_->exclusive();
+    if (page_size(frame_bytes) < row_bytes) return nullptr;
+    std::unique_ptr<RowCache>& cache = row_caches_[row_bytes];
+    if (!cache) cache = std::make_unique<RowCache>(*pager_, *this, row_bytes, frame_bytes);
+    return cache.get();
+}
+
 RamTier::~RamTier() {
+    if (pager_) {
+        const auto alone = pager_->exclusive();
+        row_caches_.clear();
+    }
     for (const Area& slab : slabs_) munmap(slab.memory, slab.bytes);
     for (const Area& area : zeros_) munmap(area.memory, area.bytes);
 }

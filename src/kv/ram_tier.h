@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -12,6 +13,7 @@
 namespace atlas::kv {
 
 class Pager;
+class RowCache;
 
 /** Who holds pages of a tier, and may hold some that nobody needs. */
 class PageHolder {
@@ -30,12 +32,14 @@ protected:
 class RamTier {
 public:
     /** `budget` and the pager outlive the tier. With a pager, pages move between memory and disk, and are aligned for direct transfers. */
-    explicit RamTier(Budget& budget, Pager* pager = nullptr) : budget_(budget), pager_(pager) {}
+    explicit RamTier(Budget& budget, Pager* pager = nullptr);
     ~RamTier();
     RamTier(const RamTier&) = delete;
     RamTier& operator=(const RamTier&) = delete;
 
     Pager* pager() const { return pager_; }
+    /** The cache of rows of such a size, with a pager; nullptr where a page of `frame_bytes` holds none. Throws std::bad_alloc. */
+    RowCache* row_cache(size_t row_bytes, size_t frame_bytes);
     /** What a page of `bytes` bytes takes: with what aligns the next one. */
     size_t page_size(size_t bytes) const;
 
@@ -79,8 +83,9 @@ private:
     std::mutex mutex_;  // guards all below; taken last of all mutexes
     std::vector<Area> slabs_;
     size_t slab_used_ = 0;
-    std::map<size_t, Pages> pages_;  // by size
-    std::vector<Area> zeros_;        // the last is the largest; earlier ones may be in use
+    std::map<size_t, Pages> pages_;                           // by size
+    std::map<size_t, std::unique_ptr<RowCache>> row_caches_;  // by size of their rows; guarded by the pager's mutex
+    std::vector<Area> zeros_;                                 // the last is the largest; earlier ones may be in use
 };
 
 }  // namespace atlas::kv

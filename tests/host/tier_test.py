@@ -80,6 +80,21 @@ def greedy(args):
     compare(args, work)
 
 
+def single_keys(args):
+    """Keys of pages on disk are read one by one, and most of them are in memory already."""
+    prompt = sample(PROMPT)
+
+    def work(server):
+        return said(server.complete(prompt, 96, n_probs=1, ignore_eos=True))
+    right, _ = answers(args, SPARSE, work)
+    with folder() as disk:
+        ours, stats = answers(args, {**SPARSE, "ATLAS_KV_RAM": "3M", "ATLAS_KV_DISK": disk}, work)
+    print(stats)
+    require(stats["row_hits"] > stats["row_misses"] > 0, f"keys are not kept: {stats}")
+    require(0 < stats["row_reads"] <= stats["row_misses"], f"more is read than is missing: {stats}")
+    equal(json.dumps(right, indent=1), json.dumps(ours, indent=1), "all in memory, and single keys")
+
+
 def quantised(args):
     compare(args, lambda server: said(server.complete(sample(PROMPT), TOKENS, n_probs=1)), "-ctk", "q8_0", "-ctv", "q8_0")
 
@@ -215,7 +230,7 @@ def capacity(args):
             require((int(found[2]) <= 64) == less, f"{variables}: {found[0]}")
 
 
-SCENARIOS = {function.__name__: function for function in (greedy, quantised, lru, memory, slots, context_shift, slot_save, layer_in_pieces, full_disk, rare_faults,
+SCENARIOS = {function.__name__: function for function in (greedy, single_keys, quantised, lru, memory, slots, context_shift, slot_save, layer_in_pieces, full_disk, rare_faults,
                                                           bad_settings, capacity)}
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 #include "attention/plan/visibility.h"
 #include "base/status.h"
 #include "kernels/attention.h"
+#include "kv/key_rows.h"
 #include "kv/page_pins.h"
 
 namespace atlas::attention {
@@ -30,6 +31,9 @@ public:
                 std::vector<kernels::Run>* out) const;
     /** Rows of the 64 keys of a page (of the stream) and head as f32: k [64][d_k], v [64][d_v]; either may be null. */
     void decode(const AttentionCall& call, int64_t stream, int64_t page, int64_t head, float* k, float* v) const;
+
+    /** Stores a pinned page of the tables as rows of single keys (kv::KeyRows::store). Throws std::bad_alloc. */
+    void store(const AttentionCall& call, int64_t page, const kv::KeyRows::Version& version, kv::KeyRows* rows) const;
 
     /** Ends it early. */
     void unpin() noexcept {
