@@ -82,10 +82,13 @@ REPORTS = {
         [Part("One token, and 512", "bench kernels --d 64,128 --group 4 --keys 4096,16384 --tokens 1,512 --types f16,q8_0 --host-limit 2",
               "bench kernels", repeats=3)]),
     "tiers": Report(
-        "A KV cache of which memory holds a part, the rest on disk", "5 quick, 30 long",
-        [Part("SmolLM2-135M-Instruct, 7168 tokens", "bench tiers -m {model:smollm2} --tokens 7168 --page 24576 --repetitions 2",
-              "bench tiers -m {model:smollm2} --tokens 7168 --page 24576 --repetitions 5 --generate 64")],
-        needs=MODELS),
+        "A KV cache of which memory holds a part, the rest on disk", "8 quick (4 where the text that Qwen read is kept), 40 long",
+        [Part("Qwen2.5-Coder-1.5B-Instruct, Q4_K_M: decoding sparsely",
+              "bench tiers -m {model:qwen} --tokens 15872 --keep --modes sparse --shares 0.25,0.1 --repetitions 2 --output {folder}",
+              "bench tiers -m {model:qwen} --tokens 15872 --keep --shares 0.75,0.5,0.25,0.1 --repetitions 7 --generate 64 --output {folder}"),
+         Part("SmolLM2-135M-Instruct, Q4_1", "bench tiers -m {model:smollm2} --tokens 7168 --reads 4096,24576 --repetitions 2",
+              "bench tiers -m {model:smollm2} --tokens 7168 --reads 4096,24576 --shares 0.75,0.5,0.25,0.1 --repetitions 7 --generate 64")],
+        needs=MODELS, picture="tiers.png"),
     "weights": Report(
         "Weights in Atlas's hands: real models, empty context", "3 quick, 15 long",
         [Part(title, f"bench -m {{model:{name}}} {WEIGHTS} --depths 0 --prompt 128 --generate 16 --repetitions 3 --output {{folder}}/{name}",
