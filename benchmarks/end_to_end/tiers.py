@@ -60,7 +60,9 @@ def ceiling(folder, size, seconds=2.0, depth=32):
 def tokens_of(path):
     with open(path, "rb") as file:
         _, _, count = struct.unpack("<III", file.read(12))
-        return list(struct.unpack(f"<{count}i", file.read(4 * count)))
+        tokens = list(struct.unpack(f"<{count}i", file.read(4 * count)))
+    # A server writes -1, a version, their number and then tokens; llama.cpp itself tokens alone.
+    return tokens[3:3 + tokens[2]] if tokens[0] == -1 else tokens
 
 
 def serve(args, folder, context, variables):
