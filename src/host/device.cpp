@@ -25,7 +25,7 @@ bool owner_mode() { return runtime::plugin_runtime()->options().device == Device
 
 const char* device_name(ggml_backend_dev_t) { return owner_mode() ? "ATLAS0" : "ATLAS"; }
 const char* device_description(ggml_backend_dev_t) {
-    return owner_mode() ? "Atlas attention and KV cache" : "Atlas attention";
+    return owner_mode() ? "Atlas (weights, attention, KV cache)" : "Atlas attention";
 }
 
 /** Bytes of a line of /proc/meminfo, 0 when it is not there. */
