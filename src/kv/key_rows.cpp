@@ -70,11 +70,8 @@ void KeyRows::fill(const Page& page, std::byte* region, const Source& k, const S
         for (size_t first = 0; first < kPageRows; first += keys_per_unit_, unit += unit_bytes_) {
             const size_t count = std::min(keys_per_unit_, static_cast<size_t>(kPageRows) - first);
             std::byte* row = unit;
-            for (size_t cell = first; cell < first + count; ++cell, row += row_bytes_) {
-                const auto at = static_cast<int64_t>(cell);
-                std::memcpy(row, k.rows + head * k.head_stride + at * k.stride, shape_.k_bytes);
-                std::memcpy(row + shape_.k_bytes, v.rows + head * v.head_stride + at * v.stride, shape_.v_bytes);
-            }
+            for (size_t cell = first; cell < first + count; ++cell, row += row_bytes_)
+                copy_row({0, head, 0, &k, &v}, cell, row);
             std::memset(row, 0, static_cast<size_t>(unit + unit_bytes_ - row));
         }
     }
@@ -118,8 +115,16 @@ void KeyRows::end_write(int64_t number, const DiskUnit& region, bool good) noexc
 
 void KeyRows::finish_writing(std::span<const Wanted> wanted) {
     for (const Wanted& part : wanted) {
-        if (pages_[static_cast<size_t>(part.page)].state == State::kWriting) return pager_.finish_all_writes();
+        if (!part.k && pages_[static_cast<size_t>(part.page)].state == State::kWriting)
+            return pager_.finish_all_writes();
     }
+}
+
+void KeyRows::copy_row(const Wanted& from, size_t cell, std::byte* row) const {
+    const auto at = static_cast<int64_t>(cell);
+    std::memcpy(row, from.k->rows + from.head * from.k->head_stride + at * from.k->stride, shape_.k_bytes);
+    std::memcpy(row + shape_.k_bytes, from.v->rows + from.head * from.v->head_stride + at * from.v->stride,
+                shape_.v_bytes);
 }
 
 Status KeyRows::pin(std::span<const Wanted> wanted, PinnedRows* out) {
@@ -163,7 +168,7 @@ Status KeyRows::pin_locked(std::span<const Wanted> wanted, PinnedRows* out) {
     missing_.reserve(cells);
     for (const Wanted& part : wanted) {
         Page& page = pages_[static_cast<size_t>(part.page)];
-        if (page.state != State::kStored)
+        if (page.state != State::kStored && !(part.k && page.state == State::kWriting))
             return Status::io("KV rows of page " + std::to_string(part.page) + ": they could not be written");
         if (!page.slots) {
             page.slots = std::make_unique_for_overwrite<uint32_t[]>(cells_of_page());
@@ -181,7 +186,11 @@ Status KeyRows::pin_locked(std::span<const Wanted> wanted, PinnedRows* out) {
                 if (slot == RowCache::kNone)
                     return Status::out_of_memory("KV rows of " + std::to_string(cells) + " keys at once: no room");
                 slots[cell] = slot;
-                missing_.push_back({out->slots_.size(), place + cell, slot});
+                if (part.k) {
+                    copy_row(part, cell, cache_.row(slot));
+                } else {
+                    missing_.push_back({out->slots_.size(), place + cell, slot});
+                }
             }
             out->slots_.push_back(slots[cell]);
         }

@@ -56,10 +56,12 @@ public:
         const std::byte* rows;
         int64_t head_stride, stride;
     };
-    /** Some cells of one page and KV head. */
+    /** Some cells of one page and KV head. With `k` and `v` the page is pinned, and what is missing is copied from there instead of read. */
     struct Wanted {
         int64_t page, head;
         uint64_t cells;
+        const Source* k = nullptr;
+        const Source* v = nullptr;
     };
 
     KeyRows(Pager& pager, RowCache& cache, const Shape& shape, int64_t pages);
@@ -122,6 +124,7 @@ private:
     uint32_t* slot_of(uint32_t place) { return &pages_[place / cells_of_page()].slots[place % cells_of_page()]; }
     size_t units_of_page() const { return static_cast<size_t>(shape_.heads) * units_per_head_; }
     void finish_writing(std::span<const Wanted> wanted);
+    void copy_row(const Wanted& from, size_t cell, std::byte* row) const;
     Status pin_locked(std::span<const Wanted> wanted, PinnedRows* out);
     Status read(std::span<const Missing> missing);
     void fill(const Page& page, std::byte* region, const Source& k, const Source& v) const;

@@ -81,6 +81,8 @@ public:
      * KV heads. nullptr without a disk. Those of another V or shape than before end. Nothing of them may be pinned then. Throws std::bad_alloc.
      */
     KeyRows* key_rows(const PageTable& v, const KeyRows::Shape& shape) const;
+    /** Whether the page will leave memory before those in use: pages have left already, and nobody has used this one for a while. */
+    bool is_leaving(int64_t page) const;
     /** Whether pages may leave memory for a disk while nobody pins them. */
     bool is_paged() const { return pager_ != nullptr; }
     /** So many pages take an eighth of the budget, where they can leave memory: more should not be pinned together if it can be helped. */

@@ -23,6 +23,12 @@ void PageTable::forget_cold(size_t index) {
     stamp(index);
 }
 
+bool PageTable::is_leaving(int64_t page) const {
+    if (!pager_ || !pager_->is_short()) return false;
+    const std::lock_guard lock(mutex_);
+    return time_ - uses_[static_cast<size_t>(page)].last > kIdleUses;
+}
+
 KeyRows* PageTable::key_rows(const PageTable& v, const KeyRows::Shape& shape) const {
     if (!pager_ || v.pager_ != pager_) return nullptr;
     if (!rows_of_keys_ || rows_v_ != v.id() || rows_of_keys_->shape() != shape) {

@@ -79,6 +79,8 @@ public:
     Status make_room(uint64_t bytes);
     /** Whoever takes pages away holds this. */
     std::unique_lock<std::mutex> exclusive() { return std::unique_lock(mutex_); }
+    /** Whether memory ever had no room. */
+    bool is_short() const { return evictions_.load(std::memory_order_relaxed) > 0; }
     void count_hits(uint64_t pages) { hits_.fetch_add(pages, std::memory_order_relaxed); }
 
     // For rows of single keys, which hold exclusive().

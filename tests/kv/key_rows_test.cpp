@@ -137,6 +137,24 @@ TEST_F(KeyRowsTest, AKeyThatSeveralTokensWantIsReadOnce) {
     EXPECT_EQ(stats().row_reads, before.row_reads + 2);
 }
 
+TEST_F(KeyRowsTest, RowsOfAPinnedPageAreCopiedAndThereWhenItHasLeft) {
+    open(14 * kKPage);
+    write_all();
+    store_all();
+    const PageRange range{4, 1};
+    Pinned k, v;
+    ASSERT_TRUE(k_->pin({&range, 1}, &k, PinMode::kAside).is_ok());
+    ASSERT_TRUE(v_->pin({&range, 1}, &v, PinMode::kAside).is_ok());
+    const KeyRows::Source k_rows{k.page(4), kK, kHeads * kK}, v_rows{v.page(4), kV, kHeads * kV};
+    const auto before = stats();
+    PinnedRows pinned;
+    ASSERT_TRUE(pin({{4, 1, 0b101, &k_rows, &v_rows}}, &pinned).is_ok());
+    k.unpin(), v.unpin(), pinned.unpin();
+    ASSERT_TRUE(pin({{4, 1, 0b101}}, &pinned).is_ok());
+    EXPECT_EQ(stats().row_misses, before.row_misses);
+    EXPECT_EQ(stats().row_reads, before.row_reads);
+}
+
 TEST_F(KeyRowsTest, APageThatIsWrittenIsNotStoredUntilItIsAgain) {
     open(14 * kKPage);
     write_all();

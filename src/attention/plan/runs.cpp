@@ -66,10 +66,12 @@ void PinnedCells::decode(const AttentionCall& call, int64_t stream, int64_t page
                              args.d_v, v);
 }
 
-void PinnedCells::store(const AttentionCall& call, int64_t page, const kv::KeyRows::Version& version,
-                        kv::KeyRows* rows) const {
-    rows->store(page, version, {k_.page(page) + inside_row(call.k), call.k.head_stride, call.args.k_stride},
-                {v_.page(page) + inside_row(call.v), call.v.head_stride, call.args.v_stride});
+kv::KeyRows::Source PinnedCells::k_rows(const AttentionCall& call, int64_t page) const {
+    return {k_.page(page) + inside_row(call.k), call.k.head_stride, call.args.k_stride};
+}
+
+kv::KeyRows::Source PinnedCells::v_rows(const AttentionCall& call, int64_t page) const {
+    return {v_.page(page) + inside_row(call.v), call.v.head_stride, call.args.v_stride};
 }
 
 kernels::HeadRuns list_of(const AttentionCall& call, int64_t head, std::span<const kernels::Run> runs) {

@@ -32,8 +32,9 @@ public:
     /** Rows of the 64 keys of a page (of the stream) and head as f32: k [64][d_k], v [64][d_v]; either may be null. */
     void decode(const AttentionCall& call, int64_t stream, int64_t page, int64_t head, float* k, float* v) const;
 
-    /** Stores a pinned page of the tables as rows of single keys (kv::KeyRows::store). Throws std::bad_alloc. */
-    void store(const AttentionCall& call, int64_t page, const kv::KeyRows::Version& version, kv::KeyRows* rows) const;
+    /** Rows of all heads of a pinned page of the tables. */
+    kv::KeyRows::Source k_rows(const AttentionCall& call, int64_t page) const;
+    kv::KeyRows::Source v_rows(const AttentionCall& call, int64_t page) const;
 
     /** Ends it early. */
     void unpin() noexcept {

@@ -1,5 +1,6 @@
 #include "attention/select/selected_keys.h"
 
+#include <algorithm>
 #include <bit>
 
 namespace atlas::attention {
@@ -22,13 +23,15 @@ kv::KeyRows::Version version_of(const AttentionCall& call, int64_t page) {
 SelectedKeys::Source SelectedKeys::source_of(const AttentionCall& call, kv::KeyRows* rows, int64_t page) {
     Source& source = sources_[static_cast<size_t>(page)];
     if (source != Source::kUnknown) return source;
-    if (!rows || (call.k.pages->is_resident(page) && call.v.pages->is_resident(page))) {
+    const bool resident = !rows || (call.k.pages->is_resident(page) && call.v.pages->is_resident(page));
+    if (resident && !(rows && call.k.pages->is_leaving(page))) {
         source = Source::kPage;
-    } else if (rows->is_stored(page, version_of(call, page))) {
+    } else if (!resident && rows->is_stored(page, version_of(call, page))) {
         source = Source::kRows;
     } else {
-        source = Source::kCold;
-        cold_.push_back(page);
+        // On disk and not yet stored by rows, or about to leave: its keys are to be in memory when it is gone.
+        source = Source::kCopied;
+        copied_.push_back({page, {}, {}});
     }
     if (source != Source::kRows) pages_.add(page);
     return source;
@@ -52,7 +55,7 @@ Status SelectedKeys::pin_from(const AttentionCall& call, const Tiling& tiling, s
     unpin();
     pages_.clear();
     wanted_.clear();
-    cold_.clear();
+    copied_.clear();
     sources_.assign(static_cast<size_t>(call.k.pages->pages()), Source::kUnknown);
     const auto for_each = [&](auto visit) {
         for (size_t list = 0; list < selections.size(); ++list) {
@@ -64,12 +67,14 @@ Status SelectedKeys::pin_from(const AttentionCall& call, const Tiling& tiling, s
             }
         }
     };
-    for_each([&](int64_t list, int64_t page, const PageCells& part) {
-        if (source_of(call, rows, page) == Source::kRows) wanted_.push_back({page, tiling.head(list), part.cells});
-    });
+    for_each([&](int64_t, int64_t page, const PageCells&) { source_of(call, rows, page); });
     if (Status status = cells_.pin(call, pages_.ranges(), rows ? kv::PinMode::kAside : kv::PinMode::kKeep);
         !status.is_ok())
         return status;
+    if (rows) {
+        store(call, rows);
+        for_each([&](int64_t list, int64_t page, const PageCells& part) { want(page, tiling.head(list), part.cells); });
+    }
     if (!wanted_.empty()) {
         if (Status status = rows->pin(wanted_, &rows_); !status.is_ok()) {
             unpin();
@@ -82,7 +87,7 @@ Status SelectedKeys::pin_from(const AttentionCall& call, const Tiling& tiling, s
     size_t next = 0;
     for_each([&](int64_t list, int64_t page, const PageCells& part) {
         std::vector<kernels::Run>& runs = runs_[static_cast<size_t>(list)];
-        if (sources_[static_cast<size_t>(page)] == Source::kRows) {
+        if (sources_[static_cast<size_t>(page)] != Source::kPage) {
             append_rows(call, part, tiling.head(list), *rows, &next, &runs);
         } else {
             cells_.append(call, tiling.stream(list), part, &runs);
@@ -90,8 +95,32 @@ Status SelectedKeys::pin_from(const AttentionCall& call, const Tiling& tiling, s
     });
     for (size_t list = 0; list < selections.size(); ++list)
         lists_[list] = list_of(call, tiling.head(static_cast<int64_t>(list)), runs_[list]);
-    for (const int64_t page : cold_) cells_.store(call, page, version_of(call, page), rows);
     return Status::ok();
+}
+
+/** Stores the pages whose rows are copied, which are pinned; where there is no room for that they are read as pages. */
+void SelectedKeys::store(const AttentionCall& call, kv::KeyRows* rows) {
+    std::sort(copied_.begin(), copied_.end(), [](const Copied& a, const Copied& b) { return a.page < b.page; });
+    for (Copied& page : copied_) {
+        page.k = cells_.k_rows(call, page.page);
+        page.v = cells_.v_rows(call, page.page);
+        const kv::KeyRows::Version version = version_of(call, page.page);
+        if (!rows->is_stored(page.page, version)) rows->store(page.page, version, page.k, page.v);
+        if (!rows->is_stored(page.page, version)) sources_[static_cast<size_t>(page.page)] = Source::kPage;
+    }
+}
+
+void SelectedKeys::want(int64_t page, int64_t head, uint64_t cells) {
+    const Source source = sources_[static_cast<size_t>(page)];
+    if (source == Source::kPage) return;
+    kv::KeyRows::Wanted wanted{page, head, cells};
+    if (source == Source::kCopied) {
+        const auto at = std::lower_bound(copied_.begin(), copied_.end(), page,
+                                         [](const Copied& copied, int64_t number) { return copied.page < number; });
+        wanted.k = &at->k;
+        wanted.v = &at->v;
+    }
+    wanted_.push_back(wanted);
 }
 
 /** The cells of a page, whose rows follow each other from `next` on, as runs of one key each. */

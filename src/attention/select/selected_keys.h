@@ -32,10 +32,18 @@ public:
     }
 
 private:
-    enum class Source : uint8_t { kUnknown, kPage, kCold, kRows };
+    /** Where the keys of a page are read; kCopied: from rows, which are copied from the page if they are missing. */
+    enum class Source : uint8_t { kUnknown, kPage, kRows, kCopied };
+    /** A page whose rows are copied from its memory. */
+    struct Copied {
+        int64_t page;
+        kv::KeyRows::Source k, v;
+    };
     Source source_of(const AttentionCall& call, kv::KeyRows* rows, int64_t page);
     Status pin_from(const AttentionCall& call, const Tiling& tiling, std::span<const Selection> selections,
                     int64_t first, int64_t end, kv::KeyRows* rows);
+    void store(const AttentionCall& call, kv::KeyRows* rows);
+    void want(int64_t page, int64_t head, uint64_t cells);
     void append_rows(const AttentionCall& call, const PageCells& page, int64_t head, const kv::KeyRows& rows,
                      size_t* next, std::vector<kernels::Run>* out) const;
 
@@ -45,7 +53,7 @@ private:
     std::vector<kernels::HeadRuns> lists_;
     std::vector<Source> sources_;  // per page of the tables
     std::vector<kv::KeyRows::Wanted> wanted_;
-    std::vector<int64_t> cold_;
+    std::vector<Copied> copied_;
     PageSet pages_;
 };
 
