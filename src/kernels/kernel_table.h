@@ -86,8 +86,8 @@ struct Table {
     void (*quantise_activations)(const ActivationArgs& args, int64_t begin, int64_t end);
     /**
      * Rows [begin, end) of the product, all n columns: this thread's share. Values are those of the quantised operands, multiplied exactly and
-     * summed in an order of the kernel's choice, in f32 or exactly; f16 times f16 may be off by 2⁻¹⁶ of each product. Allocates nothing; needs
-     * at most 300 KiB of stack.
+     * summed in an order of the kernel's choice, in f32 or exactly; f16 times f16 may be off by 2⁻¹⁶ of each product. Takes at most 300 KiB of
+     * stack and, on tiles, a MiB of workspace a thread (std::bad_alloc).
      */
     void (*multiply_weights)(const WeightProduct& product, int64_t begin, int64_t end);
 

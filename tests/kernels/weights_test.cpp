@@ -272,6 +272,17 @@ TEST_P(WeightsTest, ChosenColumns) {
     }
 }
 
+/** More columns, and more of k, than kernels take at once. */
+TEST_P(WeightsTest, ManyColumnsOfLongRows) {
+    Numbers numbers(7);
+    std::mt19937 random(7);
+    for (const WeightType type : {WeightType::kQ4_1, WeightType::kQ8_0, WeightType::kQ4_K, WeightType::kQ3_K}) {
+        const Problem problem(numbers, random, type, 18, 2304, 530);
+        problem.expect_equal(problem.run(table()), problem.run(reference_table()));
+        if (HasFatalFailure()) return;
+    }
+}
+
 /** All bits set or none in the codes and their scales; scales that are not finite; activations that are not. */
 TEST_P(WeightsTest, HostileBlocks) {
     Numbers numbers(6);

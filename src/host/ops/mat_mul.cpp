@@ -18,6 +18,8 @@ constexpr int64_t kMostColumns = 2048;
 
 constexpr int64_t kLeastShare = int64_t{96} << 10;  // bytes of weights, times columns
 
+constexpr int64_t kManyColumns = 8;
+
 /** The host's number of a type is found by its name, which GGUF fixes. */
 std::optional<kernels::WeightType> weight_type(ggml_type type) {
     for (int i = 0; i < kernels::kWeightTypeCount; ++i) {
@@ -50,7 +52,9 @@ struct Shares {
         : rows(weights->ne[1]), panels((rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel) {
         const auto threads = static_cast<int64_t>(std::max(n_threads, 1));
         const auto bytes = static_cast<int64_t>(weights->nb[1]) * rows * columns;
-        count = std::min(panels, std::clamp(bytes / kLeastShare, threads, 8 * threads));
+        // Kernels for many columns lay them out anew in every share.
+        const int64_t most = columns > kManyColumns ? 2 * threads : 8 * threads;
+        count = std::min(panels, std::clamp(bytes / kLeastShare, threads, most));
     }
     int64_t begin(int64_t share) const { return std::min(rows, panels * share / count * kernels::kWeightPanel); }
 };

@@ -10,8 +10,9 @@
 #include "kernels/cpu/weights/panel.h"
 
 // By function and not by file: what is inline in other headers must not be compiled for this instruction set.
-#define ATLAS_AMX \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
+#define ATLAS_AMX   \
+    __attribute__(( \
+        target("f16c,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")))
 #define ATLAS_AMX_INLINE __attribute__((always_inline)) inline ATLAS_AMX
 
 namespace atlas::kernels::cpu {
@@ -70,15 +71,6 @@ struct ColumnTile {
         stride = static_cast<ptrdiff_t>(column_bytes);
     }
 };
-
-/** Fetches what the next tile of columns needs into the first-level cache, `bytes` of each column; tiles are loaded faster than it is missed. */
-ATLAS_AMX_INLINE void PrefetchNext(const ColumnTile& tile, size_t offset, size_t bytes) {
-    if (!tile.even) return;
-    const std::byte* next = tile.in[0] + static_cast<ptrdiff_t>(kTile) * tile.stride + offset;
-    for (size_t c = 0; c < kTile; ++c, next += tile.stride) {
-        for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
-    }
-}
 
 /** Bytes of 16 columns side by side, for tiles that cannot be loaded where they lie. */
 template <size_t kBytes>
