@@ -26,6 +26,7 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas.pc DESTINATION ${CMAKE_INST
 install(FILES ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas)
 # Debian's name for the licence file.
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas RENAME copyright)
+install(FILES ${PROJECT_SOURCE_DIR}/tools/grafana/atlas.json DESTINATION ${CMAKE_INSTALL_DATADIR}/ggml-atlas/grafana)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas/docs FILES_MATCHING PATTERN "*.md")
 
 set(CPACK_PACKAGE_NAME ggml-atlas)
