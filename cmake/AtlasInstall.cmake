@@ -3,6 +3,8 @@ include(GNUInstallDirs)
 
 # Not ggml's own backend folder: ggml loads only names it knows from there, and a private folder survives its upgrades. Programs find
 # the library through GGML_BACKEND_PATH, which the launcher sets.
+# A wheel has libraries beside it that a system may not have.
+set_target_properties(ggml-atlas PROPERTIES INSTALL_RPATH "$ORIGIN")
 install(TARGETS ggml-atlas EXPORT ggml-atlas-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/atlas)
 if(TARGET atlas)
     install(TARGETS atlas RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
