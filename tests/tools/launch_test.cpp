@@ -199,9 +199,9 @@ TEST(SettingsTest, EveryOptionHasASwitchAndTheShortHelpIsForUsers) {
     EXPECT_TRUE(find_setting("atlas-test-time")->expert);
     EXPECT_EQ(find_setting("atlas-page-all"), nullptr) << "for tests";
     EXPECT_NE(
-        describe_settings(false).find("--atlas-threshold       queries that see no more keys than this are exact\n"),
+        describe_settings(false).find("--atlas-threshold     queries that see no more keys than this are exact\n"),
         std::string::npos);
-    EXPECT_NE(describe_settings(false).find("--atlas-memory-pool     another name of --atlas-kv-ram\n"),
+    EXPECT_NE(describe_settings(false).find("--atlas-memory-pool   another name of --atlas-kv-ram\n"),
               std::string::npos);
     EXPECT_NE(describe_settings(true).find("--atlas-threshold  (0 to 1073741824; default 4096)"), std::string::npos);
     EXPECT_EQ(describe_settings(false).find("--atlas-omega-alpha"), std::string::npos);
