@@ -3,6 +3,8 @@ include(GNUInstallDirs)
 
 # Not ggml's own backend folder: ggml loads only names it knows from there, and a private folder survives its upgrades. Programs find
 # the library through GGML_BACKEND_PATH, which the launcher sets.
+# A wheel has libraries beside it that a system may not have.
+set_target_properties(ggml-atlas PROPERTIES INSTALL_RPATH "$ORIGIN")
 install(TARGETS ggml-atlas EXPORT ggml-atlas-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/atlas)
 if(TARGET atlas)
     install(TARGETS atlas RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
@@ -26,6 +28,7 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas.pc DESTINATION ${CMAKE_INST
 install(FILES ${PROJECT_SOURCE_DIR}/README.md DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas)
 # Debian's name for the licence file.
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas RENAME copyright)
+install(FILES ${PROJECT_SOURCE_DIR}/tools/grafana/atlas.json DESTINATION ${CMAKE_INSTALL_DATADIR}/ggml-atlas/grafana)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs/ DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/ggml-atlas/docs FILES_MATCHING PATTERN "*.md")
 
 set(CPACK_PACKAGE_NAME ggml-atlas)

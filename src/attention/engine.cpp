@@ -55,6 +55,11 @@ void Engine::set_settings(const Settings& settings) {
     plans_in_use_ = 0;
 }
 
+size_t Engine::scratch_bytes() const {
+    const auto of = [](const auto&... buffer) { return (... + (buffer.capacity() * sizeof(buffer[0]))); };
+    return of(far_lse_, far_out_, lse_, selected_lse_, selected_out_, near_lists_, stale_);
+}
+
 bool Engine::wants_index(const AttentionCall& call) const {
     return settings_.mode != Mode::kExact && call.n_keys > settings_.threshold && can_select(call) &&
            most_visible(call) > settings_.threshold;

@@ -34,9 +34,10 @@ bool memory_applies(const kernels::AttentionArgs& args);
  */
 class Engine {
 public:
-    /** stats: null, or where what it did is added per layer; outlives the engine. */
-    explicit Engine(const Settings& settings, const MemoryOptions& memory = {}, Stats* stats = nullptr)
-        : settings_(settings), memory_(memory, static_cast<uint64_t>(settings.seed)), stats_(stats) {}
+    /** stats: null, or where what it did is added per layer. budget: null, or where memories count. Both outlive the engine. */
+    explicit Engine(const Settings& settings, const MemoryOptions& memory = {}, Stats* stats = nullptr,
+                    kv::Budget* budget = nullptr)
+        : settings_(settings), memory_(memory, static_cast<uint64_t>(settings.seed), budget), stats_(stats) {}
 
     const Settings& settings() const { return settings_; }
     /** From the next call on. What was planned under the others is forgotten, what memories learned is not; the seed is that of later memories. */
@@ -54,6 +55,9 @@ public:
         in_graph_ = true;
         plans_in_use_ = 0;
     }
+
+    /** Bytes of the largest buffers: what is between planning and merging. */
+    size_t scratch_bytes() const;
 
     /** Sums over all layers since the engine was made; Stats has them per layer. */
     const LayerStats& totals() const { return totals_; }

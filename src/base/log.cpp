@@ -68,8 +68,8 @@ public:
 };
 
 spdlog::level::level_enum spdlog_level(LogLevel level) {
-    constexpr std::array kLevels{spdlog::level::trace, spdlog::level::debug, spdlog::level::info,
-                                 spdlog::level::warn,  spdlog::level::err,   spdlog::level::off};
+    constexpr std::array kLevels{spdlog::level::trace, spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
+                                 spdlog::level::err,   spdlog::level::off,   spdlog::level::debug};
     return kLevels[static_cast<size_t>(level)];
 }
 

@@ -12,7 +12,8 @@ enum class WeightsMode { kHost, kOwn };
 /** Which pages of the KV cache leave memory first. */
 enum class Eviction { kScore, kLru };
 
-enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff };
+/** kVerbose is another word for kDebug. */
+enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff, kVerbose };
 
 enum class AttentionMode {
     kExact,   ///< every key, the plain kernels

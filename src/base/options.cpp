@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "base/levels.h"
+
 namespace atlas {
 namespace {
 
@@ -229,6 +231,8 @@ private:
     void follow() {
         if (out_.debug && !given("ATLAS_LOG_LEVEL")) out_.log_level = LogLevel::kDebug;
         if (out_.stats == "1" && !given("ATLAS_LOG_LEVEL")) out_.log_level = std::min(out_.log_level, LogLevel::kInfo);
+        if (out_.log_level == LogLevel::kVerbose) out_.log_level = LogLevel::kDebug;
+        if (given("ATLAS_LEVEL")) follow_level();
         if (out_.side_car == "none") out_.side_car.clear();
         MemoryOptions& memory = out_.memory;
         if (!out_.side_car.empty() && !given("ATLAS_MEMORY")) memory.enabled = true;
@@ -241,6 +245,19 @@ private:
         SparseOptions& sparse = out_.sparse;
         if (!given("ATLAS_BUDGET")) sparse.budget = std::max(sparse.budget, sparse.floor);
         if (!given("ATLAS_BUDGET_FLOOR")) sparse.floor = std::min(sparse.floor, sparse.budget);
+    }
+
+    /** What was set by name stays. */
+    void follow_level() {
+        const bool sparse = out_.level >= levels::kSparse && out_.device == DeviceMode::kOwner;
+        const bool memory = sparse && out_.level >= levels::kMemory;
+        if (!given("ATLAS_WEIGHTS"))
+            out_.weights = out_.level >= levels::kWeights ? WeightsMode::kOwn : WeightsMode::kHost;
+        if (!given("ATLAS_MODE")) out_.sparse.mode = sparse ? AttentionMode::kSparse : AttentionMode::kExact;
+        if (!memory || out_.sparse.mode != AttentionMode::kSparse) return;
+        if (!given("ATLAS_MEMORY")) out_.memory.enabled = true;
+        if (!given("ATLAS_BUDGET")) out_.sparse.budget /= levels::kMemoryDivides;
+        if (!given("ATLAS_THRESHOLD")) out_.sparse.threshold /= levels::kMemoryDivides;
     }
 
     Status check() const {

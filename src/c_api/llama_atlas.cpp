@@ -4,7 +4,9 @@
 #include <string>
 
 #include "base/c_function.h"
+#include "c_api/context_sessions.h"
 #include "c_api/host_functions.h"
+#include "c_api/host_model.h"
 #include "runtime/collector.h"
 #include "runtime/models.h"
 #include "runtime/plugin_runtime.h"
@@ -25,18 +27,10 @@ static_assert(static_cast<int>(MemoryFeatures::kRbf) == ATLAS_FEATURE_RBF);
 template <typename Body>
 atlas_status for_sessions(llama_context* ctx, const char* function, Body body) noexcept {
     return guarded(function, [&] {
-        if (!ctx) return fail(ATLAS_INVALID_ARGUMENT, function, "ctx is NULL");
-        void* address = nullptr;
-        if (const Status status = find_host_function("llama_synchronize", &address); !status.is_ok())
-            return fail(ATLAS_NO_LLAMA, function, status.message().c_str());
         runtime::Collector collector;
-        reinterpret_cast<void (*)(llama_context*)>(address)(ctx);
-        if (collector.sessions().empty()) {
-            const std::string text =
-                "this context does not run on Atlas (" + std::to_string(runtime::plugin_runtime()->sessions().size()) +
-                " contexts of this process do); its model was loaded before the backend, or for other devices";
-            return fail(ATLAS_NOT_ACTIVE, function, text.c_str());
-        }
+        std::string why;
+        if (const atlas_status status = reach_sessions(ctx, collector, &why); status != ATLAS_OK)
+            return fail(status, function, why.c_str());
         for (runtime::Session* session : collector.sessions()) {
             if (const Status status = body(*session); !status.is_ok()) return result_of(status, function);
         }
@@ -87,13 +81,6 @@ std::string number_text(float number) {
     return {text, std::to_chars(text, text + sizeof text, number).ptr};
 }
 
-/** Text of one metadata key of a model, "" when it has none. */
-std::string meta(void* address, const llama_model* model, const char* key) {
-    char text[256] = "";
-    const auto read = reinterpret_cast<int32_t (*)(const llama_model*, const char*, char*, size_t)>(address);
-    return read(model, key, text, sizeof text) < 0 ? std::string() : std::string(text);
-}
-
 }  // namespace
 }  // namespace atlas::c_api
 
@@ -106,14 +93,14 @@ bool llama_model_has_atlas(const llama_model* model) {
     const char* function = "llama_model_has_atlas";
     guarded(function, [&] {
         if (!model) return fail(ATLAS_INVALID_ARGUMENT, function, "model is NULL");
-        void* text = nullptr;
+        runtime::Metadata metadata;
         void* n_params = nullptr;
-        Status status = find_host_function("llama_model_meta_val_str", &text);
+        Status status = metadata_of(model, &metadata);
         if (status.is_ok()) status = find_host_function("llama_model_n_params", &n_params);
         if (!status.is_ok()) return fail(ATLAS_NO_LLAMA, function, status.message().c_str());
-        found = runtime::has_learned_memories(
-            *runtime::plugin_runtime(), {meta(text, model, "general.architecture"), meta(text, model, "general.name"),
-                                         reinterpret_cast<uint64_t (*)(const llama_model*)>(n_params)(model)});
+        found = runtime::has_learned_memories(*runtime::plugin_runtime(),
+                                              {metadata("general.architecture"), metadata("general.name"),
+                                               reinterpret_cast<uint64_t (*)(const llama_model*)>(n_params)(model)});
         return ATLAS_OK;
     });
     return found;

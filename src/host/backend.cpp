@@ -1,6 +1,7 @@
 #include <ggml.h>
 
 #include <array>
+#include <chrono>
 #include <exception>
 #include <memory>
 #include <new>
@@ -19,6 +20,7 @@
 #include "host/ops/key_shift.h"
 #include "host/ops/paged.h"
 #include "host/ops/shadow.h"
+#include "host/ops/speed_samples.h"
 #include "runtime/collector.h"
 #include "runtime/plugin_runtime.h"
 #include "runtime/session.h"
@@ -78,21 +80,43 @@ private:
 
     ggml_status run(ggml_cgraph* graph) {
         session_.begin_graph();
+        if (!session_.is_observed()) return run_plan(graph);
+        const auto begin = std::chrono::steady_clock::now();
+        const ggml_status status = run_plan(graph);
+        if (status != GGML_STATUS_SUCCESS) return status;
+        const GraphPlan::Counts& counts = plan_.counts();
+        runtime::Work work;
+        work.own_nodes = counts.own;
+        work.host_nodes = counts.host;
+        work.products = counts.products;
+        work.products_by_host = counts.products_by_host;
+        work.attention_by_host = counts.attention_by_host;
+        work.scratch_bytes = mat_mul_.scratch_bytes() + delegate_.scratch_bytes();
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+        samples_.end_graph(seconds.count(), &work);
+        session_.end_graph(work);
+        return status;
+    }
+
+    ggml_status run_plan(ggml_cgraph* graph) {
         mat_mul_.begin_graph();
         rope_.begin_graph();
         write_clock().advance();
-        plan_.build(graph);
+        plan_.build(graph, {session_.own_attention(), session_.own_weights()});
+        const size_t sampled = choose_sample();
         if (kv_budget().limit() > 0) {
             for (const Step& step : plan_.steps()) {
-                if (is_attention(step)) note_live_cells(step.node);
+                if (step.is_attention()) note_live_cells(step.node);
             }
         }
         const std::span<const Step> steps = plan_.steps();
         for (size_t begin = 0; begin < steps.size();) {
             size_t end = begin + 1;
             ggml_status status = GGML_STATUS_SUCCESS;
-            if (is_ours_alone(steps[begin])) {
-                while (end < steps.size() && is_ours_alone(steps[end])) ++end;
+            if (begin == sampled) {
+                status = run_sampled(steps[begin]);
+            } else if (is_ours_alone(steps[begin])) {
+                while (end < steps.size() && end != sampled && is_ours_alone(steps[end])) ++end;
                 with_team(end - begin > 1 ? threads() : 1,
                           [&] { status = run_steps(steps.subspan(begin, end - begin)); });
             } else {
@@ -102,6 +126,24 @@ private:
             begin = end;
         }
         return GGML_STATUS_SUCCESS;
+    }
+
+    /** Number of the step whose operation by the host is timed beside ours; beyond all of them if there is none. */
+    size_t choose_sample() {
+        if (!session_.is_observed() || session_.runtime().options().page_all) return SIZE_MAX;
+        samples_.begin_graph(plan_.steps());
+        return samples_.step();
+    }
+
+    ggml_status run_sampled(const Step& step) {
+        ggml_status status = GGML_STATUS_SUCCESS;
+        samples_.run(step, [&] {
+            // As where more steps follow each other; the team is gone when the host's threads start.
+            with_team(threads(), [&] { status = run_steps({&step, 1}); });
+            if (!step.is_attention()) return runtime::Module::kWeights;
+            return session_.last_estimated() ? runtime::Module::kSparseAttention : runtime::Module::kExactAttention;
+        });
+        return status;
     }
 
     /** Whether the host's threads are not needed for it. */
@@ -135,8 +177,6 @@ private:
         return GGML_STATUS_FAILED;
     }
 
-    static bool is_attention(const Step& step) { return step.kind == StepKind::kOwn && step.op->mask != kNone; }
-
     void changes_in_place(const ggml_tensor* node) {
         if (const Placement place = placement_of(node); place.pages) changed_.push_back({place, ggml_nbytes(node)});
     }
@@ -158,7 +198,7 @@ private:
         if (step.masks_changed) session_.masks_changed();
         Status status;
         try {
-            if (is_attention(step)) status = check_attended(node);
+            if (step.is_attention()) status = check_attended(node);
             if (!status.is_ok()) return failed(step, status);
             // Only ATLAS_PAGE_ALL puts anything but caches into pages.
             status = session_.runtime().options().page_all ? run_shadowed(step)
@@ -192,6 +232,7 @@ private:
     MatMul mat_mul_;
     Rope rope_;
     GraphPlan plan_;
+    SpeedSamples samples_{delegate_};
     std::vector<Changed> changed_;  // in place by this graph so far
     int host_threads_ = 0;
     ggml_abort_callback abort_callback_ = nullptr;

@@ -1,5 +1,6 @@
 #include "host/public_functions.h"
 
+#include "atlas/atlas-runtime.h"
 #include "atlas/atlas.h"
 #include "atlas/calibration.h"
 #include "atlas/llama-atlas.h"
@@ -27,6 +28,28 @@ const Function kFunctions[] = {
     FUNCTION(llama_set_atlas_option),
     FUNCTION(llama_reset_atlas_memory),
     FUNCTION(llama_get_atlas_stats),
+    FUNCTION(atlas_runtime_default_params),
+    FUNCTION(atlas_runtime_validate_params),
+    FUNCTION(atlas_runtime_init),
+    FUNCTION(atlas_runtime_cleanup),
+    FUNCTION(atlas_runtime_enable_for_context),
+    FUNCTION(atlas_runtime_disable_for_context),
+    FUNCTION(atlas_runtime_detect_architecture),
+    FUNCTION(atlas_runtime_get_arch_config),
+    FUNCTION(atlas_runtime_arch_name),
+    FUNCTION(atlas_runtime_arch_from_name),
+    FUNCTION(atlas_runtime_load_module),
+    FUNCTION(atlas_runtime_unload_module),
+    FUNCTION(atlas_runtime_get_active_modules),
+    FUNCTION(atlas_runtime_get_modules),
+    FUNCTION(atlas_runtime_get_model_config),
+    FUNCTION(atlas_runtime_resize_pool),
+    FUNCTION(atlas_runtime_get_pool_usage),
+    FUNCTION(atlas_runtime_get_pool_capacity),
+    FUNCTION(atlas_runtime_get_stats),
+    FUNCTION(atlas_runtime_reset_stats),
+    FUNCTION(atlas_runtime_error_string),
+    FUNCTION(atlas_runtime_get_last_error),
     FUNCTION(atlas_calibration_check_target),
     FUNCTION(atlas_calibration_begin),
     FUNCTION(atlas_calibration_begin_document),

@@ -117,6 +117,10 @@ std::unique_ptr<Pager::Write> Pager::new_write() {
 
 Pager::Writing Pager::begin_write(const Victim& victim) {
     if (failures_ >= kMostFailures) return Writing::kRefused;
+    if (!sending()) {
+        last_failure_ = Status::unsupported("the module tiered-kv is not loaded");
+        return Writing::kRefused;
+    }
     std::unique_ptr<Write> write = new_write();
     const size_t bytes = victim.table->unit_bytes();
     DiskUnit unit;
@@ -282,7 +286,7 @@ void Pager::release_rows(const DiskUnit& region, size_t bytes) noexcept {
 }
 
 std::byte* Pager::begin_rows(size_t bytes, DiskUnit* region) {
-    if (failures_ >= kMostFailures) return nullptr;
+    if (failures_ >= kMostFailures || !sending()) return nullptr;
     while (row_writes_ >= kRowWrites) finish_writes(true, false);
     if (!make_room_locked(bytes).is_ok()) return nullptr;
     Buffer memory = allocate(bytes);

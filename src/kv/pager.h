@@ -52,6 +52,9 @@ public:
     const EvictionPolicy& policy() const { return policy_; }
     DiskTier& disk() { return *disk_; }
     const DiskTier& disk() const { return *disk_; }
+    /** false: nothing more is written to disk until it is true again; what is there can be read. */
+    void set_sending(bool sending) { sending_.store(sending, std::memory_order_relaxed); }
+    bool sending() const { return sending_.load(std::memory_order_relaxed); }
     PagerStats stats() const;
     /** {"hits": …}: stats(), sizes in bytes, times in seconds. */
     std::string json() const;
@@ -161,6 +164,7 @@ private:
     Status last_failure_;
     int failures_ = 0;  // of writes, one after the other
 
+    std::atomic<bool> sending_{true};
     std::atomic<uint64_t> hits_{0}, misses_{0}, waits_{0}, evictions_{0}, refusals_{0};
     std::atomic<uint64_t> row_hits_{0}, row_misses_{0}, row_reads_{0};
 };

@@ -14,7 +14,11 @@ std::shared_ptr<Runtime>& slot() {
 
 /** Ends with the library's static objects. Those of a host that were made before the library was loaded end later, contexts among them. */
 struct AtEnd {
-    ~AtEnd() { slot()->write_statistics(); }
+    ~AtEnd() {
+        slot()->write_statistics();
+        // Its thread is not to be there when the library is not.
+        slot()->close_metrics();
+    }
 };
 
 }  // namespace
@@ -27,6 +31,7 @@ Status start_plugin_runtime(const Options& options) {
     std::call_once(once, [&] {
         auto made = std::make_shared<Runtime>(options);
         status = made->open_disk();
+        if (status.is_ok()) status = made->open_metrics();
         if (status.is_ok()) slot() = std::move(made);
     });
     static const AtEnd at_end;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "runtime/metrics.h"
 #include "runtime/session.h"
 
 namespace atlas::runtime {
@@ -25,6 +26,18 @@ Status Runtime::open_disk() {
     if (Status status = kv::DiskTier::open(options, &disk); !status.is_ok()) return status;
     const bool lru = options_.kv_evict == Eviction::kLru;
     pager_ = std::make_unique<kv::Pager>(kv_budget_, std::move(disk), lru ? kv::lru_policy() : kv::score_policy());
+    return Status::ok();
+}
+
+Status Runtime::open_metrics() {
+    if (options_.metrics.empty() || metrics_) return Status::ok();
+    const Status status = MetricsServer::start(options_.metrics, [this] { return metrics_text(*this); }, &metrics_);
+    if (status.code() == StatusCode::kInvalidArgument) return status;
+    if (status.is_ok()) {
+        log().info("metrics: http://{}/metrics", metrics_->address());
+    } else {
+        log().error("no metrics: {}", status.message());
+    }
     return Status::ok();
 }
 

@@ -10,7 +10,10 @@
 #include "kv/budget.h"
 #include "kv/pager.h"
 #include "kv/write_clock.h"
+#include "runtime/activity.h"
+#include "runtime/metrics_server.h"
 #include "runtime/participation.h"
+#include "runtime/pools.h"
 #include "runtime/registry.h"
 #include "side_car/use.h"
 
@@ -45,6 +48,17 @@ public:
     kv::WriteClock& write_clock() { return write_clock_; }
     /** What moves pages between memory and disk; nullptr without ATLAS_KV_DISK. */
     kv::Pager* pager() { return pager_.get(); }
+    /** What runtimes of the C API are allowed. */
+    Pools& pools() { return pools_; }
+    /** What contexts did and hold, if is_watched(). */
+    Activity& activity() { return activity_; }
+    /** Whether somebody may ask for metrics (ATLAS_METRICS). */
+    bool is_watched() const { return metrics_ != nullptr; }
+    /**
+     * Answers whoever asks for metrics, where the options want it. An address that is none is an error; one that cannot be had is said in the log. Throws std::bad_alloc.
+     */
+    Status open_metrics();
+    void close_metrics() noexcept { metrics_.reset(); }
     /** Opens the disk tier that the options ask for, before any table is made. Errors: of the folder, of ATLAS_TEST_FAULTS. Throws std::bad_alloc. */
     Status open_disk();
     attention::Stats& stats() { return stats_; }
@@ -74,12 +88,15 @@ private:
     kv::Budget kv_budget_;
     kv::WriteClock write_clock_;
     std::unique_ptr<kv::Pager> pager_;
+    Pools pools_{kv_budget_, pager_};
     attention::Stats stats_;
     mutable std::mutex mutex_;
     AbsenceCounts absences_;  // of sessions that ended; guarded by mutex_
     side_car::SideCarUse side_car_;
     std::atomic<side_car::Calibration*> calibration_{nullptr};
     Registry sessions_;
+    Activity activity_;
+    std::unique_ptr<MetricsServer> metrics_;       // ends first: it reads all of the above
     mutable std::atomic<bool> unwritable_{false};  // the statistics' file, which has been said
 };
 

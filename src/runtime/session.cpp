@@ -1,5 +1,6 @@
 #include "runtime/session.h"
 
+#include <chrono>
 #include <new>
 #include <string>
 #include <utility>
@@ -37,11 +38,15 @@ Session::Session(std::shared_ptr<Runtime> runtime)
       options_(runtime_->options()),
       participation_(what_is_asked(options_)),
       enabled_(options_.sparse.mode != AttentionMode::kExact),
-      engine_(planner_options(options_.sparse), memory_options_of(options_), &runtime_->stats()) {
+      engine_(planner_options(options_.sparse), memory_options_of(options_), &runtime_->stats(),
+              &runtime_->kv_budget()) {
     runtime_->enter(this);
+    if (runtime_->is_watched()) runtime_->activity().hold({}, held_);
 }
 
 Session::~Session() {
+    if (modules_) modules_->activity().hold(held_, {});
+    if (runtime_->is_watched()) runtime_->activity().hold(held_, {});
     participation_.finish(graphs_ > 0 && calls_ == 0);
     try {
         for (const auto& [layer, memory] : engine_.memory().layer_stats()) runtime_->stats().add(layer, memory);
@@ -60,7 +65,81 @@ void Session::masks_changed() {
 
 void Session::begin_graph() {
     ++graphs_;
+    if (modules_ && modules_->version() != orders_version_) take_orders();
     masks_changed();
+}
+
+void Session::follow(std::shared_ptr<ModuleSet> modules) {
+    if (modules_ == modules) return;
+    if (modules_) let_go();
+    if (!modules) return;
+    modules_ = std::move(modules);
+    modules_->activity().hold({}, held_);
+    seen_ = stats();
+    seen_attention_seconds_ = attention_seconds_;
+    seen_memory_seconds_ = seen_.memory.decode_seconds + seen_.memory.prefill_seconds;
+    take_orders();
+}
+
+void Session::let_go() {
+    modules_->activity().hold(held_, {});
+    modules_.reset();
+    for (auto& [name, value] : ordered_) value.clear();
+    if (Status status = set_options(ordered_); !status.is_ok())
+        log().error("a context's own options: {}", status.message());
+    ordered_.clear();
+    own_attention_ = own_weights_ = true;
+    enabled_ = false;
+}
+
+void Session::take_orders() {
+    const Orders orders = modules_->orders();
+    orders_version_ = orders.version;
+    if (orders.ended) return let_go();
+    own_attention_ = orders.own_attention;
+    own_weights_ = orders.own_weights;
+    // Those that are ordered no more go back first.
+    std::vector<std::pair<std::string, std::string>> options = std::move(ordered_);
+    for (auto& [name, value] : options) value.clear();
+    options.insert(options.end(), orders.options.begin(), orders.options.end());
+    ordered_ = orders.options;
+    if (Status status = set_options(options); !status.is_ok() && !warned_of_orders_) {
+        warned_of_orders_ = true;
+        log().warn("what modules set does not go with what a context was set to: {}", status.message());
+    }
+    enabled_ = orders.sparse;
+}
+
+void Session::end_graph(Work work) {
+    const SessionStats now = stats();
+    work.graphs = 1;
+    work.attention_calls = now.calls - seen_.calls;
+    work.estimated_calls =
+        now.planned.calls - now.planned.exact_calls - (seen_.planned.calls - seen_.planned.exact_calls);
+    work.rows = now.planned.rows - seen_.planned.rows;
+    work.visible_keys = now.planned.visible_keys - seen_.planned.visible_keys;
+    work.exact_keys = now.planned.exact_keys - seen_.planned.exact_keys;
+    const double memory_seconds = now.memory.decode_seconds + now.memory.prefill_seconds;
+    work.attention_seconds = attention_seconds_ - seen_attention_seconds_;
+    work.memory_seconds = memory_seconds - seen_memory_seconds_;
+    seen_attention_seconds_ = attention_seconds_;
+    seen_memory_seconds_ = memory_seconds;
+    seen_ = now;
+    Held held;
+    held.contexts = 1;
+    held.index_bytes = static_cast<int64_t>(now.index_bytes);
+    held.memory_bytes = static_cast<int64_t>(now.memory.bytes);
+    held.memories = static_cast<int64_t>(now.memory.memories);
+    held.scratch_bytes = static_cast<int64_t>(now.scratch_bytes + work.scratch_bytes);
+    if (runtime_->is_watched()) {
+        runtime_->activity().hold(held_, held);
+        runtime_->activity().add(work);
+    }
+    if (modules_) {
+        modules_->activity().hold(held_, held);
+        modules_->add(work);
+    }
+    held_ = held;
 }
 
 attention::KeyIndex& Session::index_for(const attention::AttentionCall& call) {
@@ -73,6 +152,18 @@ attention::KeyIndex& Session::index_for(const attention::AttentionCall& call) {
 }
 
 Status Session::attend(attention::AttentionCall call, int n_threads) {
+    if (!is_observed()) return compute(std::move(call), n_threads);
+    using Clock = std::chrono::steady_clock;
+    const attention::LayerStats& totals = engine_.totals();
+    const uint64_t before = totals.calls - totals.exact_calls;
+    const Clock::time_point begin = Clock::now();
+    Status status = compute(std::move(call), n_threads);
+    attention_seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
+    last_estimated_ = totals.calls - totals.exact_calls > before;
+    return status;
+}
+
+Status Session::compute(attention::AttentionCall call, int n_threads) {
     const kernels::AttentionArgs& args = call.args;
     if (args.mask.data) masks_.attach(args.n_tokens, call.n_keys, n_threads, &call.args.mask);
     const bool in_cells = call.in_cells();
@@ -108,12 +199,21 @@ void Session::take_up_side_car() {
 }
 
 Status Session::set_option(std::string_view name, const std::string& text) {
-    if (Status status = check_context_option(name); !status.is_ok()) return status;
+    const std::pair<std::string, std::string> one(name, text);
+    return set_options({&one, 1});
+}
+
+Status Session::set_options(std::span<const std::pair<std::string, std::string>> options) {
     Options asked = asked_;
-    if (text.empty()) {
-        take_option(asked, asked_of(runtime_->options()), name);
-    } else if (Status status = atlas::set_option(asked, name, text); !status.is_ok()) {
-        return status;
+    bool mode_given = false;
+    for (const auto& [name, text] : options) {
+        if (Status status = check_context_option(name); !status.is_ok()) return status;
+        if (text.empty()) {
+            take_option(asked, asked_of(runtime_->options()), name);
+        } else if (Status status = atlas::set_option(asked, name, text); !status.is_ok()) {
+            return status;
+        }
+        mode_given = mode_given || name == "ATLAS_MODE";
     }
     Options settled;
     if (Status status = settle_options(asked, &settled); !status.is_ok()) return status;
@@ -126,13 +226,13 @@ Status Session::set_option(std::string_view name, const std::string& text) {
     options_ = std::move(settled);
     engine_.set_settings(planner_options(options_.sparse));
     engine_.memory().set_options(memory);
-    if (name == "ATLAS_MODE") set_enabled(options_.sparse.mode != AttentionMode::kExact);
+    if (mode_given) set_enabled(options_.sparse.mode != AttentionMode::kExact);
     participation_.ask(what_is_asked(options_));
     return Status::ok();
 }
 
 SessionStats Session::stats() const {
-    SessionStats stats{calls_, engine_.totals(), engine_.memory().stats(), 0};
+    SessionStats stats{calls_, engine_.totals(), engine_.memory().stats(), 0, engine_.scratch_bytes()};
     for (const auto& [key, index] : indexes_) stats.index_bytes += index->bytes();
     return stats;
 }

@@ -3,9 +3,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "attention/engine.h"
 #include "attention/index/key_index.h"
@@ -13,7 +15,9 @@
 #include "base/status.h"
 #include "kernels/attention.h"
 #include "kv/page_table.h"
+#include "runtime/activity.h"
 #include "runtime/mask_summaries.h"
+#include "runtime/module_set.h"
 #include "runtime/participation.h"
 #include "runtime/runtime.h"
 #include "side_car/use.h"
@@ -26,6 +30,7 @@ struct SessionStats {
     attention::LayerStats planned;  ///< of those that went to the planner, all layers together
     attention::MemoryStats memory;
     uint64_t index_bytes = 0;
+    uint64_t scratch_bytes = 0;
 };
 
 /**
@@ -43,6 +48,8 @@ public:
 
     /** To be called before the first node of a graph: masks may hold new values. */
     void begin_graph();
+    /** To be called after a graph that succeeded, if is_observed(): what its backend counted; attention is added here. */
+    void end_graph(Work work);
     /** To be called between two nodes of a graph when a mask of an earlier one was written since. */
     void masks_changed();
 
@@ -62,6 +69,21 @@ public:
      * too many of.
      */
     Status set_option(std::string_view name, const std::string& text);
+    /** Sets several, which may depend on each other, or none. */
+    Status set_options(std::span<const std::pair<std::string, std::string>> options);
+    /**
+     * From the next graph on the session does what `modules` order, until these end, or it is told otherwise. What they set takes the place of what was set here.
+     * nullptr: it is its own master again, and off.
+     */
+    void follow(std::shared_ptr<ModuleSet> modules);
+    const std::shared_ptr<ModuleSet>& modules() const { return modules_; }
+    /** Whether Atlas's own operation is to run, or the host's. */
+    bool own_attention() const { return own_attention_; }
+    bool own_weights() const { return own_weights_; }
+    /** Whether somebody wants to know what graphs do. */
+    bool is_observed() const { return modules_ != nullptr || runtime_->is_watched(); }
+    /** Whether the last call of attend() estimated something. */
+    bool last_estimated() const { return last_estimated_; }
     /** Empties the memories. */
     void forget() { engine_.memory().reset(); }
 
@@ -78,6 +100,9 @@ public:
 private:
     attention::KeyIndex& index_for(const attention::AttentionCall& call);
     void take_up_side_car();
+    void take_orders();
+    void let_go();
+    Status compute(attention::AttentionCall call, int n_threads);
 
     const std::shared_ptr<Runtime> runtime_;  // first: the rest may refer to it until the end
     Options asked_;                           // what was given, here or in the process, without what follows from it
@@ -86,6 +111,18 @@ private:
     bool enabled_;
     uint64_t graphs_ = 0;
     uint64_t calls_ = 0;
+    std::shared_ptr<ModuleSet> modules_;
+    uint64_t orders_version_ = 0;
+    std::vector<std::pair<std::string, std::string>> ordered_;  // options that modules_ set
+    bool own_attention_ = true;
+    bool own_weights_ = true;
+    bool last_estimated_ = false;
+    bool warned_of_orders_ = false;
+    double attention_seconds_ = 0.0;  // while observed
+    SessionStats seen_;               // counts that modules_ know
+    double seen_attention_seconds_ = 0.0;
+    double seen_memory_seconds_ = 0.0;
+    Held held_{1};     // as modules_ and the runtime know it
     int64_t d_k_ = 0;  // of the last call
     int64_t d_v_ = 0;
     MaskSummaries masks_;

@@ -4,12 +4,14 @@
  */
 #include "every_function.h"
 
+#include <atlas/atlas-runtime.h>
 #include <atlas/atlas.h>
 #include <atlas/calibration.h>
 #include <atlas/llama-atlas.h>
 #include <atlas/memory_ops.h>
 #include <ggml-backend.h>
 #include <ggml.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +116,121 @@ static void of_a_calibration(struct host* host) {
     atlas_calibration_free(NULL);
 }
 
+#define RUNS(call) EXPECT((call) == ATLAS_RUNTIME_SUCCESS)
+#define REFUSES(expected, call, said) \
+    EXPECT((call) == ATLAS_RUNTIME_ERROR_##expected && strstr(atlas_runtime_get_last_error(NULL), said) != NULL)
+
+/* One wrong value each. */
+static void of_runtime_params(const struct llama_model* model) {
+    atlas_runtime_params params = atlas_runtime_default_params();
+    EXPECT(params.size == sizeof params && params.enable_atlas && params.auto_detect_arch &&
+           params.enable_lazy_loading);
+    EXPECT(params.memory_pool_size == 256u << 20 && params.optimization_level == 1.0f &&
+           params.sparsity_threshold == 0.1f);
+    RUNS(atlas_runtime_validate_params(&params));
+    REFUSES(INVALID_PARAMS, atlas_runtime_validate_params(NULL), "params is NULL");
+    const atlas_runtime_params right = params;
+    params.size = 0;
+    REFUSES(INVALID_PARAMS, atlas_runtime_validate_params(&params), "params->size 0: begin with");
+    params = right, params.optimization_level = 2.5f;
+    REFUSES(INVALID_PARAMS, atlas_runtime_validate_params(&params), "optimization_level 2.5: allowed is 0 to 2");
+    params = right, params.sparsity_threshold = NAN;
+    REFUSES(INVALID_PARAMS, atlas_runtime_validate_params(&params), "sparsity_threshold nan: allowed is 0 to 1");
+    params = right, params.max_modules = 0;
+    REFUSES(INVALID_PARAMS, atlas_runtime_validate_params(&params), "max_modules 0");
+    params = right, params.memory_pool_size = 1000;
+    REFUSES(INVALID_PARAMS, atlas_runtime_validate_params(&params), "memory_pool_size 1000");
+    params = right, params.auto_detect_arch = false;
+    REFUSES(INVALID_PARAMS, atlas_runtime_validate_params(&params), "arch_override is NULL");
+    params.arch_override = "qwen3moe";
+    RUNS(atlas_runtime_validate_params(&params));
+    params.arch_override = "no-such";
+    REFUSES(ARCH_UNSUPPORTED, atlas_runtime_validate_params(&params), "arch_override \"no-such\": known are llama, ");
+    atlas_runtime_ctx* runtime = NULL;
+    REFUSES(ARCH_UNSUPPORTED, atlas_runtime_init(&runtime, model, &params), "atlas_runtime_init: arch_override");
+    REFUSES(INVALID_PARAMS, atlas_runtime_init(NULL, model, NULL), "ctx is NULL");
+    REFUSES(INVALID_PARAMS, atlas_runtime_init(&runtime, NULL, NULL), "model is NULL");
+    EXPECT(runtime == NULL);
+}
+
+static void of_architectures(const struct llama_model* model) {
+    EXPECT(atlas_runtime_detect_architecture(model) == ATLAS_ARCH_LLAMA);
+    EXPECT(atlas_runtime_detect_architecture(NULL) == ATLAS_ARCH_UNKNOWN);
+    EXPECT(strcmp(atlas_runtime_get_last_error(NULL), "atlas_runtime_detect_architecture: model is NULL") == 0);
+    EXPECT(strcmp(atlas_runtime_arch_name(ATLAS_ARCH_MIXTRAL), "mixtral") == 0);
+    EXPECT(strcmp(atlas_runtime_arch_name((atlas_arch_type)99), "unknown") == 0);
+    EXPECT(atlas_runtime_arch_from_name("Qwen3MoE") == ATLAS_ARCH_QWEN &&
+           atlas_runtime_arch_from_name(NULL) == ATLAS_ARCH_UNKNOWN);
+    atlas_arch_config config;
+    RUNS(atlas_runtime_get_arch_config(ATLAS_ARCH_MPT, &config));
+    EXPECT(config.arch == ATLAS_ARCH_MPT && config.alibi && config.budget == 2048);
+    REFUSES(INVALID_PARAMS, atlas_runtime_get_arch_config(ATLAS_ARCH_AUTO, &config), "arch 0: allowed is 1 to");
+    REFUSES(INVALID_PARAMS, atlas_runtime_get_arch_config(ATLAS_ARCH_MPT, NULL), "config is NULL");
+}
+
+static void of_runtime_modules(atlas_runtime_ctx* runtime) {
+    size_t count = 0;
+    RUNS(atlas_runtime_get_active_modules(runtime, NULL, &count));
+    EXPECT(count == 3);
+    atlas_module_info infos[8];
+    count = 8;
+    RUNS(atlas_runtime_get_modules(runtime, infos, &count));
+    EXPECT(count == 5 && strcmp(infos[0].name, "exact-attention") == 0 && infos[0].is_active &&
+           infos[0].arch == ATLAS_ARCH_LLAMA);
+    EXPECT(strcmp(infos[3].name, "tiered-kv") == 0 && !infos[3].is_available &&
+           strstr(infos[3].reason, "ATLAS_KV_DISK") != NULL);
+    count = 1;
+    REFUSES(INVALID_PARAMS, atlas_runtime_get_modules(runtime, NULL, &count), "modules is NULL");
+    REFUSES(INVALID_PARAMS, atlas_runtime_get_active_modules(runtime, infos, NULL), "count is NULL");
+    RUNS(atlas_runtime_load_module(runtime, "exact-attention"));
+    RUNS(atlas_runtime_unload_module(runtime, "atlas-memory"));
+    RUNS(atlas_runtime_unload_module(runtime, "sparse-attention"));
+    REFUSES(INVALID_PARAMS, atlas_runtime_load_module(runtime, "atlas-memory"), "needs sparse-attention");
+    REFUSES(MODULE_NOT_FOUND, atlas_runtime_load_module(runtime, "tiered-kv"), "ATLAS_KV_DISK");
+    REFUSES(MODULE_NOT_FOUND, atlas_runtime_load_module(runtime, "cuda"), "cuda is not part of this release");
+    REFUSES(MODULE_NOT_FOUND, atlas_runtime_unload_module(runtime, "no-such"),
+            "no module \"no-such\": there are exact-attention");
+    REFUSES(INVALID_PARAMS, atlas_runtime_load_module(runtime, NULL), "module_name is NULL");
+    RUNS(atlas_runtime_load_module(runtime, "sparse-attention"));
+    RUNS(atlas_runtime_load_module(runtime, "atlas-memory"));
+    REFUSES(INVALID_PARAMS, atlas_runtime_unload_module(NULL, "weights"), "ctx is NULL");
+}
+
+static void of_a_runtime(const struct host* host) {
+    of_runtime_params(host->model);
+    of_architectures(host->model);
+    EXPECT(strcmp(atlas_runtime_error_string(ATLAS_RUNTIME_ERROR_POOL_EXHAUSTED), "the pool is exhausted") == 0);
+    EXPECT(strcmp(atlas_runtime_error_string((atlas_runtime_result)-99), "unknown result") == 0);
+    atlas_runtime_ctx* runtime = NULL;
+    RUNS(atlas_runtime_init(&runtime, host->model, NULL));
+    atlas_arch_config config;
+    RUNS(atlas_runtime_get_model_config(runtime, &config));
+    EXPECT(config.arch == ATLAS_ARCH_LLAMA && strcmp(config.name, "llama") == 0);
+    REFUSES(INVALID_PARAMS, atlas_runtime_get_model_config(runtime, NULL), "config is NULL");
+    of_runtime_modules(runtime);
+
+    RUNS(atlas_runtime_enable_for_context(runtime, host->ctx));
+    REFUSES(INVALID_PARAMS, atlas_runtime_enable_for_context(runtime, NULL), "llama_ctx is NULL");
+    REFUSES(INVALID_PARAMS, atlas_runtime_enable_for_context(NULL, host->ctx), "ctx is NULL");
+    atlas_runtime_stats stats;
+    RUNS(atlas_runtime_get_stats(runtime, &stats));
+    EXPECT(stats.contexts == 1 && stats.modules_loaded == 4 && stats.average_speedup == 1.0f);
+    REFUSES(INVALID_PARAMS, atlas_runtime_get_stats(runtime, NULL), "stats is NULL");
+    RUNS(atlas_runtime_reset_stats(runtime));
+    REFUSES(INVALID_PARAMS, atlas_runtime_reset_stats(NULL), "ctx is NULL");
+    EXPECT(atlas_runtime_get_pool_capacity(runtime) == 256u << 20 && atlas_runtime_get_pool_capacity(NULL) == 0);
+    EXPECT(atlas_runtime_get_pool_usage(runtime) == stats.pool_used && atlas_runtime_get_pool_usage(NULL) == 0);
+    RUNS(atlas_runtime_resize_pool(runtime, 300 << 20));
+    EXPECT(atlas_runtime_get_pool_capacity(runtime) == 300u << 20);
+    REFUSES(INVALID_PARAMS, atlas_runtime_resize_pool(runtime, 1), "new_size 1: allowed is 0");
+    RUNS(atlas_runtime_disable_for_context(runtime, host->ctx));
+    REFUSES(INVALID_PARAMS, atlas_runtime_disable_for_context(runtime, host->ctx), "was not enabled for this runtime");
+    atlas_runtime_cleanup(runtime);
+    atlas_runtime_cleanup(NULL);
+    /* The settings of the process count again. */
+    WORKS(llama_set_atlas_enabled(host->ctx, true));
+}
+
 enum { KEY = 8, VALUE = 6, ROWS = 4 };
 
 static void of_a_memory(void) {
@@ -190,5 +307,6 @@ void use_every_function(struct host* host) {
     of_the_library();
     of_a_context(host);
     of_a_memory();
+    of_a_runtime(host);
     of_a_calibration(host);
 }

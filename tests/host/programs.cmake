@@ -26,6 +26,13 @@ if(ATLAS_TEST_SERVER)
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${backend_ops} ${scenario})
         set_tests_properties(host_sparse.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
+    # What Prometheus is told.
+    foreach(scenario clients bad_addresses dashboard)
+        add_test(NAME host_metrics.${scenario}
+            COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/metrics_test.py --plugin $<TARGET_FILE:ggml-atlas>
+                --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
+        set_tests_properties(host_metrics.${scenario} PROPERTIES LABELS host TIMEOUT 300)
+    endforeach()
     # A KV cache of which memory holds a part.
     foreach(scenario greedy single_keys quantised lru memory slots context_shift slot_save layer_in_pieces full_disk rare_faults bad_settings capacity)
         add_test(NAME host_tier.${scenario}

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "recipes.h"
 #include "settings.h"
 
 namespace atlas::tool {
@@ -30,6 +31,38 @@ TEST(LaunchTest, SwitchesBecomeVariablesAndTheRestPassesThrough) {
     EXPECT_EQ(variable(launch, "ATLAS_KV_RAM"), "2G");
     EXPECT_EQ(variable(launch, "ATLAS_KERNEL"), "avx2");
     EXPECT_EQ(variable(launch, "ATLAS_DEBUG"), "1");
+}
+
+TEST(LaunchTest, TheLaunchersOwnSwitches) {
+    const Launch pool = plan_launch(
+        {"llama-cli", "--atlas-memory-pool", "512M", "--atlas-enable", "--atlas-level", "1.5", "-p", "1"}, "/l.so");
+    ASSERT_EQ(pool.error, "");
+    EXPECT_EQ(variable(pool, "ATLAS_KV_RAM"), "512M");
+    EXPECT_EQ(variable(pool, "ATLAS_LEVEL"), "1.5");
+    EXPECT_EQ(pool.command, (Strings{"llama-cli", "-p", "1"}));
+    EXPECT_FALSE(pool.plain);
+    const Launch plain = plan_launch({"llama-cli", "--atlas-enable=0", "--atlas-mode", "sparse"}, "/l.so");
+    EXPECT_TRUE(plain.plain);
+    EXPECT_TRUE(plain.environment.empty());
+    EXPECT_EQ(plan_launch({"llama-cli", "--atlas-enable=2"}, "l").error, "--atlas-enable 2: allowed is 0 or 1");
+    EXPECT_EQ(plan_launch({"llama-cli", "--atlas-sparsity", "0.0"}, "l").error, "");
+    EXPECT_EQ(plan_launch({"llama-cli", "--atlas-sparsity", "0.4"}, "l").error,
+              "--atlas-sparsity 0.4: allowed is 0: activation sparsity is not part of this release");
+    EXPECT_NE(plan_launch({"llama-cli", "--atlas-memory-pool"}, "l").error.find("needs a value (bytes"),
+              std::string::npos);
+}
+
+TEST(LaunchTest, AContextThatFits) {
+    ModelFacts model;
+    model.context = 32768;
+    model.bytes = 1000 << 20;
+    model.kv_bytes_per_token = 32 << 10;
+    EXPECT_EQ(fitting_context(model, uint64_t{16} << 30), 32768);
+    EXPECT_EQ(fitting_context(model, uint64_t{3} << 30), (512 + 24) * 32 / 1024 * 1024);
+    EXPECT_EQ(fitting_context(model, 1 << 30), 4096);
+    EXPECT_EQ(fitting_context(model, 0), 4096);
+    model.context = 2048;
+    EXPECT_EQ(fitting_context(model, 1 << 30), 2048);
 }
 
 TEST(LaunchTest, ProgramsGetTheFlagsThatTheyNeed) {
@@ -165,13 +198,18 @@ TEST(SettingsTest, EveryOptionHasASwitchAndTheShortHelpIsForUsers) {
     EXPECT_FALSE(find_setting("atlas-test-time")->implies_one) << "on by itself: only 0 makes sense";
     EXPECT_TRUE(find_setting("atlas-test-time")->expert);
     EXPECT_EQ(find_setting("atlas-page-all"), nullptr) << "for tests";
-    EXPECT_NE(describe_settings(false).find("--atlas-threshold  (0 to 1073741824; default 4096)"), std::string::npos);
+    EXPECT_NE(
+        describe_settings(false).find("--atlas-threshold     queries that see no more keys than this are exact\n"),
+        std::string::npos);
+    EXPECT_NE(describe_settings(false).find("--atlas-memory-pool   another name of --atlas-kv-ram\n"),
+              std::string::npos);
+    EXPECT_NE(describe_settings(true).find("--atlas-threshold  (0 to 1073741824; default 4096)"), std::string::npos);
     EXPECT_EQ(describe_settings(false).find("--atlas-omega-alpha"), std::string::npos);
     EXPECT_NE(describe_settings(true).find("--atlas-omega-alpha"), std::string::npos);
 }
 
 TEST(LaunchTest, AMissingProgramIsReported) {
-    EXPECT_NE(execute({{"no-such-program-of-llama"}, {}, {}, ""}).find("no such program"), std::string::npos);
+    EXPECT_NE(execute({{"no-such-program-of-llama"}, {}, {}, "", false}).find("no such program"), std::string::npos);
 }
 
 }  // namespace

@@ -1,15 +1,17 @@
 #include "info.h"
 
-#include <fcntl.h>
+#include <atlas/atlas-runtime.h>
 #include <ggml-backend.h>
 #include <ggml.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "child.h"
+#include "launch.h"
+#include "model_facts.h"
+#include "recipes.h"
 #include "trial.h"
 
 namespace atlas::tool {
@@ -48,29 +50,23 @@ Json load_plugin(const std::string& library) {
     return result;
 }
 
-/** The child's result, or why there is none. A plug-in that crashes must not take this program along. */
-Json load_in_child(const std::string& library) {
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) != 0) return {{"loads", false}, {"error", "no pipe"}};
-    std::fflush(nullptr);
-    const pid_t child = fork();
-    if (child == 0) {
+/** A line of the table: where Atlas knows the family of an architecture. */
+std::string family_of(const std::string& library, const ModelFacts& model) {
+    const ChildResult child = run_in_child([&] {
         unsetenv("GGML_BACKEND_PATH");
-        const std::string text = load_plugin(library).dump();
-        const bool written = write(ends[1], text.data(), text.size()) == static_cast<ssize_t>(text.size());
-        _exit(written ? 0 : 1);
-    }
-    close(ends[1]);
-    std::string text;
-    char buffer[4096];
-    for (ssize_t n; (n = read(ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<size_t>(n));
-    close(ends[0]);
-    int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) < 0) return {{"loads", false}, {"error", "could not start a process"}};
-    if (WIFSIGNALED(status))
-        return {{"loads", false}, {"error", "loading ended with signal " + std::to_string(WTERMSIG(status))}};
-    Json result = Json::parse(text, nullptr, false);
-    return result.is_discarded() ? Json{{"loads", false}, {"error", "no result"}} : result;
+        ggml_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+        ggml_backend_load_all();
+        ggml_backend_reg_t registry = ggml_backend_load(library.c_str());
+        const auto find = [&](const char* name) {
+            return registry ? ggml_backend_reg_get_proc_address(registry, name) : nullptr;
+        };
+        const auto from_name =
+            reinterpret_cast<decltype(&atlas_runtime_arch_from_name)>(find("atlas_runtime_arch_from_name"));
+        const auto name_of = reinterpret_cast<decltype(&atlas_runtime_arch_name)>(find("atlas_runtime_arch_name"));
+        if (!from_name || !name_of) return std::string();
+        return std::string(name_of(from_name(model.architecture.c_str())));
+    });
+    return child.status == 0 ? child.output : "";
 }
 
 /** What was asked for, and whether a trial did it. */
@@ -88,9 +84,82 @@ std::string describe_attention(const Json& attention) {
 
 }  // namespace
 
+Json plugin_facts(const std::string& library) {
+    // A plug-in that crashes must not take this program along.
+    const ChildResult child = run_in_child([&] {
+        unsetenv("GGML_BACKEND_PATH");
+        return load_plugin(library).dump();
+    });
+    if (!child.error.empty()) return {{"loads", false}, {"error", child.error}};
+    if (child.signal != 0)
+        return {{"loads", false}, {"error", "loading ended with signal " + std::to_string(child.signal)}};
+    Json result = Json::parse(child.output, nullptr, false);
+    return result.is_discarded() ? Json{{"loads", false}, {"error", "no result"}} : result;
+}
+
+int print_model_info(const std::string& path, const std::string& library, bool json) {
+    ModelFacts model;
+    if (const std::string error = read_model(path, &model); !error.empty()) {
+        std::fprintf(stderr, "atlas: %s\n", error.c_str());
+        return 1;
+    }
+    const std::string family = family_of(library, model);
+    const std::string side_car = side_car_beside(path);
+    const int64_t fits = fitting_context(model, free_memory());
+    if (json) {
+        Json types = Json::object();
+        for (const auto& [type, bytes] : model.by_type) types[type] = bytes;
+        const Json info{{"model", path},
+                        {"name", model.name},
+                        {"architecture", model.architecture},
+                        {"family", family},
+                        {"parameters", model.parameters},
+                        {"bytes", model.bytes},
+                        {"types", types},
+                        {"layers", model.layers},
+                        {"heads", model.heads},
+                        {"kv_heads", model.kv_heads},
+                        {"head_dim", model.key_length},
+                        {"context", model.context},
+                        {"experts", model.experts},
+                        {"experts_used", model.experts_used},
+                        {"sliding_window", model.sliding_window},
+                        {"kv_bytes_per_token", model.kv_bytes_per_token},
+                        {"fitting_context", fits},
+                        {"side_car", side_car}};
+        std::printf("%s\n", info.dump(2).c_str());
+        return 0;
+    }
+    std::printf("model        %s\n", model.name.empty() ? path.c_str() : model.name.c_str());
+    std::printf("architecture %s (family %s)\n", model.architecture.empty() ? "unknown" : model.architecture.c_str(),
+                family.empty() ? "not known: the plug-in does not load, see atlas doctor" : family.c_str());
+    std::string types;
+    for (const auto& [type, bytes] : model.by_type)
+        types += (types.empty() ? "" : ", ") + type + " " + size_text(bytes);
+    std::printf("weights      %.1f million in %s: %s\n", static_cast<double>(model.parameters) * 1e-6,
+                size_text(model.bytes).c_str(), types.c_str());
+    std::printf("attention    %lld layers, %lld query and %lld KV heads of %lld", static_cast<long long>(model.layers),
+                static_cast<long long>(model.heads), static_cast<long long>(model.kv_heads),
+                static_cast<long long>(model.key_length));
+    if (model.sliding_window > 0)
+        std::printf(", sliding window of %lld in some", static_cast<long long>(model.sliding_window));
+    std::printf("\n");
+    if (model.experts > 0)
+        std::printf("experts      %lld, of which a token uses %lld\n", static_cast<long long>(model.experts),
+                    static_cast<long long>(model.experts_used));
+    std::printf("context      %lld trained; KV cache (f16) %s a token, %s at that length\n",
+                static_cast<long long>(model.context), size_text(model.kv_bytes_per_token).c_str(),
+                size_text(model.kv_bytes_per_token * static_cast<uint64_t>(model.context)).c_str());
+    std::printf("fits         %lld tokens beside the model in half of the free memory, %s\n",
+                static_cast<long long>(fits), size_text(free_memory()).c_str());
+    std::printf("memories     %s\n",
+                side_car.empty() ? "none beside the model (atlas convert makes them)" : side_car.c_str());
+    return 0;
+}
+
 int print_info(const std::string& library, bool json) {
     Json info{{"ggml", ggml_version()}, {"library", library}};
-    info.update(load_in_child(library));
+    info.update(plugin_facts(library));
     const bool loads = info["loads"];
     if (json) {
         std::printf("%s\n", info.dump(2).c_str());

@@ -76,6 +76,33 @@ void add_side_car(Launch* launch) {
     if (!is_set("ATLAS_MODEL")) launch->environment.emplace_back("ATLAS_MODEL", model);
 }
 
+constexpr const char* kEnable = "atlas-enable";
+constexpr const char* kSparsity = "atlas-sparsity";
+constexpr LauncherSwitch kSwitches[] = {
+    {kEnable, "0, 1; alone: 1", "0: the program as it is, without Atlas", nullptr},
+    {"atlas-memory-pool", "bytes, or 512M, 8G", "another name of --atlas-kv-ram", "ATLAS_KV_RAM"},
+    {kSparsity, "0", "share of activations to leave out; this release has none", nullptr},
+};
+
+const LauncherSwitch* find_switch(std::string_view flag) {
+    const auto found = std::find_if(std::begin(kSwitches), std::end(kSwitches),
+                                    [&](const LauncherSwitch& one) { return flag == one.flag; });
+    return found == std::end(kSwitches) ? nullptr : found;
+}
+
+/** The error, "" if there is none. */
+std::string take_switch(const LauncherSwitch& own, const std::string& value, Launch* launch) {
+    if (own.variable) {
+        launch->environment.emplace_back(own.variable, value);
+    } else if (std::string_view(own.flag) == kEnable) {
+        if (value != "0" && value != "1") return "--atlas-enable " + value + ": allowed is 0 or 1";
+        launch->plain = value == "0";
+    } else if (value.find_first_not_of("0.") != std::string::npos || value.empty()) {
+        return "--atlas-sparsity " + value + ": allowed is 0: activation sparsity is not part of this release";
+    }
+    return {};
+}
+
 /** Whether the user's GGML_BACKEND_PATH may give way to `library`; else the error. */
 std::string choose_plugin(const std::string& library, std::vector<std::string>* notes) {
     namespace fs = std::filesystem;
@@ -113,6 +140,8 @@ std::string side_car_beside(const std::string& model) {
     return {};
 }
 
+std::span<const LauncherSwitch> launcher_switches() { return kSwitches; }
+
 Launch plan_launch(const Arguments& arguments, const std::string& library) {
     Launch launch;
     bool accel = false;
@@ -134,6 +163,22 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
         }
         const size_t equals = argument.find('=');
         const std::string flag = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
+        if (const LauncherSwitch* own = find_switch(flag)) {
+            std::string value;
+            if (equals != std::string::npos) {
+                value = argument.substr(equals + 1);
+            } else if (flag == kEnable) {
+                const bool is_next = i + 1 < arguments.size() && (arguments[i + 1] == "0" || arguments[i + 1] == "1");
+                value = is_next ? arguments[++i] : "1";
+            } else if (i + 1 < arguments.size()) {
+                value = arguments[++i];
+            } else {
+                launch.error = "--" + flag + " needs a value (" + own->allowed + "): " + own->help;
+                return launch;
+            }
+            if (launch.error = take_switch(*own, value, &launch); !launch.error.empty()) return launch;
+            continue;
+        }
         const Setting* setting = find_setting(flag);
         if (!setting) {
             launch.error = "--" + flag + ": no such switch; there are " + setting_names() +
@@ -160,6 +205,10 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
         launch.error = "no program given; for example: atlas llama-server -m model.gguf";
         return launch;
     }
+    if (launch.plain) {
+        launch.environment.clear();
+        return launch;
+    }
     if (launch.error = choose_plugin(library, &launch.notes); !launch.error.empty()) return launch;
     launch.environment.emplace_back("GGML_BACKEND_PATH", library);
     add_side_car(&launch);
@@ -168,6 +217,9 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
 }
 
 std::string execute(const Launch& launch) {
+    const char* given = std::getenv("GGML_BACKEND_PATH");
+    if (launch.plain && given && std::filesystem::path(given).filename().string().starts_with("libggml-atlas"))
+        unsetenv("GGML_BACKEND_PATH");
     for (const auto& [name, value] : launch.environment) setenv(name.c_str(), value.c_str(), 1);
     std::vector<char*> argv;
     argv.reserve(launch.command.size() + 1);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@ struct Launch {
     std::vector<std::pair<std::string, std::string>> environment;  ///< variables to set
     std::vector<std::string> notes;                                ///< what the user has to be told before it starts
     std::string error;                                             ///< not empty: why it cannot be started
+    bool plain = false;  ///< the program runs without Atlas (--atlas-enable 0)
 };
 
 /**
@@ -23,6 +25,15 @@ struct Launch {
  * note; one that names a plug-in of someone else is not, and that is an error.
  */
 Launch plan_launch(const std::vector<std::string>& arguments, const std::string& library);
+
+/** A switch of the launcher's own, beside those that set an option of their name. */
+struct LauncherSwitch {
+    const char* flag;  ///< without the leading --
+    const char* allowed;
+    const char* help;
+    const char* variable;  ///< that it sets; nullptr: it does something else
+};
+std::span<const LauncherSwitch> launcher_switches();
 
 /**
  * The calibrated memories that lie beside a model: model.atlas.gguf for model.gguf, and for the first of several files also under the name without its

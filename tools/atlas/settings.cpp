@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
+#include "launch.h"
+
 namespace atlas::tool {
 namespace {
 
@@ -28,6 +30,17 @@ std::string name_of(const char* variable) {
     return name;
 }
 
+/** A switch in one line: what matters stands before the first colon or semicolon. */
+std::string short_line(const std::string& flag, const std::string& help) {
+    constexpr size_t kColumn = 24, kWidth = 92, kLeast = 24;
+    std::string line = "  --" + flag;
+    line.resize(std::max(line.size() + 1, kColumn), ' ');
+    const size_t end = help.find_first_of(":;", kLeast);
+    std::string text = help.substr(0, end);
+    if (line.size() + text.size() > kWidth) text = text.substr(0, text.rfind(' ', kWidth - line.size() - 2)) + " …";
+    return line + text + "\n";
+}
+
 Setting setting(const char* variable, const Kind& kind, const char* initial, Audience audience, const char* help) {
     // A flag that is on by itself is only ever switched off, and has to say so.
     const bool off_by_itself = kind.flag && std::string_view(initial) == "0";
@@ -49,7 +62,7 @@ Setting setting(const char* variable, const Kind& kind, const char* initial, Aud
 #define TEXT_OR_1(what) Kind{what, false, true}
 // clang-format on
 #define ATLAS_OPTION(group, field, variable, type, initial, audience, when, help) \
-    if (Audience::audience != Audience::test)                               \
+    if (Audience::audience != Audience::test)                                     \
         all.push_back(setting(variable, type, #initial, Audience::audience, help));
 
 const std::vector<Setting>& settings() {
@@ -79,9 +92,17 @@ std::string setting_names() {
 
 std::string describe_settings(bool all) {
     std::string text = "Switches (each sets the variable of its name, ATLAS_MODE for --atlas-mode):\n";
+    if (!all) {
+        for (const Setting& setting : settings()) {
+            if (!setting.expert) text += short_line(setting.flag, setting.help);
+        }
+        for (const LauncherSwitch& own : launcher_switches()) text += short_line(own.flag, own.help);
+        return text + "Values, defaults, and more for experts: atlas --help-all\n";
+    }
+    for (const LauncherSwitch& own : launcher_switches())
+        text += "  --" + std::string(own.flag) + "  (" + own.allowed + ")\n      " + own.help + "\n";
     bool experts = false;
     for (const Setting& setting : settings()) {
-        if (setting.expert && !all) continue;
         if (setting.expert && !experts) text += "For experts:\n";
         experts |= setting.expert;
         std::string values = setting.allowed;
@@ -90,7 +111,6 @@ std::string describe_settings(bool all) {
         text += "  --" + setting.flag + (setting.implies_one ? "[=…]" : "") + "  (" + values + ")\n      " +
                 setting.help + "\n";
     }
-    if (!all) text += "There are more for experts: atlas --help-all\n";
     return text;
 }
 

@@ -154,6 +154,18 @@ void FarMemory::drop(int layer, Sequences* from, size_t at) {
         bytes_ -= head.bytes;
     }
     from->erase(from->begin() + static_cast<std::ptrdiff_t>(at));
+    count(bytes_);
+}
+
+bool FarMemory::count(uint64_t bytes) {
+    if (!budget_) return true;
+    if (bytes > counted_) {
+        if (!budget_->reserve_or_relieve(bytes - counted_)) return false;
+    } else {
+        budget_->release(counted_ - bytes);
+    }
+    counted_ = bytes;
+    return true;
 }
 
 void FarMemory::drop_all() {
@@ -190,23 +202,29 @@ MemoryStats FarMemory::stats() const {
     return out;
 }
 
-bool FarMemory::make_room(size_t bytes) {
-    while (bytes_ + bytes > options_.budget_bytes) {
-        int layer = 0;
-        Sequences* from = nullptr;
-        size_t at = 0;
-        uint64_t oldest = calls_ > kInUse ? calls_ - kInUse : 0;
-        for (auto& [number, sequences] : layers_) {
-            for (size_t i = 0; i < sequences.size(); ++i) {
-                if (sequences[i]->used >= oldest) continue;
-                oldest = sequences[i]->used;
-                layer = number;
-                from = &sequences;
-                at = i;
-            }
+bool FarMemory::drop_oldest() {
+    int layer = 0;
+    Sequences* from = nullptr;
+    size_t at = 0;
+    uint64_t oldest = calls_ > kInUse ? calls_ - kInUse : 0;
+    for (auto& [number, sequences] : layers_) {
+        for (size_t i = 0; i < sequences.size(); ++i) {
+            if (sequences[i]->used >= oldest) continue;
+            oldest = sequences[i]->used;
+            layer = number;
+            from = &sequences;
+            at = i;
         }
-        if (from == nullptr) return false;
-        drop(layer, from, at);
+    }
+    if (from == nullptr) return false;
+    drop(layer, from, at);
+    return true;
+}
+
+/** Counts them, too. */
+bool FarMemory::make_room(size_t bytes) {
+    while (bytes_ + bytes > options_.budget_bytes || !count(bytes_ + bytes)) {
+        if (!drop_oldest()) return false;
     }
     return true;
 }
@@ -214,7 +232,8 @@ bool FarMemory::make_room(size_t bytes) {
 void FarMemory::make_head(const FarCall& call, int64_t kv_head, Head* head) {
     const InitialMemory* initial = initial_of(call.layer, kv_head);
     if (initial && !initial->enabled) return;
-    const memory::CorrectorConfig config = corrector_config(options_, call.attention.args.d_k, call.attention.args.d_v, seed_);
+    const memory::CorrectorConfig config =
+        corrector_config(options_, call.attention.args.d_k, call.attention.args.d_v, seed_);
     Status status = check_corrector(config);
     if (status.is_ok()) {
         auto corrector = std::make_unique<memory::Corrector>(config);
@@ -226,7 +245,8 @@ void FarMemory::make_head(const FarCall& call, int64_t kv_head, Head* head) {
             if (initial && initial->state) status = head->corrector->start_from(initial->state);
         } else {
             status = Status::out_of_memory("memories of a context need more than ATLAS_MEMORY_BUDGET, " +
-                                           std::to_string(options_.budget_bytes) + " bytes");
+                                           std::to_string(options_.budget_bytes) + " bytes" +
+                                           (budget_ && budget_->limit() > 0 ? ", or " + budget_->to_string() : ""));
         }
     }
     if (!status.is_ok() && !warned_) {
@@ -243,13 +263,15 @@ void FarMemory::measure(int layer, Sequence* sequence) {
         const size_t bytes = head.corrector->bytes();
         bytes_ += bytes - head.bytes;
         head.bytes = bytes;
-        if (bytes_ <= options_.budget_bytes) continue;
+        if (bytes_ <= options_.budget_bytes && count(bytes_)) continue;
         forget(layer, head);
         bytes_ -= head.bytes;
         head = {};
+        count(bytes_);
         if (!warned_)
-            log().warn("layer {}: a memory is given up, all need more than ATLAS_MEMORY_BUDGET, {} bytes", layer,
-                       options_.budget_bytes);
+            log().warn("layer {}: a memory is given up, all need more than ATLAS_MEMORY_BUDGET, {} bytes{}", layer,
+                       options_.budget_bytes,
+                       budget_ && budget_->limit() > 0 ? ", or " + budget_->to_string() : std::string());
         warned_ = true;
     }
 }

@@ -10,6 +10,7 @@
 #include "attention/correct/far_probe.h"
 #include "attention/settings.h"
 #include "attention/stats.h"
+#include "kv/budget.h"
 #include "memory/corrector.h"
 
 namespace atlas::attention {
@@ -60,7 +61,12 @@ memory::CorrectorConfig corrector_config(const MemoryOptions& options, int64_t d
  */
 class FarMemory {
 public:
-    explicit FarMemory(const MemoryOptions& options, uint64_t seed) : options_(options), seed_(seed) {}
+    /** `budget`, in which memories count besides MemoryOptions::budget_bytes, may be null, and outlives them. */
+    explicit FarMemory(const MemoryOptions& options, uint64_t seed, kv::Budget* budget = nullptr)
+        : options_(options), seed_(seed), budget_(budget) {}
+    ~FarMemory() { count(0); }
+    FarMemory(const FarMemory&) = delete;
+    FarMemory& operator=(const FarMemory&) = delete;
 
     const MemoryOptions& options() const { return options_; }
     /**
@@ -102,8 +108,8 @@ private:
     };
     struct Sequence {
         FarPages pages;
-        std::vector<Head> heads;                 // per KV head
-        uint64_t used = 0;                       // call of the last use
+        std::vector<Head> heads;  // per KV head
+        uint64_t used = 0;        // call of the last use
         uint64_t calls = 0;
     };
     /** What a tile of queries works with. */
@@ -120,6 +126,9 @@ private:
     Sequence* make_sequence(const FarCall& call);
     void make_head(const FarCall& call, int64_t kv_head, Head* head);
     bool make_room(size_t bytes);
+    bool drop_oldest();
+    /** Makes what counts in the budget `bytes`; false, with nothing changed, where it has no room for more. */
+    bool count(uint64_t bytes);
     void measure(int layer, Sequence* sequence);
     void follow(const FarCall& call, FarPages::Change change, Sequence* sequence);
     void forget(int layer, const Head& head);
@@ -142,6 +151,8 @@ private:
     std::vector<Tile> tiles_;          // [stream][tile] of the call
     uint64_t calls_ = 0;
     size_t bytes_ = 0;
+    kv::Budget* const budget_;
+    uint64_t counted_ = 0;  // in the budget
     bool warned_ = false;
 };
 

@@ -15,8 +15,29 @@ std::pair<const std::byte*, const std::byte*> bytes_of(const ggml_tensor* tensor
 
 }  // namespace
 
-void GraphPlan::build(ggml_cgraph* graph) {
+bool Step::is_product() const { return op && op_kind(node->op) == OpKind::kMatMul; }
+
+/** The operation that is to run the node, and counts. */
+const Op* GraphPlan::op_of(const ggml_tensor* node, Own own) {
+    const Op* op = own_op(node);
+    const bool attention = op && op->mask != kNone;
+    const bool product = op && op_kind(node->op) == OpKind::kMatMul;
+    if (attention && !own.attention) {
+        ++counts_.attention_by_host;
+        op = nullptr;
+    } else if (op && op->paged[0] == kNone && !own.weights) {
+        counts_.products_by_host += product ? 1 : 0;
+        op = nullptr;
+    } else if (product) {
+        ++counts_.products;
+    }
+    ++(op ? counts_.own : counts_.host);
+    return op;
+}
+
+void GraphPlan::build(ggml_cgraph* graph, Own own) {
     steps_.clear();
+    counts_ = {};
     delegated_.clear();
     chains_.clear();
     masks_.clear();
@@ -25,7 +46,7 @@ void GraphPlan::build(ggml_cgraph* graph) {
     for (int i = 0; i < n_nodes; ++i) {
         ggml_tensor* node = ggml_graph_node(graph, i);
         if (op_kind(node->op) == OpKind::kView || !abi::is_wanted(node) || ggml_is_empty(node)) continue;
-        if (const Op* op = own_op(node)) {
+        if (const Op* op = op_of(node, own)) {
             const bool changed = op->mask != kNone && reads_mask(node->src[op->mask]);
             steps_.push_back({StepKind::kOwn, op, node, 0, 0, nullptr, changed});
         } else if (!touches_pages(node)) {

@@ -3,6 +3,7 @@
 #include <ggml.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
@@ -26,6 +27,10 @@ struct Step {
     size_t first = 0, count = 0;                ///< kDelegated: nodes; kKeyShift: first is the chain
     const ggml_tensor* next_product = nullptr;  ///< kOwn: the next product with weights behind it
     bool masks_changed = false;                 ///< kOwn: a mask that an earlier step read may hold other values by now
+
+    bool is_attention() const { return op && op->mask != kNone; }
+    /** Whether it is a product with weights. */
+    bool is_product() const;
 };
 
 /**
@@ -36,13 +41,27 @@ struct Step {
  */
 class GraphPlan {
 public:
+    /** Which of its own operations Atlas runs; the host's CPU backend the others. */
+    struct Own {
+        bool attention = true;
+        bool weights = true;  ///< products with weights, and what comes with the whole graph
+    };
     /** Throws std::bad_alloc. */
-    void build(ggml_cgraph* graph);
+    void build(ggml_cgraph* graph, Own own);
 
     std::span<const Step> steps() const { return steps_; }
     std::span<ggml_tensor* const> delegated(const Step& step) const {
         return std::span<ggml_tensor* const>(delegated_).subspan(step.first, step.count);
     }
+    /** Of all steps: what Atlas runs, what the host does for it, and of these the nodes that Own leaves to it. */
+    struct Counts {
+        uint64_t own = 0;
+        uint64_t host = 0;
+        uint64_t products = 0;
+        uint64_t products_by_host = 0;
+        uint64_t attention_by_host = 0;
+    };
+    const Counts& counts() const { return counts_; }
     const CacheChain& chain(const Step& step) const { return chains_[step.first]; }
 
 private:
@@ -53,7 +72,10 @@ private:
     void writes(const ggml_tensor* node);
     void look_ahead();
 
+    const Op* op_of(const ggml_tensor* node, Own own);
+
     std::vector<Step> steps_;
+    Counts counts_;
     std::vector<ggml_tensor*> delegated_;
     std::vector<CacheChain> chains_;
     std::vector<Range> masks_;   // read by steps so far

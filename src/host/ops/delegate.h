@@ -29,6 +29,7 @@ public:
     /** Whether nodes, such as norms and sums of a token or a few, are sooner done than threads meet: they run on the calling thread. */
     static bool is_small(std::span<ggml_tensor* const> nodes);
 
+    size_t scratch_bytes() const { return graph_memory_.capacity(); }
     /** Runs nodes in order as one graph; none may have a paged operand. */
     ggml_status run(std::span<ggml_tensor* const> nodes);
 

@@ -25,6 +25,7 @@ class MatMul {
 public:
     /** Activations of an earlier graph are forgotten: other values may lie there now. */
     void begin_graph() { columns_ = nullptr; }
+    size_t scratch_bytes() const { return memory_.capacity(); }
     /** The node passed check_mat_mul, and so did `next`, which will be run after it, if it is not null. Throws std::bad_alloc. */
     Status run(const ggml_tensor* node, const ggml_tensor* next, int n_threads);
 

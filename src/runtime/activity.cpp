@@ -1,0 +1,96 @@
+#include "runtime/activity.h"
+
+namespace atlas::runtime {
+
+void Work::add(const Work& other) {
+    graphs += other.graphs;
+    own_nodes += other.own_nodes;
+    host_nodes += other.host_nodes;
+    attention_calls += other.attention_calls;
+    estimated_calls += other.estimated_calls;
+    attention_by_host += other.attention_by_host;
+    products += other.products;
+    products_by_host += other.products_by_host;
+    rows += other.rows;
+    visible_keys += other.visible_keys;
+    exact_keys += other.exact_keys;
+    compute_seconds += other.compute_seconds;
+    sampling_seconds += other.sampling_seconds;
+    attention_seconds += other.attention_seconds;
+    memory_seconds += other.memory_seconds;
+    for (size_t i = 0; i < kModules; ++i) {
+        measured[i].samples += other.measured[i].samples;
+        measured[i].own += other.measured[i].own;
+        measured[i].host += other.measured[i].host;
+        measured[i].copies += other.measured[i].copies;
+    }
+}
+
+uint64_t Work::calls_of(Module module) const {
+    switch (module) {
+        case Module::kExactAttention:
+            return attention_calls - estimated_calls;
+        case Module::kSparseAttention:
+            return estimated_calls;
+        case Module::kWeights:
+            return products;
+        default:
+            return 0;
+    }
+}
+
+double Work::speedup() const {
+    double own = 0.0;
+    double host = 0.0;
+    for (size_t i = 0; i < kModules; ++i) {
+        if (measured[i].samples == 0) continue;
+        // What the samples stand for.
+        const double each =
+            static_cast<double>(calls_of(static_cast<Module>(i))) / static_cast<double>(measured[i].samples);
+        own += measured[i].own * each;
+        host += measured[i].host * each;
+    }
+    return own > 0.0 ? host / own : 1.0;
+}
+
+uint64_t Work::samples() const {
+    uint64_t sum = 0;
+    for (const Measured& one : measured) sum += one.samples;
+    return sum;
+}
+
+void Held::add(const Held& other, int64_t times) {
+    contexts += times * other.contexts;
+    index_bytes += times * other.index_bytes;
+    memory_bytes += times * other.memory_bytes;
+    scratch_bytes += times * other.scratch_bytes;
+    memories += times * other.memories;
+}
+
+void Activity::add(const Work& work) {
+    const std::lock_guard lock(mutex_);
+    work_.add(work);
+}
+
+void Activity::hold(const Held& before, const Held& now) {
+    const std::lock_guard lock(mutex_);
+    held_.add(before, -1);
+    held_.add(now, 1);
+}
+
+Work Activity::work() const {
+    const std::lock_guard lock(mutex_);
+    return work_;
+}
+
+Held Activity::held() const {
+    const std::lock_guard lock(mutex_);
+    return held_;
+}
+
+void Activity::reset() {
+    const std::lock_guard lock(mutex_);
+    work_ = {};
+}
+
+}  // namespace atlas::runtime

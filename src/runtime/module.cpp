@@ -1,0 +1,40 @@
+#include "runtime/module.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace atlas::runtime {
+namespace {
+
+struct Text {
+    const char* name;
+    const char* description;
+};
+
+constexpr Text kTexts[kModules] = {
+    {"exact-attention", "attention over every visible key, by Atlas's kernels"},
+    {"sparse-attention", "in long contexts, selected keys exactly and an estimate of the rest"},
+    {"atlas-memory", "memories that learn at test time what the estimate gets wrong"},
+    {"tiered-kv", "pages of the KV cache go to disk where the pool has no room for them"},
+    {"weights", "products with weights in their GGUF blocks, and what lies between them"},
+};
+
+constexpr std::string_view kPlanned[] = {"activation-sparsity", "cuda", "hybrid-weights", "streaming"};
+
+}  // namespace
+
+const char* name_of(Module module) { return kTexts[index_of(module)].name; }
+const char* description_of(Module module) { return kTexts[index_of(module)].description; }
+
+std::optional<Module> module_named(std::string_view name) {
+    for (size_t i = 0; i < kModules; ++i) {
+        if (name == kTexts[i].name) return static_cast<Module>(i);
+    }
+    return std::nullopt;
+}
+
+bool is_planned_module(std::string_view name) {
+    return std::find(std::begin(kPlanned), std::end(kPlanned), name) != std::end(kPlanned);
+}
+
+}  // namespace atlas::runtime

@@ -1,0 +1,2 @@
+#define MISSION mission_in_c
+#include "mission.inc"

@@ -1,0 +1,4 @@
+extern "C" {
+#define MISSION mission_in_cpp
+#include "mission.inc"
+}
