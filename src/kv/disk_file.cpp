@@ -7,10 +7,10 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
-#include <system_error>
 
 #include "base/log.h"
-#include "kv/block_io.h"
+#include "io/block_io.h"
+#include "io/errno_text.h"
 
 namespace atlas::kv {
 namespace {
@@ -20,29 +20,25 @@ constexpr int kMostNames = 1000;
 /** 0, or the errno of a write as the tier will make them. */
 int try_write(int fd) {
     struct Free {
-        void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t{kIoAlignment}); }
+        void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t{io::kIoAlignment}); }
     };
     const std::unique_ptr<std::byte[], Free> page(
-        static_cast<std::byte*>(::operator new[](kIoAlignment, std::align_val_t{kIoAlignment})));
-    std::memset(page.get(), 0x5A, kIoAlignment);
+        static_cast<std::byte*>(::operator new[](io::kIoAlignment, std::align_val_t{io::kIoAlignment})));
+    std::memset(page.get(), 0x5A, io::kIoAlignment);
     ssize_t written = 0;
     do {
-        written = pwrite(fd, page.get(), kIoAlignment, 0);
+        written = pwrite(fd, page.get(), io::kIoAlignment, 0);
     } while (written < 0 && errno == EINTR);
     if (written < 0) return errno;
-    return written == static_cast<ssize_t>(kIoAlignment) ? 0 : EIO;
+    return written == static_cast<ssize_t>(io::kIoAlignment) ? 0 : EIO;
 }
 
 }  // namespace
 
-std::string errno_text(int error) {
-    return std::generic_category().message(error) + " (errno " + std::to_string(error) + ")";
-}
-
 Status DiskFile::open(const std::string& folder, std::unique_ptr<DiskFile>* out) {
     std::unique_ptr<DiskFile> file(new DiskFile);
     const auto failed = [&](int error) {
-        return Status::io("ATLAS_KV_DISK=" + folder + ": '" + file->path_ + "': " + errno_text(error) +
+        return Status::io("ATLAS_KV_DISK=" + folder + ": '" + file->path_ + "': " + io::errno_text(error) +
                           "; a folder that can be written to is needed");
     };
     int direct_error = 0;
@@ -70,7 +66,7 @@ Status DiskFile::open(const std::string& folder, std::unique_ptr<DiskFile>* out)
     }
     if (!file->direct_)
         log().warn("ATLAS_KV_DISK={}: no direct transfers there: {}; going through the system's cache", folder,
-                   errno_text(direct_error));
+                   io::errno_text(direct_error));
     *out = std::move(file);
     return Status::ok();
 }

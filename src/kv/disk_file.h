@@ -34,7 +34,4 @@ private:
     std::string path_;
 };
 
-/** "Input/output error (errno 5)". */
-std::string errno_text(int error);
-
 }  // namespace atlas::kv

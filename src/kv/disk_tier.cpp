@@ -9,7 +9,8 @@
 #include <utility>
 
 #include "base/log.h"
-#include "kv/faulty_io.h"
+#include "io/errno_text.h"
+#include "io/faulty_io.h"
 
 namespace atlas::kv {
 namespace {
@@ -33,22 +34,22 @@ private:
 }  // namespace
 
 Status DiskTier::open(const DiskOptions& options, std::unique_ptr<DiskTier>* out) {
-    Faults faults;
-    if (Status status = parse_faults(options.faults, &faults); !status.is_ok()) return status;
+    io::Faults faults;
+    if (Status status = io::parse_faults(options.faults, &faults); !status.is_ok()) return status;
     std::unique_ptr<DiskFile> file;
     if (Status status = DiskFile::open(options.folder, &file); !status.is_ok()) return status;
-    std::unique_ptr<BlockIo> io = options.uring ? make_uring_io(file->fd()) : nullptr;
+    std::unique_ptr<io::BlockIo> io = options.uring ? io::make_uring_io(file->fd()) : nullptr;
     if (!io) {
         if (options.uring)
             log().warn("ATLAS_KV_DISK={}: the system has no io_uring: one read after the other", options.folder);
-        io = make_plain_io(file->fd());
+        io = io::make_plain_io(file->fd());
     }
-    if (!options.faults.empty()) io = make_faulty_io(std::move(io), faults);
+    if (!options.faults.empty()) io = io::make_faulty_io(std::move(io), faults);
     out->reset(new DiskTier(std::move(file), std::move(io), options.limit));
     return Status::ok();
 }
 
-DiskTier::DiskTier(std::unique_ptr<DiskFile> file, std::unique_ptr<BlockIo> io, uint64_t limit)
+DiskTier::DiskTier(std::unique_ptr<DiskFile> file, std::unique_ptr<io::BlockIo> io, uint64_t limit)
     : file_(std::move(file)),
       io_(std::move(io)),
       space_(limit, [this](uint64_t from, uint64_t bytes) { return io_->grow(from, bytes); }) {}
@@ -80,7 +81,7 @@ Status DiskTier::allocate(size_t bytes, DiskUnit* out) {
     const std::lock_guard lock(stats_mutex_);
     ++stats_.write_errors;
     return Status::io("'" + file_->path() + "' cannot grow at " + std::to_string(space_.file_bytes()) + ": " +
-                      errno_text(error));
+                      io::errno_text(error));
 }
 
 void DiskTier::retire(const DiskUnit& unit, size_t bytes) noexcept {
@@ -88,24 +89,24 @@ void DiskTier::retire(const DiskUnit& unit, size_t bytes) noexcept {
 }
 
 void DiskTier::submit(UnitTransfer* transfer) {
-    IoRequest& request = transfer->request;
+    io::IoRequest& request = transfer->request;
     request.memory = transfer->memory + transfer->done;
     request.offset = transfer->unit.offset + transfer->done;
     request.bytes = transfer->bytes - transfer->done;
     request.result = 0;
-    IoRequest* pointer = &request;
+    io::IoRequest* pointer = &request;
     io_->submit({&pointer, 1});
 }
 
 bool DiskTier::advance(UnitTransfer* transfer) {
-    const IoRequest& request = transfer->request;
+    const io::IoRequest& request = transfer->request;
     Status status;
     if (request.result > 0) {
         // A direct transfer goes on at a block, so what is beyond the last whole one is made again.
         const size_t part = static_cast<size_t>(request.result);
-        transfer->done += part == request.bytes ? part : part / kIoAlignment * kIoAlignment;
+        transfer->done += part == request.bytes ? part : part / io::kIoAlignment * io::kIoAlignment;
         if (transfer->done < transfer->bytes) {
-            if (part >= kIoAlignment) {
+            if (part >= io::kIoAlignment) {
                 submit(transfer);
                 return false;
             }
@@ -114,7 +115,7 @@ bool DiskTier::advance(UnitTransfer* transfer) {
     } else if (request.result == 0) {
         status = failure(*transfer, "only " + std::to_string(transfer->done) + " bytes");
     } else {
-        status = failure(*transfer, errno_text(static_cast<int>(-request.result)));
+        status = failure(*transfer, io::errno_text(static_cast<int>(-request.result)));
     }
     const bool is_write = request.is_write;
     bool corrupt = false;
@@ -147,7 +148,7 @@ bool DiskTier::advance(UnitTransfer* transfer) {
 void DiskTier::take_done(bool wait) {
     reaped_.clear();
     io_->reap(wait, &reaped_);
-    for (IoRequest* request : reaped_) {
+    for (io::IoRequest* request : reaped_) {
         auto* transfer = static_cast<UnitTransfer*>(request->owner);
         if (!advance(transfer)) continue;
         if (request->is_write) {
@@ -162,7 +163,7 @@ void DiskTier::take_done(bool wait) {
 void DiskTier::read(std::span<UnitTransfer* const> transfers) {
     if (transfers.empty()) return;
     const Waiting waiting(stats_mutex_, &stats_.wait_seconds);
-    std::vector<IoRequest*> requests;
+    std::vector<io::IoRequest*> requests;
     requests.reserve(transfers.size());
     for (UnitTransfer* transfer : transfers) {
         transfer->done = 0;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "kv/block_io.h"
+#include "io/block_io.h"
 #include "kv/disk_file.h"
 #include "kv/unit_space.h"
 
@@ -18,7 +18,7 @@ namespace atlas::kv {
 struct DiskOptions {
     std::string folder;
     uint64_t limit = 0;  ///< of the file in bytes, 0: none
-    std::string faults;  ///< of ATLAS_TEST_FAULTS (kv/faulty_io.h)
+    std::string faults;  ///< of ATLAS_TEST_FAULTS (io/faulty_io.h)
     bool uring = true;   ///< false: one transfer after the other, as where there is no io_uring
 };
 
@@ -33,14 +33,14 @@ struct DiskUnit {
 /** A transfer of one unit. Whoever asks for it keeps it until it is done. */
 struct UnitTransfer {
     DiskUnit unit;
-    std::byte* memory = nullptr;  ///< aligned to kIoAlignment
-    size_t bytes = 0;             ///< a multiple of kIoAlignment
+    std::byte* memory = nullptr;  ///< aligned to io::kIoAlignment
+    size_t bytes = 0;             ///< a multiple of io::kIoAlignment
     Status status;                ///< afterwards
     void* owner = nullptr;        ///< the caller's
 
 private:
     friend class DiskTier;
-    IoRequest request;
+    io::IoRequest request;
     size_t done = 0;  // bytes
     bool retried = false;
 };
@@ -64,7 +64,7 @@ public:
     static Status open(const DiskOptions& options, std::unique_ptr<DiskTier>* out);
     ~DiskTier();
 
-    /** A place for `bytes` bytes, a multiple of kIoAlignment. Errors: kOutOfMemory, naming the limit; kIo, naming file, offset and errno. Throws std::bad_alloc. */
+    /** A place for `bytes` bytes, a multiple of io::kIoAlignment. Errors: kOutOfMemory, naming the limit; kIo, naming file, offset and errno. Throws std::bad_alloc. */
     Status allocate(size_t bytes, DiskUnit* out);
     /** Gives it back. */
     void release(const DiskUnit& unit, size_t bytes) noexcept { space_.release(unit.offset, bytes); }
@@ -89,7 +89,7 @@ public:
     bool is_direct() const { return file_->is_direct(); }
 
 private:
-    DiskTier(std::unique_ptr<DiskFile> file, std::unique_ptr<BlockIo> io, uint64_t limit);
+    DiskTier(std::unique_ptr<DiskFile> file, std::unique_ptr<io::BlockIo> io, uint64_t limit);
     void submit(UnitTransfer* transfer);
     /** Takes what is done; whether `transfer` is, with its status, or goes on. */
     bool advance(UnitTransfer* transfer);
@@ -97,11 +97,11 @@ private:
     Status failure(const UnitTransfer& transfer, const std::string& what) const;
 
     const std::unique_ptr<DiskFile> file_;
-    const std::unique_ptr<BlockIo> io_;  // ends before the file
+    const std::unique_ptr<io::BlockIo> io_;  // ends before the file
     UnitSpace space_;
     size_t writing_ = 0, reading_ = 0;
     std::vector<UnitTransfer*> written_;
-    std::vector<IoRequest*> reaped_;
+    std::vector<io::IoRequest*> reaped_;
     mutable std::mutex stats_mutex_;  // guards stats_
     DiskStats stats_;
 };

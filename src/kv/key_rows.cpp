@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kLeastKeysPerUnit = 4;
 
 size_t unit_bytes_of(size_t row_bytes) {
-    return (kLeastKeysPerUnit * row_bytes + kIoAlignment - 1) / kIoAlignment * kIoAlignment;
+    return (kLeastKeysPerUnit * row_bytes + io::kIoAlignment - 1) / io::kIoAlignment * io::kIoAlignment;
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <new>
 #include <string>
 
-#include "kv/block_io.h"
+#include "io/block_io.h"
 #include "kv/pager.h"
 #include "kv/row_cache.h"
 
@@ -20,7 +20,7 @@ constexpr size_t kPageAlignment = 64;
 }  // namespace
 
 size_t RamTier::page_size(size_t bytes) const {
-    const size_t alignment = pager_ ? kIoAlignment : kPageAlignment;
+    const size_t alignment = pager_ ? io::kIoAlignment : kPageAlignment;
     return (bytes + alignment - 1) / alignment * alignment;
 }
 

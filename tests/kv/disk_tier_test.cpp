@@ -11,20 +11,20 @@
 #include <string>
 #include <vector>
 
-#include "kv/faulty_io.h"
+#include "io/faulty_io.h"
 
 namespace atlas::kv {
 namespace {
 
-constexpr size_t kUnit = 2 * kIoAlignment;
+constexpr size_t kUnit = 2 * io::kIoAlignment;
 
 struct Free {
-    void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t{kIoAlignment}); }
+    void operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t{io::kIoAlignment}); }
 };
 using Memory = std::unique_ptr<std::byte[], Free>;
 
 Memory memory_of(size_t bytes) {
-    return Memory(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{kIoAlignment})));
+    return Memory(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{io::kIoAlignment})));
 }
 
 class Folder {
@@ -262,14 +262,14 @@ TEST_P(DiskTierTest, AFolderThatIsNoneIsNamed) {
 }
 
 TEST(Faults, AreReadAndRefused) {
-    Faults faults;
-    ASSERT_TRUE(parse_faults("read_eio=0.25,seed=7,after=12", &faults).is_ok());
+    io::Faults faults;
+    ASSERT_TRUE(io::parse_faults("read_eio=0.25,seed=7,after=12", &faults).is_ok());
     EXPECT_EQ(faults.read_eio, 0.25);
     EXPECT_EQ(faults.seed, 7);
     EXPECT_EQ(faults.after, 12);
     EXPECT_EQ(faults.write_eio, 0);
     for (const char* text : {"read_eio", "read_eio=2", "read_eio=x", "none=0.1", "read_eio=-1", "read_eio=0.1x"}) {
-        const Status status = parse_faults(text, &faults);
+        const Status status = io::parse_faults(text, &faults);
         EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << text;
         EXPECT_NE(status.message().find(text), std::string::npos) << status.message();
     }

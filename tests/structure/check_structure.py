@@ -13,14 +13,15 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 import options_doc  # noqa: E402
 
-# Folder of src/ -> the folders it may include directly. c_api, host -> runtime -> side_car -> attention -> kv, memory -> kernels -> base.
+# Folder of src/ -> the folders it may include directly. c_api, host -> runtime -> side_car -> attention -> kv, memory -> kernels -> base; kv, weights -> io -> base.
 MAY_INCLUDE = {
     "base": set(),
     "gguf": {"base"},
     "kernels": {"base"},
     "memory": {"kernels", "base"},
-    "kv": {"kernels", "base"},
-    "weights": {"kernels", "gguf", "base"},
+    "io": {"base"},
+    "kv": {"io", "kernels", "base"},
+    "weights": {"io", "kernels", "gguf", "base"},
     "attention": {"kv", "memory", "kernels", "base"},
     "side_car": {"gguf", "attention", "memory", "kernels", "base"},
     "runtime": {"side_car", "gguf", "attention", "weights", "memory", "kv", "kernels", "base"},

@@ -1,7 +1,7 @@
-#include "kv/block_io.h"
+#include "io/block_io.h"
 
-namespace atlas::kv {
+namespace atlas::io {
 
 std::unique_ptr<BlockIo> make_uring_io(int /*fd*/) { return nullptr; }
 
-}  // namespace atlas::kv
+}  // namespace atlas::io

@@ -5,9 +5,9 @@
 #include <string>
 
 #include "base/status.h"
-#include "kv/block_io.h"
+#include "io/block_io.h"
 
-namespace atlas::kv {
+namespace atlas::io {
 
 /** How often what goes wrong: shares of transfers, 0 … 1. */
 struct Faults {
@@ -27,4 +27,4 @@ Status parse_faults(const std::string& text, Faults* out);
 /** `io` with faults, made by a generator with a seed: the same for the same transfers. Throws std::bad_alloc. */
 std::unique_ptr<BlockIo> make_faulty_io(std::unique_ptr<BlockIo> io, const Faults& faults);
 
-}  // namespace atlas::kv
+}  // namespace atlas::io

@@ -3,10 +3,10 @@
 #include <cerrno>
 #include <deque>
 
-#include "kv/block_io.h"
-#include "kv/file_growth.h"
+#include "io/block_io.h"
+#include "io/file_growth.h"
 
-namespace atlas::kv {
+namespace atlas::io {
 namespace {
 
 // What one device serves at a time; more wait here. NVMe drives are at their peak at some dozens of 16 KiB.
@@ -68,10 +68,11 @@ private:
             IoRequest* request = waiting_.front();
             waiting_.pop_front();
             const auto bytes = static_cast<unsigned>(request->bytes);
+            const int fd = request->fd >= 0 ? request->fd : fd_;
             if (request->is_write) {
-                io_uring_prep_write(entry, fd_, request->memory, bytes, request->offset);
+                io_uring_prep_write(entry, fd, request->memory, bytes, request->offset);
             } else {
-                io_uring_prep_read(entry, fd_, request->memory, bytes, request->offset);
+                io_uring_prep_read(entry, fd, request->memory, bytes, request->offset);
             }
             io_uring_sqe_set_data(entry, request);
             ++under_way_;
@@ -97,4 +98,4 @@ std::unique_ptr<BlockIo> make_uring_io(int fd) {
     return io;
 }
 
-}  // namespace atlas::kv
+}  // namespace atlas::io

@@ -4,10 +4,10 @@
 
 #include <cerrno>
 
-#include "kv/block_io.h"
-#include "kv/file_growth.h"
+#include "io/block_io.h"
+#include "io/file_growth.h"
 
-namespace atlas::kv {
+namespace atlas::io {
 namespace {
 
 class PlainIo final : public BlockIo {
@@ -18,9 +18,10 @@ public:
         done_.reserve(done_.size() + requests.size());
         for (IoRequest* request : requests) {
             const auto offset = static_cast<off_t>(request->offset);
+            const int fd = request->fd >= 0 ? request->fd : fd_;
             do {
-                request->result = request->is_write ? pwrite(fd_, request->memory, request->bytes, offset)
-                                                    : pread(fd_, request->memory, request->bytes, offset);
+                request->result = request->is_write ? pwrite(fd, request->memory, request->bytes, offset)
+                                                    : pread(fd, request->memory, request->bytes, offset);
             } while (request->result < 0 && errno == EINTR);
             if (request->result < 0) request->result = -errno;
             done_.push_back(request);
@@ -56,4 +57,4 @@ int grow_file(int fd, uint64_t from, uint64_t bytes) {
 
 std::unique_ptr<BlockIo> make_plain_io(int fd) { return std::make_unique<PlainIo>(fd); }
 
-}  // namespace atlas::kv
+}  // namespace atlas::io

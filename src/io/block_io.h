@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-namespace atlas::kv {
+namespace atlas::io {
 
 /** One transfer between memory and the file. The caller keeps it, and its memory, until reap() has given it back. */
 struct IoRequest {
@@ -16,12 +16,13 @@ struct IoRequest {
     size_t bytes = 0;
     void* owner = nullptr;  ///< the caller's
     int64_t result = 0;     ///< afterwards: bytes transferred, which may be fewer than asked for, or −errno
+    int fd = -1;            ///< another file than the one that the layer was made for; −1: that one
 };
 
 /** What O_DIRECT wants of addresses, offsets and sizes at most on usual devices. */
 inline constexpr size_t kIoAlignment = 4096;
 
-/** The file layer under the disk tier: transfers and nothing else. Used by one thread at a time. */
+/** The file layer under whatever keeps bytes in files: transfers and nothing else. Used by one thread at a time. */
 class BlockIo {
 public:
     BlockIo() = default;
@@ -37,9 +38,9 @@ public:
     virtual int grow(uint64_t from, uint64_t bytes) = 0;
 };
 
-/** Many at a time through io_uring; nullptr where the system or this build has none. `fd` outlives it. Throws std::bad_alloc. */
+/** Many at a time through io_uring; nullptr where the system or this build has none. `fd` outlives it; −1 where every request names its file. Throws std::bad_alloc. */
 std::unique_ptr<BlockIo> make_uring_io(int fd);
 /** One after the other by pread and pwrite, each done when submit() returns. Throws std::bad_alloc. */
 std::unique_ptr<BlockIo> make_plain_io(int fd);
 
-}  // namespace atlas::kv
+}  // namespace atlas::io

@@ -1,4 +1,4 @@
-#include "kv/faulty_io.h"
+#include "io/faulty_io.h"
 
 #include <cerrno>
 #include <charconv>
@@ -10,7 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
-namespace atlas::kv {
+namespace atlas::io {
 namespace {
 
 struct Field {
@@ -177,4 +177,4 @@ std::unique_ptr<BlockIo> make_faulty_io(std::unique_ptr<BlockIo> io, const Fault
     return std::make_unique<FaultyIo>(std::move(io), faults);
 }
 
-}  // namespace atlas::kv
+}  // namespace atlas::io
