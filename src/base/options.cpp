@@ -271,7 +271,11 @@ private:
                 return not_allowed("ATLAS_MODE", mode, "exact with ATLAS_DEVICE=accel");
             if (out_.kv_ram_bytes > 0)
                 return not_allowed("ATLAS_KV_RAM", text("ATLAS_KV_RAM"), "0 with ATLAS_DEVICE=accel");
+            if (out_.weights_ram_bytes > 0)
+                return not_allowed("ATLAS_WEIGHTS_RAM", text("ATLAS_WEIGHTS_RAM"), "0 with ATLAS_DEVICE=accel");
         }
+        if (out_.weights_ram_bytes > 0 && out_.weights == WeightsMode::kHost)
+            return not_allowed("ATLAS_WEIGHTS_RAM", text("ATLAS_WEIGHTS_RAM"), "0 with ATLAS_WEIGHTS=host");
         if (!out_.kv_disk.empty() && out_.kv_ram_bytes == 0)
             return not_allowed("ATLAS_KV_DISK", out_.kv_disk, "none without ATLAS_KV_RAM, beyond which pages go there");
         // A plain blend also goes with the window alone: the mission's first form.

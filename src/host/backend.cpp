@@ -14,6 +14,7 @@
 #include "host/abi/interfaces.h"
 #include "host/device.h"
 #include "host/graph/graph_plan.h"
+#include "host/graph/op_kind.h"
 #include "host/ops/attention.h"
 #include "host/ops/cell_check.h"
 #include "host/ops/delegate.h"
@@ -99,7 +100,6 @@ private:
     }
 
     ggml_status run_plan(ggml_cgraph* graph) {
-        mat_mul_.begin_graph();
         rope_.begin_graph();
         write_clock().advance();
         plan_.build(graph, {session_.own_attention(), session_.own_weights()});
@@ -110,6 +110,24 @@ private:
             }
         }
         const std::span<const Step> steps = plan_.steps();
+        products_.clear();
+        for (const Step& step : steps) {
+            if (step.kind == StepKind::kOwn && op_kind(step.node->op) == OpKind::kMatMul)
+                products_.push_back(step.node);
+        }
+        if (const Status status = mat_mul_.begin_graph(session_.runtime().streamer(), products_); !status.is_ok())
+            return failed(status);
+        // Other graphs wait for the end of this one, whatever it throws.
+        struct End {
+            ~End() { mat_mul.leave_graph(); }
+            MatMul& mat_mul;
+        } const end{mat_mul_};
+        const ggml_status status = run_all(steps, sampled);
+        const Status weights = mat_mul_.end_graph();
+        return status == GGML_STATUS_SUCCESS && !weights.is_ok() ? failed(weights) : status;
+    }
+
+    ggml_status run_all(std::span<const Step> steps, size_t sampled) {
         for (size_t begin = 0; begin < steps.size();) {
             size_t end = begin + 1;
             ggml_status status = GGML_STATUS_SUCCESS;
@@ -130,7 +148,9 @@ private:
 
     /** Number of the step whose operation by the host is timed beside ours; beyond all of them if there is none. */
     size_t choose_sample() {
-        if (!session_.is_observed() || session_.runtime().options().page_all) return SIZE_MAX;
+        // The host would read streamed weights where they are mapped.
+        const runtime::Runtime& runtime = session_.runtime();
+        if (!session_.is_observed() || runtime.options().page_all || runtime.streamer()) return SIZE_MAX;
         samples_.begin_graph(plan_.steps());
         return samples_.step();
     }
@@ -179,6 +199,11 @@ private:
 
     void changes_in_place(const ggml_tensor* node) {
         if (const Placement place = placement_of(node); place.pages) changed_.push_back({place, ggml_nbytes(node)});
+    }
+
+    static ggml_status failed(const Status& status) {
+        log().error("weights: {}", status.to_string());
+        return GGML_STATUS_FAILED;
     }
 
     static ggml_status failed(const Step& step, const Status& status) {
@@ -233,7 +258,8 @@ private:
     Rope rope_;
     GraphPlan plan_;
     SpeedSamples samples_{delegate_};
-    std::vector<Changed> changed_;  // in place by this graph so far
+    std::vector<const ggml_tensor*> products_;  // with weights, of this graph
+    std::vector<Changed> changed_;              // in place by this graph so far
     int host_threads_ = 0;
     ggml_abort_callback abort_callback_ = nullptr;
     void* abort_data_ = nullptr;

@@ -20,6 +20,8 @@ namespace {
 
 abi::Layout g_layout = abi::Layout::kV3;
 
+constexpr size_t kAnyModel = size_t{1} << 40;
+
 bool own_weights() { return runtime::plugin_runtime()->options().weights == WeightsMode::kOwn; }
 bool owner_mode() { return runtime::plugin_runtime()->options().device == DeviceMode::kOwner; }
 
@@ -56,6 +58,11 @@ void device_memory(ggml_backend_dev_t, size_t* free, size_t* total) {
             *total += pager->disk().stats().in_use + pager->disk().room();
             *free += pager->disk().room();
         }
+    }
+    // Weights that memory has no room for stay in their file, so that no layer has to go to another device.
+    if (runtime::plugin_runtime()->streamer()) {
+        *total += kAnyModel;
+        *free += kAnyModel;
     }
 }
 
@@ -95,9 +102,24 @@ bool device_supports_buft(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
     return (owner_mode() && type == owner_buffer_type()) || ggml_backend_buft_is_host(type);
 }
 
-/** Weights are read where the model file is mapped. */
+void mapping_ends(ggml_backend_buffer_t buffer) {
+    runtime::plugin_runtime()->streamer()->remove(
+        static_cast<const std::byte*>(reinterpret_cast<abi::Buffer*>(buffer)->context));
+}
+
+/** Weights are read where the model file is mapped; or, where memory has no room for it, from the file. */
 ggml_backend_buffer_t device_buffer_from_host_ptr(ggml_backend_dev_t, void* memory, size_t size, size_t) {
-    return ggml_backend_cpu_buffer_from_ptr(memory, size);
+    ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(memory, size);
+    weights::Streamer* streamer = runtime::plugin_runtime()->streamer();
+    if (!buffer || !streamer) return buffer;
+    try {
+        streamer->add(static_cast<const std::byte*>(memory), size);
+        // The memory is not the buffer's, which therefore has nothing to do itself when it ends.
+        reinterpret_cast<abi::Buffer*>(buffer)->iface.free_buffer = mapping_ends;
+    } catch (const std::bad_alloc&) {
+        log().warn("ATLAS_WEIGHTS_RAM takes no part for {} bytes of weights: no memory left", size);
+    }
+    return buffer;
 }
 
 const char* registry_name(ggml_backend_reg_t) { return "ATLAS"; }

@@ -46,7 +46,9 @@ Pager::~Pager() {
     budget_.release(buffer_bytes_);
 }
 
-void Pager::Free::operator()(std::byte* memory) const { ::operator delete[](memory, std::align_val_t{io::kIoAlignment}); }
+void Pager::Free::operator()(std::byte* memory) const {
+    ::operator delete[](memory, std::align_val_t{io::kIoAlignment});
+}
 
 Pager::Buffer Pager::allocate(size_t bytes) {
     return Buffer(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{io::kIoAlignment})));

@@ -17,9 +17,14 @@ Runtime::Runtime(Options options)
       side_car_(options_.side_car, options_.model, options_.memory.budget_bytes) {}
 
 Status Runtime::open_disk() {
-    if (options_.kv_disk.empty() && !options_.test_faults.empty())
+    if (options_.kv_disk.empty() && options_.weights_ram_bytes == 0 && !options_.test_faults.empty())
         return Status::invalid_argument("ATLAS_TEST_FAULTS=" + options_.test_faults +
-                                        ": allowed is NAME=SHARE,… together with ATLAS_KV_DISK, whose file is to fail");
+                                        ": allowed is NAME=SHARE,… together with ATLAS_KV_DISK or ATLAS_WEIGHTS_RAM, "
+                                        "whose transfers are to fail");
+    if (options_.weights_ram_bytes > 0 && !streamer_) {
+        const weights::StreamerSettings settings{options_.weights_ram_bytes, options_.test_faults};
+        if (Status status = weights::Streamer::open(settings, &streamer_); !status.is_ok()) return status;
+    }
     if (options_.kv_disk.empty() || pager_) return Status::ok();
     std::unique_ptr<kv::DiskTier> disk;
     const kv::DiskOptions options{options_.kv_disk, options_.kv_disk_limit, options_.test_faults, true};
@@ -72,6 +77,7 @@ std::string Runtime::statistics() const {
     std::string text = stats_.json();
     text.insert(text.rfind('}'), ", \"absent\": " + absences().json());
     if (pager_) text.insert(text.rfind('}'), ", \"kv\": " + pager_->json());
+    if (streamer_) text.insert(text.rfind('}'), ", \"weights\": " + streamer_->json());
     return text;
 }
 
@@ -79,7 +85,7 @@ void Runtime::write_statistics() const noexcept {
     const std::string& target = options_.stats;
     if (target.empty()) return;
     try {
-        if (stats_.empty() && absences().empty() && !pager_) return;
+        if (stats_.empty() && absences().empty() && !pager_ && !streamer_) return;
         std::string text = statistics();
         if (target == "1") {
             std::erase(text, '\n');

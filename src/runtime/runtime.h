@@ -16,6 +16,7 @@
 #include "runtime/pools.h"
 #include "runtime/registry.h"
 #include "side_car/use.h"
+#include "weights/streamer.h"
 
 namespace atlas::side_car {
 class Calibration;
@@ -31,7 +32,7 @@ class Session;
  *
  * Its end. Sessions share its ownership, so it ends when the last of them and whoever made it have let go, in whatever order: a host may free contexts as
  * late as in static destructors. A session that ends hands in its statistics, which are written; then end, in this order: the list of sessions, empty by
- * then; the side-car, which memories of sessions shared; the statistics; pager, write clock and budget of the KV caches; the options. Page tables hold references
+ * then; the side-car, which memories of sessions shared; the statistics; the streamer of weights; pager, write clock and budget of the KV caches; the options. Page tables hold references
  * to clock and budget, so whoever makes them keeps the runtime: the plug-in's never ends.
  */
 class Runtime {
@@ -59,7 +60,12 @@ public:
      */
     Status open_metrics();
     void close_metrics() noexcept { metrics_.reset(); }
-    /** Opens the disk tier that the options ask for, before any table is made. Errors: of the folder, of ATLAS_TEST_FAULTS. Throws std::bad_alloc. */
+    /** What reads weights that memory has no room for; nullptr without ATLAS_WEIGHTS_RAM. */
+    weights::Streamer* streamer() const { return streamer_.get(); }
+    /**
+     * Opens what the options ask for of disks, before any table is made: the disk tier, the streamer of weights. Errors: of the folder, of
+     * ATLAS_WEIGHTS_RAM, of ATLAS_TEST_FAULTS. Throws std::bad_alloc.
+     */
     Status open_disk();
     attention::Stats& stats() { return stats_; }
     side_car::SideCarUse& side_car() { return side_car_; }
@@ -78,7 +84,10 @@ public:
     /** What took no part, of the sessions that ended and of those that live. */
     AbsenceCounts absences() const;
 
-    /** {"layers": […], "absent": […], "kv": {…}}: attention::Stats::json(), AbsenceCounts::json() and, with a disk, kv::Pager::json(). */
+    /**
+     * {"layers": […], "absent": […], "kv": {…}, "weights": {…}}: attention::Stats::json(), AbsenceCounts::json(), with a disk kv::Pager::json(), with
+     * ATLAS_WEIGHTS_RAM weights::Streamer::json().
+     */
     std::string statistics() const;
     /** Writes statistics() where ATLAS_STATS wants it, if there is anything to say. Called when a session ends, and at the end of the process for those that never do. */
     void write_statistics() const noexcept;
@@ -89,6 +98,7 @@ private:
     kv::WriteClock write_clock_;
     std::unique_ptr<kv::Pager> pager_;
     Pools pools_{kv_budget_, pager_};
+    std::unique_ptr<weights::Streamer> streamer_;
     attention::Stats stats_;
     mutable std::mutex mutex_;
     AbsenceCounts absences_;  // of sessions that ended; guarded by mutex_

@@ -40,6 +40,17 @@ if(ATLAS_TEST_SERVER)
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
         set_tests_properties(host_tier.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
+    # Weights of which memory holds a part.
+    foreach(scenario greedy slots long_batch parts fits memory unmapped faults rare_faults changed_files bad_settings)
+        add_test(NAME host_streaming.${scenario}
+            COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/streaming_test.py --plugin $<TARGET_FILE:ggml-atlas>
+                --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
+        set_tests_properties(host_streaming.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
+    endforeach()
+    add_test(NAME host_streaming.hanging
+        COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/streaming_test.py --plugin $<TARGET_FILE:ggml-atlas>
+            --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf hanging)
+    set_tests_properties(host_streaming.hanging PROPERTIES LABELS "host;long" SKIP_RETURN_CODE 77 TIMEOUT 900)
     # Sessions beyond one text: clients, slots, a draft model, embeddings, broken files.
     foreach(scenario clients slot_save over_budget shifts draft embeddings rerank broken_models full_disk)
         add_test(NAME host_session.${scenario}

@@ -74,6 +74,12 @@ TEST(LaunchTest, ProgramsGetTheFlagsThatTheyNeed) {
               (Strings{"llama-simple", "-ngl", "99", "-m", "x", "Hello"}));
     EXPECT_EQ(plan_launch({"llama-quantize", "a", "b"}, "l").command, (Strings{"llama-quantize", "a", "b"}));
     EXPECT_EQ(plan_launch({"my-own-program"}, "l").command, (Strings{"my-own-program"}));
+    EXPECT_EQ(plan_launch({"llama-server", "-m", "x", "--atlas-weights-ram", "2G"}, "l").command,
+              (Strings{"llama-server", "-m", "x", "--no-warmup"}));
+    EXPECT_EQ(plan_launch({"llama-server", "--warmup", "--atlas-weights-ram", "2G"}, "l").command,
+              (Strings{"llama-server", "--warmup"}));
+    EXPECT_EQ(plan_launch({"llama-perplexity", "--atlas-weights-ram", "2G"}, "l").command,
+              (Strings{"llama-perplexity"}));
 }
 
 TEST(LaunchTest, MemoriesBesideTheModelAreFound) {

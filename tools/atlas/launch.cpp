@@ -24,8 +24,14 @@ bool has_any(const Arguments& arguments, std::initializer_list<std::string_view>
     });
 }
 
+bool is_set(const Launch& launch, const char* name) {
+    const char* given = std::getenv(name);
+    return (given && *given) || std::any_of(launch.environment.begin(), launch.environment.end(),
+                                            [&](const auto& one) { return one.first == name; });
+}
+
 /** What a program does not do by itself; nothing is added where the user has said something about it. */
-void add_needed_flags(Arguments* command, bool accel) {
+void add_needed_flags(Arguments* command, bool accel, bool streams) {
     const std::string name = std::filesystem::path(command->front()).filename().string();
     if (!name.starts_with("llama-")) return;
     // These take neither a context nor attention.
@@ -45,6 +51,10 @@ void add_needed_flags(Arguments* command, bool accel) {
             command->insert(command->end(), {"-fa", "on"});
         }
     }
+    // An empty run would read all that memory has no room for once more.
+    const bool warms_up =
+        name == "llama-server" || name == "llama-cli" || name == "llama-completion" || name == "llama-bench";
+    if (streams && warms_up && !has_any(*command, {"--warmup", "--no-warmup"})) command->emplace_back("--no-warmup");
 }
 
 /** What -m or --model names, or the variable that llama.cpp's programs read; empty if nothing does. */
@@ -61,19 +71,14 @@ std::string model_of(const Arguments& command) {
 
 /** Memories that belong to the model are started from without being asked for; the library checks whose they are. */
 void add_side_car(Launch* launch) {
-    const auto is_set = [&](const char* name) {
-        const char* given = std::getenv(name);
-        return (given && *given) || std::any_of(launch->environment.begin(), launch->environment.end(),
-                                                [&](const auto& one) { return one.first == name; });
-    };
     const std::string model = model_of(launch->command);
     if (model.empty()) return;
-    if (!is_set("ATLAS_SIDE_CAR")) {
+    if (!is_set(*launch, "ATLAS_SIDE_CAR")) {
         const std::string found = side_car_beside(model);
         if (found.empty()) return;
         launch->environment.emplace_back("ATLAS_SIDE_CAR", found);
     }
-    if (!is_set("ATLAS_MODEL")) launch->environment.emplace_back("ATLAS_MODEL", model);
+    if (!is_set(*launch, "ATLAS_MODEL")) launch->environment.emplace_back("ATLAS_MODEL", model);
 }
 
 constexpr const char* kEnable = "atlas-enable";
@@ -212,7 +217,7 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
     if (launch.error = choose_plugin(library, &launch.notes); !launch.error.empty()) return launch;
     launch.environment.emplace_back("GGML_BACKEND_PATH", library);
     add_side_car(&launch);
-    add_needed_flags(&launch.command, accel);
+    add_needed_flags(&launch.command, accel, is_set(launch, "ATLAS_WEIGHTS_RAM"));
     return launch;
 }
 

@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "host/buffers/owner_buffer.h"
 #include "host/graph/op_kind.h"
+#include "host/ops/streamed_product.h"
 
 namespace atlas::host {
 namespace {
@@ -40,6 +41,8 @@ std::optional<kernels::WeightType> weight_type_of(const ggml_tensor* tensor) {
     const auto number = static_cast<size_t>(tensor->type);
     return number < by_number.size() ? by_number[number] : std::nullopt;
 }
+
+int64_t columns_of(const ggml_tensor* columns) { return columns->ne[1] * columns->ne[2] * columns->ne[3]; }
 
 /**
  * A few shares of rows a thread, in whole panels: cores may differ in speed, and one may be taken away. Short ones of a few columns would end
@@ -83,14 +86,29 @@ Status check_mat_mul(const ggml_tensor* node) {
     return Status::ok();
 }
 
+Status MatMul::begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products) {
+    columns_ = nullptr;
+    if (!streamer) return Status::ok();
+    uses_.clear();
+    int64_t tokens = 0;
+    for (const ggml_tensor* node : products) {
+        const ggml_tensor* weights = node->src[0];
+        const int64_t n = columns_of(node->src[1]);
+        uses_.push_back({static_cast<const std::byte*>(weights->data), weights->ne[1], weights->nb[1],
+                         (n + kMostColumns - 1) / kMostColumns});
+        tokens = std::max(tokens, n);
+    }
+    return streamer->begin(uses_, tokens, &pass_);
+}
+
 Status MatMul::run(const ggml_tensor* node, const ggml_tensor* next, int n_threads) {
     const ggml_tensor* columns = node->src[1];
-    const int64_t n = columns->ne[1] * columns->ne[2] * columns->ne[3];
+    const int64_t n = columns_of(columns);
     for (int64_t first = 0; first < n; first += kMostColumns)
         multiply(node, next, first, std::min(kMostColumns, n - first), n_threads);
     // Of more columns than are quantised at once only the last are there.
     if (n > kMostColumns) columns_ = nullptr;
-    return Status::ok();
+    return pass_.status();
 }
 
 void MatMul::multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t first, int64_t n, int n_threads) {
@@ -128,14 +146,22 @@ void MatMul::multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t 
         }
         kernels::multiply_weights(share, shares.begin(i), shares.begin(i + 1));
     };
-    const Loop products{shares.count, Schedule::kDynamic, multiply_share};
-    // One column is sooner quantised than threads have waited for it.
-    if (!known && n == 1) kernels::quantise_activations(args, 0, 1);
-    if (known || n == 1) {
-        parallel_loops(n_threads, products);
+    const auto multiply_all = [&](const auto& products) {
+        // One column is sooner quantised than threads have waited for it.
+        if (!known && n == 1) kernels::quantise_activations(args, 0, 1);
+        if (known || n == 1) {
+            parallel_loops(n_threads, products);
+        } else {
+            const auto quantise = [&](int64_t i) { kernels::quantise_activations(args, i, i + 1); };
+            parallel_loops(n_threads, Loop{n, Schedule::kStatic, quantise}, products);
+        }
+    };
+    if (weights::StreamedWeight* streamed = pass_.next(product.weights.data)) {
+        const StreamedProduct from_disk(pass_, *streamed, product, shares.count);
+        multiply_all(Loop{from_disk.shares(), Schedule::kDynamic,
+                          [&](int64_t i) { from_disk.multiply(i, i + std::max(n_threads, 1)); }});
     } else {
-        const auto quantise = [&](int64_t i) { kernels::quantise_activations(args, i, i + 1); };
-        parallel_loops(n_threads, Loop{n, Schedule::kStatic, quantise}, products);
+        multiply_all(Loop{shares.count, Schedule::kDynamic, multiply_share});
     }
     columns_ = columns;
     type_ = activations;

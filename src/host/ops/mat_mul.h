@@ -4,10 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/status.h"
 #include "kernels/weights.h"
+#include "weights/streamer.h"
 
 namespace atlas::host {
 
@@ -23,15 +25,27 @@ Status check_mat_mul(const ggml_tensor* node);
 /** MUL_MAT of one backend instance. Columns are quantised once for all products that follow each other with the same ones (Q, K, V; gate, up). */
 class MatMul {
 public:
-    /** Activations of an earlier graph are forgotten: other values may lie there now. */
-    void begin_graph() { columns_ = nullptr; }
     size_t scratch_bytes() const { return memory_.capacity(); }
-    /** The node passed check_mat_mul, and so did `next`, which will be run after it, if it is not null. Throws std::bad_alloc. */
+    /**
+     * Activations of an earlier graph are forgotten: other values may lie there now. products: those that run() will be called for, in order, whose
+     * weights `streamer`, if there is one, may have to read. Errors: Streamer::begin(). Throws std::bad_alloc.
+     */
+    Status begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products);
+    /** Errors: Pass::finish(). Throws std::bad_alloc. */
+    Status end_graph() { return pass_.finish(); }
+    /** The same where nobody wants to know; to be called if end_graph() was not. */
+    void leave_graph() { pass_ = {}; }
+    /**
+     * The node passed check_mat_mul, and so did `next`, which will be run after it, if it is not null. Errors: the weights cannot be read. Throws
+     * std::bad_alloc.
+     */
     Status run(const ggml_tensor* node, const ggml_tensor* next, int n_threads);
 
 private:
     void multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t first, int64_t n, int n_threads);
 
+    weights::Pass pass_;
+    std::vector<weights::WeightUse> uses_;
     const ggml_tensor* columns_ = nullptr;  // that `memory_` holds, quantised
     kernels::ActivationType type_ = kernels::ActivationType::kF32;
     std::vector<std::byte> memory_;

@@ -1,0 +1,194 @@
+#include "weights/streamer.h"
+
+#include <algorithm>
+#include <sstream>
+#include <system_error>
+
+#include "base/log.h"
+#include "io/faulty_io.h"
+
+namespace atlas::weights {
+namespace {
+
+// Devices are as fast as they get at 1 to 2 MiB. Budgets as tests have them still make a ring of enough slots.
+constexpr uint64_t kMostSlot = uint64_t{2} << 20, kLeastSlot = uint64_t{64} << 10;
+// Twice what is under way at a time: as much is used meanwhile.
+constexpr uint64_t kLeastSlots = 16, kMostSlots = 128;
+// Graphs that a process runs in turn: prompts, tokens, a draft model, a model's parts.
+constexpr size_t kMostOrders = 16;
+
+ReaderStats sum(ReaderStats one, const ReaderStats& other) {
+    one.reads += other.reads;
+    one.read_bytes += other.read_bytes;
+    one.retries += other.retries;
+    one.failures += other.failures;
+    one.asked += other.asked;
+    one.waits += other.waits;
+    one.wait_seconds += other.wait_seconds;
+    return one;
+}
+
+}  // namespace
+
+StreamedWeight* Pass::next(const std::byte* data) {
+    if (used_ >= uses_.size()) return nullptr;
+    StreamedWeight* weight = uses_[used_++];
+    return weight && weight->data == data ? weight : nullptr;
+}
+
+Status Pass::finish() {
+    Status result = status();
+    if (result.is_ok() && streamer_) result = streamer_->check_unchanged();
+    *this = {};
+    return result;
+}
+
+Status Streamer::open(const StreamerSettings& settings, std::unique_ptr<Streamer>* out) {
+    if (settings.ram < kLeastWeightsRam)
+        return Status::invalid_argument("ATLAS_WEIGHTS_RAM=" + std::to_string(settings.ram) + ": allowed is 0, or " +
+                                        std::to_string(kLeastWeightsRam) + " bytes and more");
+    io::Faults faults;
+    if (Status status = io::parse_faults(settings.faults, &faults); !status.is_ok()) return status;
+    out->reset(new Streamer(settings));
+    return Status::ok();
+}
+
+Streamer::Streamer(StreamerSettings settings)
+    : settings_(std::move(settings)),
+      slot_bytes_(std::clamp(settings_.ram / 64 / kLeastSlot * kLeastSlot, kLeastSlot, kMostSlot)),
+      slots_(std::clamp(settings_.ram / 8 / slot_bytes_, kLeastSlots, kMostSlots)) {}
+
+Streamer::~Streamer() { forget_all(); }
+
+void Streamer::add(const std::byte* memory, size_t bytes) {
+    remove(memory);  // a host that has not said that an earlier mapping ended
+    std::unique_ptr<ModelFile> file;
+    if (const Status status = ModelFile::open(memory, bytes, &file); !status.is_ok()) {
+        log().warn("ATLAS_WEIGHTS_RAM takes no part for {} bytes of weights: {}", bytes, status.message());
+        return;
+    }
+    const std::lock_guard lock(mutex_);
+    // Rare, so that everything may be begun anew: what other models have pinned is read once more.
+    forget_all();
+    files_.push_back(std::move(file));
+    mapped_bytes_ += bytes;
+    said_fits_ = false;
+    const std::lock_guard stats_lock(stats_mutex_);
+    direct_ = std::all_of(files_.begin(), files_.end(), [](const auto& one) { return one->is_direct(); });
+}
+
+void Streamer::remove(const std::byte* memory) noexcept {
+    const std::lock_guard lock(mutex_);
+    const auto found =
+        std::find_if(files_.begin(), files_.end(), [&](const auto& file) { return file->memory() == memory; });
+    if (found == files_.end()) return;
+    forget_all();
+    mapped_bytes_ -= (*found)->bytes();
+    files_.erase(found);
+}
+
+void Streamer::forget_all() noexcept {
+    if (!work_) return;
+    {
+        const std::lock_guard stats_lock(stats_mutex_);
+        if (reader_) ended_ = sum(ended_, reader_->stats());
+        reader_ = nullptr;
+    }
+    if (!work_->reader || work_->reader->forget()) {
+        work_.reset();
+        return;
+    }
+    log().error("weights: a read gets no answer; {} bytes of memory are lost until the process ends",
+                work_->plan.pinned_bytes() + slots_ * slot_bytes_);
+    static_cast<void>(work_.release());
+}
+
+Status Streamer::check_unchanged() const {
+    for (const auto& file : files_) {
+        if (Status status = file->check_unchanged(); !status.is_ok()) return status;
+    }
+    return Status::ok();
+}
+
+Status Streamer::start() {
+    if (work_) return Status::ok();
+    const uint64_t ring = slots_ * slot_bytes_;
+    auto work = std::make_unique<Work>(files_, slot_bytes_, settings_.ram - ring);
+    const ReaderSettings settings{slots_, slot_bytes_, settings_.faults, settings_.uring, settings_.patience_seconds};
+    try {
+        if (Status status = Reader::open(settings, &work->reader); !status.is_ok()) return status;
+    } catch (const std::system_error& error) {
+        return Status::internal(std::string("weights: no thread to read them: ") + error.what());
+    }
+    work_ = std::move(work);
+    log().info(
+        "weights: {} bytes are mapped; of ATLAS_WEIGHTS_RAM={} {} are for those that stay, {} for {} reads ahead",
+        mapped_bytes_, settings_.ram, settings_.ram - ring, ring, slots_);
+    const std::lock_guard stats_lock(stats_mutex_);
+    reader_ = work_->reader.get();
+    return Status::ok();
+}
+
+Status Streamer::begin(std::span<const WeightUse> uses, int64_t tokens, Pass* out) {
+    *out = {};
+    if (uses.empty()) return Status::ok();
+    std::unique_lock lock(mutex_);
+    if (files_.empty()) {
+        if (!std::exchange(said_unmapped_, true))
+            log().warn("ATLAS_WEIGHTS_RAM takes no part: no weights lie in a mapped file (--load-mode mmap)");
+        return Status::ok();
+    }
+    if (mapped_bytes_ <= settings_.ram) {
+        if (!std::exchange(said_fits_, true))
+            log().info("weights: {} bytes are mapped, which ATLAS_WEIGHTS_RAM={} has room for: none are streamed",
+                       mapped_bytes_, settings_.ram);
+        return Status::ok();
+    }
+    if (Status status = check_unchanged(); !status.is_ok()) return status;
+    if (Status status = start(); !status.is_ok()) return status;
+    Plan& plan = work_->plan;
+    if (plan.order_count() >= kMostOrders) {
+        work_->reader->begin({}, {});
+        work_->last = nullptr;
+        plan.forget_orders();
+    }
+    Order* order = plan.order_of(uses);
+    if (!order->settled) {
+        // Nothing is read while chunks are given memory.
+        work_->reader->begin({}, {});
+        plan.pin(*order);
+    }
+    if (work_->last) work_->last->following = order;
+    work_->last = order;
+    if (!order->following) order->following = order;
+    work_->reader->begin(order->chunks, order->following->chunks);
+    {
+        const std::lock_guard stats_lock(stats_mutex_);
+        ++passes_;
+        tokens_ += static_cast<uint64_t>(std::max<int64_t>(tokens, 0));
+        pinned_bytes_ = plan.pinned_bytes();
+        weight_bytes_ = plan.weight_bytes();
+    }
+    out->lock_ = std::move(lock);
+    out->streamer_ = this;
+    out->reader_ = work_->reader.get();
+    out->uses_ = order->weights;
+    return Status::ok();
+}
+
+std::string Streamer::json() const {
+    const std::lock_guard stats_lock(stats_mutex_);
+    const ReaderStats stats = reader_ ? sum(ended_, reader_->stats()) : ended_;
+    std::ostringstream text;
+    text << "{\"ram\": " << settings_.ram << ", \"ring_bytes\": " << slots_ * slot_bytes_
+         << ", \"pinned_bytes\": " << pinned_bytes_ << ", \"weight_bytes\": " << weight_bytes_
+         << ", \"passes\": " << passes_ << ", \"tokens\": " << tokens_ << ", \"reads\": " << stats.reads
+         << ", \"read_bytes\": " << stats.read_bytes
+         << ", \"read_bytes_per_token\": " << (tokens_ > 0 ? stats.read_bytes / tokens_ : 0)
+         << ", \"asked\": " << stats.asked << ", \"waits\": " << stats.waits
+         << ", \"wait_seconds\": " << stats.wait_seconds << ", \"retries\": " << stats.retries
+         << ", \"failures\": " << stats.failures << ", \"direct\": " << (direct_ ? "true" : "false") << "}";
+    return text.str();
+}
+
+}  // namespace atlas::weights

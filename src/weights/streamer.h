@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "base/status.h"
+#include "weights/plan.h"
+#include "weights/reader.h"
+
+namespace atlas::weights {
+
+struct StreamerSettings {
+    uint64_t ram = 0;    ///< bytes that weights may take: those that stay, and the ring
+    std::string faults;  ///< of ATLAS_TEST_FAULTS
+    bool uring = true;   ///< false: one read after the other, as where there is no io_uring
+    double patience_seconds = 30;
+};
+
+/** Least bytes that weights can be streamed with. */
+inline constexpr uint64_t kLeastWeightsRam = uint64_t{2} << 20;
+
+class Streamer;
+
+/** One graph's way through its weights. While it lives no other graph has one: they share the disk, the ring and its order. */
+class Pass {
+public:
+    Pass() = default;
+    Pass(Pass&&) = default;
+    Pass& operator=(Pass&&) = default;
+    ~Pass() = default;
+
+    bool is_streaming() const { return reader_ != nullptr; }
+    /**
+     * The next use, which is to be of the weight at `data`: uses come in the order that begin() was told. nullptr: it is to be read where it is mapped.
+     * Its chunks are asked for with wait() and given back with done(), each row once. By the thread that runs the graph.
+     */
+    StreamedWeight* next(const std::byte* data);
+    /** Reader's functions of these names, for chunks of what next() gave last. */
+    const std::byte* wait(Chunk& chunk) const { return reader_->wait(chunk); }
+    static const std::byte* peek(const Chunk& chunk) { return Reader::peek(chunk); }
+    void done(Chunk& chunk, int64_t rows) const { reader_->done(chunk, rows); }
+    Status status() const { return reader_ ? reader_->status() : Status::ok(); }
+    /** Ends it. Errors: status(), or a file has changed meanwhile, so that what was computed may be wrong. Throws std::bad_alloc. */
+    Status finish();
+
+private:
+    friend class Streamer;
+    std::unique_lock<std::mutex> lock_;
+    const Streamer* streamer_ = nullptr;
+    Reader* reader_ = nullptr;
+    std::span<StreamedWeight* const> uses_;
+    size_t used_ = 0;
+};
+
+/**
+ * Weights of which memory holds a part. Models whose mappings together fit into `ram` are left as they are. Of others a fixed subset is read once and
+ * stays, and the rest is read anew for each graph, in the order of its use and ahead of it. Their bytes come from the models' files; where they are
+ * mapped nobody looks at them. Thread-safe.
+ */
+class Streamer {
+public:
+    /** Errors: too few bytes, the text of the faults. Throws std::bad_alloc. */
+    static Status open(const StreamerSettings& settings, std::unique_ptr<Streamer>* out);
+    ~Streamer();
+    Streamer(const Streamer&) = delete;
+    Streamer& operator=(const Streamer&) = delete;
+
+    /** The host has mapped a part of a model there. Where it cannot be streamed the log says why. Throws std::bad_alloc. */
+    void add(const std::byte* memory, size_t bytes);
+    /** That mapping is about to end; nothing is computed with it any more. Nothing for one that was not added. */
+    void remove(const std::byte* memory) noexcept;
+
+    /**
+     * A graph that multiplies with these weights, in this order, for `tokens` tokens. `out` is not streaming where all of them are to be read as mapped.
+     * Waits until other graphs are done. Errors: a file has changed; no thread. Throws std::bad_alloc.
+     */
+    Status begin(std::span<const WeightUse> uses, int64_t tokens, Pass* out);
+
+    /** {"ram": …, "pinned_bytes": …, …}: what the last graph found in memory, and what was read for all of them. */
+    std::string json() const;
+
+private:
+    friend class Pass;
+
+    /** What ends together: where a read gets no answer it never does. */
+    struct Work {
+        Work(Plan::Files files, size_t chunk_bytes, uint64_t pinned) : plan(std::move(files), chunk_bytes, pinned) {}
+        Plan plan;
+        Order* last = nullptr;
+        std::unique_ptr<Reader> reader;  // ends first
+    };
+
+    explicit Streamer(StreamerSettings settings);
+    Status check_unchanged() const;
+    Status start();
+    void forget_all() noexcept;
+
+    const StreamerSettings settings_;
+    size_t slot_bytes_, slots_;
+
+    std::mutex mutex_;  // held by a pass; guards what follows
+    Plan::Files files_;
+    uint64_t mapped_bytes_ = 0;  // of files_
+    std::unique_ptr<Work> work_;
+    bool said_unmapped_ = false, said_fits_ = false;
+
+    mutable std::mutex stats_mutex_;  // guards what follows; taken after mutex_
+    const Reader* reader_ = nullptr;  // of work_
+    ReaderStats ended_;               // of readers that ended
+    uint64_t passes_ = 0, tokens_ = 0, pinned_bytes_ = 0, weight_bytes_ = 0;
+    bool direct_ = true;
+};
+
+}  // namespace atlas::weights
