@@ -44,21 +44,6 @@ struct RowBlocks {
 void fill_panel_32(const RowBlocks& rows, Panel* panel);
 void fill_panel_256(const RowBlocks& rows, Panel* panel);
 
-/**
- * One block of each of 32 rows, in whole numbers: weight = scale · value − minimum · minima, where value = 64 · high + low, or low alone for
- * q2_K and q3_K. All bytes have signs. For hardware that multiplies bytes much faster than it scales sums.
- */
-struct alignas(64) WholePanel {
-    int8_t high[kPanelDepth / 4][kPanelRows][4];  ///< four neighbours in k share a 32-bit lane
-    int8_t low[kPanelDepth / 4][kPanelRows][4];
-    int8_t before[4][kPanelRows][4];  ///< zeros, so that minima can be multiplied with either half of the parts of sums
-    int8_t minima[4][kPanelRows][4];  ///< one per 16 elements
-    int8_t behind[12][kPanelRows][4];  ///< zeros
-    float scale[kPanelRows];
-    float minimum[kPanelRows];
-};
-void fill_whole_panel(const RowBlocks& rows, WholePanel* panel);
-
 /** 32 rows by 256 elements of bf16; neighbours in k share a word. */
 struct alignas(64) PairPanel {
     uint32_t words[kPanelDepth / 2][kPanelRows];

@@ -150,80 +150,6 @@ struct UnpackIQ4_XS : Block256<UnpackIQ4_XS> {
     }
 };
 
-/** scale number · (code − offset), in one byte or in two: 64 · high + low. */
-template <class Type, bool kTwo>
-HWY_NOINLINE void FillWhole(const RowBlocks& rows, WholePanel* panel) {
-    constexpr size_t kStride = static_cast<size_t>(kPanelDepth) + 64;
-    alignas(64) uint8_t high[kPanelRows * kStride];
-    alignas(64) uint8_t low[kPanelRows * kStride];
-    using D16 = hn::CappedTag<int16_t, 32>;
-    const D16 d16;
-    const hn::Rebind<uint8_t, D16> d8;
-    const hn::Rebind<int8_t, D16> di8;
-    constexpr size_t kLanes = HWY_MIN(hn::MaxLanes(D16()), size_t{32});
-    if (Type::kMinima) {
-        std::memset(panel->before, 0, sizeof panel->before);
-        std::memset(panel->behind, 0, sizeof panel->behind);
-    }
-    for (size_t r = 0; r < kPanelRows; ++r) {
-        uint8_t* to_high = high + r * kStride;
-        uint8_t* to_low = low + r * kStride;
-        if (r >= rows.rows) {
-            std::memset(to_high, 0, 256);
-            std::memset(to_low, 0, 256);
-            panel->scale[r] = panel->minimum[r] = 0.0f;
-            for (auto& four : panel->minima) std::memset(four[r], 0, 4);
-            continue;
-        }
-        const uint8_t* block = rows.data + r * rows.stride;
-        alignas(64) uint8_t codes[256];
-        HWY_ALIGN int8_t scales[16];
-        HWY_ALIGN int8_t minima[16];
-        Type::Codes(block, codes);
-        Type::Numbers(block, scales, minima);
-        panel->scale[r] = kTwo ? Type::Scale(block) : -Type::Scale(block);
-        panel->minimum[r] = Type::Minimum(block);
-        if (Type::kMinima) {
-            for (size_t i = 0; i < 16; ++i) panel->minima[i / 4][r][i % 4] = minima[Type::kSub == 32 ? i / 2 : i];
-        }
-        for (size_t i = 0; i < 256; i += kLanes) {
-            auto scale = hn::Set(d16, scales[i / Type::kSub]);
-            if constexpr (Type::kSub == 16 && kLanes == 32)
-                scale = hn::ConcatLowerLower(d16, hn::Set(d16, scales[i / 16 + 1]), scale);
-            const auto code = hn::Sub(hn::PromoteTo(d16, hn::LoadU(d8, codes + i)), hn::Set(d16, Type::kOffset));
-            auto value = hn::Mul(code, scale);
-            // Negated, sums of one byte reach −128 and not 128 (q3_K).
-            if (!kTwo) value = hn::Neg(value);
-            if (kTwo) hn::StoreU(hn::BitCast(d8, hn::DemoteTo(di8, hn::ShiftRight<6>(value))), d8, to_high + i);
-            const auto part = kTwo ? hn::And(value, hn::Set(d16, 63)) : value;
-            hn::StoreU(hn::BitCast(d8, hn::DemoteTo(di8, part)), d8, to_low + i);
-        }
-    }
-    const auto turn = [](const uint8_t* from, int8_t (*to)[kPanelRows][4]) HWY_ATTR {
-        TurnWords(reinterpret_cast<const uint32_t*>(from), kStride / 4, kPanelDepth / 4,
-                  reinterpret_cast<uint32_t*>(to), 0);
-    };
-    if (kTwo) turn(high, panel->high);
-    turn(low, panel->low);
-}
-
-void FillWholePanel(const RowBlocks& rows, WholePanel* panel) {
-    switch (rows.type) {
-        case WeightType::kQ4_K:
-            return FillWhole<UnpackK4<false>, true>(rows, panel);
-        case WeightType::kQ5_K:
-            return FillWhole<UnpackK4<true>, true>(rows, panel);
-        case WeightType::kQ6_K:
-            return FillWhole<UnpackQ6_K, true>(rows, panel);
-        case WeightType::kQ2_K:
-            return FillWhole<UnpackQ2_K, false>(rows, panel);
-        case WeightType::kQ3_K:
-            return FillWhole<UnpackQ3_K, false>(rows, panel);
-        default:
-            return FillWhole<UnpackIQ4_XS, true>(rows, panel);
-    }
-}
-
 void FillPanel256(const RowBlocks& rows, Panel* panel) {
     switch (rows.type) {
         case WeightType::kQ4_K:
@@ -248,8 +174,6 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace atlas::kernels::cpu {
 HWY_EXPORT(FillPanel256);
-HWY_EXPORT(FillWholePanel);
-void fill_whole_panel(const RowBlocks& rows, WholePanel* panel) { HWY_DYNAMIC_DISPATCH(FillWholePanel)(rows, panel); }
 void fill_panel_256(const RowBlocks& rows, Panel* panel) { HWY_DYNAMIC_DISPATCH(FillPanel256)(rows, panel); }
 }  // namespace atlas::kernels::cpu
 #endif
