@@ -120,7 +120,6 @@ struct ScalesK4 {
 /** q4_K, and with fifth bits q5_K. */
 template <bool kFifth>
 struct K4 {
-    static constexpr bool kTwo = true, kMinima = true;
     static ATLAS_AMX_INLINE void Row(const uint8_t* block, const To& to) {
         const ScalesK4 of(block + 4);
         *to.scale = Half(block);
@@ -151,7 +150,6 @@ struct K4 {
 };
 
 struct IQ4 {
-    static constexpr bool kTwo = true, kMinima = false;
     static ATLAS_AMX_INLINE void Row(const uint8_t* block, const To& to) {
         *to.scale = Half(block);
         const uint32_t upper = Word(block) >> 16, lower = Word(block + 4);
@@ -173,7 +171,6 @@ struct IQ4 {
 };
 
 struct Q2 {
-    static constexpr bool kTwo = false, kMinima = true;
     static ATLAS_AMX_INLINE void Row(const uint8_t* block, const To& to) {
         *to.scale = Half(block + 80);
         *to.minimum = Half(block + 82);
@@ -191,7 +188,6 @@ struct Q2 {
 };
 
 struct Q3 {
-    static constexpr bool kTwo = false, kMinima = false;
     static ATLAS_AMX_INLINE void Row(const uint8_t* block, const To& to) {
         *to.scale = -Half(block + 108);
         const uint32_t a = Word(block + 96), b = Word(block + 100), c = Word(block + 104);
@@ -213,7 +209,6 @@ struct Q3 {
 };
 
 struct Q6 {
-    static constexpr bool kTwo = true, kMinima = false;
     static ATLAS_AMX_INLINE void Row(const uint8_t* block, const To& to) {
         *to.scale = Half(block + 208);
         const __m512i scales = _mm512_castsi256_si512(_mm256_cvtepi8_epi16(Load16(block + 192)));
