@@ -21,11 +21,10 @@ ROWS = {
     "what is not read left out": "sparse:ATLAS_REST=drop",
     "tiles of 8 tokens": "sparse:ATLAS_TILE=8",
     "tiles of 32 tokens": "sparse:ATLAS_TILE=32",
-    "window 1024": "sparse:ATLAS_WINDOW=1024",
-    "at least 64 keys": "sparse:ATLAS_BUDGET_FLOOR=64",
-    "at least 512 keys": "sparse:ATLAS_BUDGET_FLOOR=512",
-    "keys of half the share": "sparse:ATLAS_BUDGET_SHARE=0.0005",
-    "keys of twice the share": "sparse:ATLAS_BUDGET_SHARE=0.002",
+    "window 512": "sparse:ATLAS_WINDOW=512",
+    "at least 256 keys": "sparse:ATLAS_BUDGET_FLOOR=256",
+    "keys of half the share": "sparse:ATLAS_BUDGET_SHARE=0.00005",
+    "keys of twice the share": "sparse:ATLAS_BUDGET_SHARE=0.0002",
     "with memories": "memory",
 }
 

@@ -4,7 +4,7 @@
   ./dev eval replay [MODEL…]
 
 For each model, four KV heads that look at the facts of a document while questions about them are answered (tests/quality/make_slice), on 3456 tokens of
-documentation. Sinks (64) and window (512) are always read; of the keys between, every way chooses as many:
+documentation. Sinks (64) and window (128) are always read; of the keys between, every way chooses as many:
   oracle      those that hold most of the group's attention: no way can know
   codes       the same by two-bit codes of keys (docs/design/attention.md), in float arithmetic
   pages       pages of 16 by the largest logit that their keys' bounds allow (Quest, arXiv 2406.10774)
@@ -24,7 +24,7 @@ import numpy
 import eval_real
 import models
 
-SINKS, WINDOW, PAGE = 64, 512, 64
+SINKS, WINDOW, PAGE = 64, 128, 64
 CHOSEN = (16, 32, 64, 128, 256, 512, 1024)
 FACTS = 0.05  # heads that give a fact at least so much of a query's attention count
 

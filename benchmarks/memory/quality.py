@@ -13,7 +13,7 @@ import sys
 
 
 # What ATLAS_BUDGET_FLOOR and ATLAS_BUDGET are by default (docs/options.md): keys that a query selects at least and at most.
-LEAST_KEYS, MOST_KEYS = 256, 2048
+LEAST_KEYS, MOST_KEYS = 64, 2048
 
 EXACT, WITHOUT, WITH, CALIBRATED = "exact", "estimate, no memory", "estimate + memory, from nothing", "estimate + memory, from the side-car"
 

@@ -194,11 +194,12 @@ Status Engine::encode(const AttentionCall& call, KeyIndex& index, std::span<cons
     return status;
 }
 
-FarBudget Engine::budget_of(const TileView& view) const {
+FarBudget Engine::budget_of(const TileView& view, int64_t group) const {
     // A tile of tokens shares its selection: it is larger by the square root of their number.
     const double tokens = std::sqrt(static_cast<double>(view.tokens));
     const auto keys = [&](int count) { return static_cast<int64_t>(tokens * count); };
-    FarBudget budget{keys(std::min(settings_.floor, settings_.budget)), keys(settings_.budget), settings_.share};
+    FarBudget budget{keys(std::min(settings_.floor, settings_.budget)), keys(settings_.budget),
+                     settings_.share * static_cast<double>(group)};
     if (view.tokens > 1) {
         // Scattered rows cost a tile about twice what rows in order do, so beyond some part of the keys reading all would be sooner done.
         const auto far = static_cast<int64_t>(view.selected_from.size()) * kv::kPageRows;
@@ -291,7 +292,7 @@ void Engine::select(const AttentionCall& call, const KeyIndex& index, int64_t li
     if (view.exact || view.selected_from.empty() || settings_.mode == Mode::kWindow) return;
     const NearPart near{lse_.data() + call.row(stream, view.token0, head * call.group()), call.args.n_head};
     work->scores.score(call, index, view, head, near);
-    work->selector.select(work->scores, budget_of(view), &selection.selected);
+    work->selector.select(work->scores, budget_of(view, work->scores.group()), &selection.selected);
     const int64_t row = call.far_row(stream, head, view.token0);
     if (settings_.rest != Rest::kDrop)
         selection.far_keys = estimate_rest(work->scores, selection.selected, far_lse_.data() + row,

@@ -96,7 +96,7 @@ private:
     Status encode(const AttentionCall& call, KeyIndex& index, std::span<const Stale> stale_pages, int n_threads);
     /** exact() without a line in the statistics: it is called once per part of a batch. */
     Status attend_to_all(const AttentionCall& call, int n_threads);
-    FarBudget budget_of(const TileView& view) const;
+    FarBudget budget_of(const TileView& view, int64_t group) const;
     /** Reads what is read in any case, selects, and reads that too: out and lse_ are then those of all that is read, far_out_ and far_lse_ those of the rest. */
     Status run(const AttentionCall& call, const KeyIndex& index, int n_threads);
     Status pin_near(const AttentionCall& call);

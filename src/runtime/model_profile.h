@@ -51,7 +51,7 @@ struct ModelProfile {
     bool attention_sinks = false;
     bool recurrent = false;
     // What sparse attention is set to, where the environment says nothing else.
-    int32_t window = 512;
+    int32_t window = 128;
     int32_t sinks = 64;
     int32_t budget = 2048;
     int32_t threshold = 4096;
