@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
@@ -51,7 +52,10 @@ struct Real {
     }
     std::string write(double value) const {
         char text[32];
-        const auto [end, error] = std::to_chars(text, text + sizeof text, value);
+        // As people write it, 0.0001 and not 1e-04, unless that would be long.
+        const bool short_enough = value == 0.0 || std::abs(value) >= 1e-6;
+        const auto [end, error] = std::to_chars(text, text + sizeof text, value,
+                                                short_enough ? std::chars_format::fixed : std::chars_format::general);
         return {text, end};
     }
 };

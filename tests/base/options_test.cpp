@@ -234,8 +234,8 @@ TEST(OptionsTest, ABlendHasDefaultsOfItsOwnAndGoesWithTheWindowToo) {
 
 TEST(OptionsTest, OneEndOfTheBudgetMovesTheOthersDefault) {
     Options options;
-    ASSERT_TRUE(parse({{"ATLAS_BUDGET", "100"}}, &options).is_ok());
-    EXPECT_EQ(options.sparse.floor, 100);
+    ASSERT_TRUE(parse({{"ATLAS_BUDGET", "30"}}, &options).is_ok());
+    EXPECT_EQ(options.sparse.floor, 30);
     ASSERT_TRUE(parse({{"ATLAS_BUDGET_FLOOR", "5000"}}, &options).is_ok());
     EXPECT_EQ(options.sparse.budget, 5000);
     ASSERT_TRUE(parse({{"ATLAS_DEVICE", "accel"}}, &options).is_ok());
