@@ -4,7 +4,7 @@
 #include <cmath>
 #include <sstream>
 
-#include "kernels/cpu/weights/amx/amx.h"
+#include "kernels/cpu/amx/usable.h"
 #include "kernels/reference/reference.h"
 
 namespace atlas::kernels::test {

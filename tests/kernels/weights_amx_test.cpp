@@ -4,7 +4,7 @@
 #include <array>
 #include <cstring>
 
-#include "kernels/cpu/weights/amx/amx.h"
+#include "kernels/cpu/amx/usable.h"
 #include "variant_test.h"
 
 namespace atlas::kernels {

@@ -8,7 +8,7 @@
 #include "kernels/cpu/attention/prefill_tiles.h"
 #include "kernels/cpu/attention/prefill_workspace.h"
 #include "kernels/cpu/attention/split_tile.h"
-#include "kernels/cpu/weights/amx/amx.h"
+#include "kernels/cpu/amx/usable.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention/prefill.cpp"

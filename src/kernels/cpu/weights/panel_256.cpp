@@ -37,7 +37,6 @@ template <bool kFifth>
 struct UnpackK4 : Block256<UnpackK4<kFifth>> {
     static constexpr size_t kSub = 32;
     static constexpr bool kMinima = true;
-    static constexpr int kOffset = 0;
     static HWY_INLINE float Scale(const uint8_t* block) { return HalfAt(block); }
     static HWY_INLINE float Minimum(const uint8_t* block) { return HalfAt(block + 2); }
     static HWY_INLINE void Numbers(const uint8_t* block, int8_t* scales, int8_t* minima) {
@@ -64,7 +63,6 @@ struct UnpackK4 : Block256<UnpackK4<kFifth>> {
 struct UnpackQ6_K : Block256<UnpackQ6_K> {
     static constexpr size_t kSub = 16;
     static constexpr bool kMinima = false;
-    static constexpr int kOffset = 32;
     static HWY_INLINE float Scale(const uint8_t* block) { return HalfAt(block + 208); }
     static HWY_INLINE float Minimum(const uint8_t*) { return 0.0f; }
     static HWY_INLINE void Numbers(const uint8_t* block, int8_t* scales, int8_t*) {
@@ -88,7 +86,6 @@ struct UnpackQ6_K : Block256<UnpackQ6_K> {
 struct UnpackQ2_K : Block256<UnpackQ2_K> {
     static constexpr size_t kSub = 16;
     static constexpr bool kMinima = true;
-    static constexpr int kOffset = 0;
     static HWY_INLINE float Scale(const uint8_t* block) { return HalfAt(block + 80); }
     static HWY_INLINE float Minimum(const uint8_t* block) { return HalfAt(block + 82); }
     static HWY_INLINE void Numbers(const uint8_t* block, int8_t* scales, int8_t* minima) {
@@ -112,7 +109,6 @@ struct UnpackQ2_K : Block256<UnpackQ2_K> {
 struct UnpackQ3_K : Block256<UnpackQ3_K> {
     static constexpr size_t kSub = 16;
     static constexpr bool kMinima = false;
-    static constexpr int kOffset = 4;
     static HWY_INLINE float Scale(const uint8_t* block) { return HalfAt(block + 108); }
     static HWY_INLINE float Minimum(const uint8_t*) { return 0.0f; }
     static HWY_INLINE void Numbers(const uint8_t* block, int8_t* scales, int8_t*) {
@@ -136,7 +132,6 @@ struct UnpackQ3_K : Block256<UnpackQ3_K> {
 struct UnpackIQ4_XS : Block256<UnpackIQ4_XS> {
     static constexpr size_t kSub = 32;
     static constexpr bool kMinima = false;
-    static constexpr int kOffset = 128;
     static HWY_INLINE float Scale(const uint8_t* block) { return HalfAt(block); }
     static HWY_INLINE float Minimum(const uint8_t*) { return 0.0f; }
     static HWY_INLINE void Numbers(const uint8_t* block, int8_t* scales, int8_t*) { UnpackScalesIQ4(block, scales); }

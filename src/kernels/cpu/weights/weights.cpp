@@ -1,4 +1,5 @@
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/amx/usable.h"
 #include "kernels/cpu/weights/amx/amx.h"
 #include "kernels/cpu/weights/few.h"
 #include "kernels/cpu/weights/panel.h"

@@ -1,8 +1,10 @@
 #include "kernels/cpu/attention/split_products.h"
 
+#include <algorithm>
 #include <cmath>
 
-#include "kernels/cpu/weights/amx/tiles.h"
+#include "kernels/cpu/amx/exp2.h"
+#include "kernels/cpu/amx/tiles.h"
 
 namespace atlas::kernels::cpu {
 namespace {
@@ -47,18 +49,9 @@ ATLAS_AMX_INLINE __m512i Pair(__m512i first, __m512i second) {
     return _mm512_or_si512(_mm512_srli_epi32(first, 16), UpperHalves(second));
 }
 
-/** 2^x for x ≤ 2⁸, 0 for x ≤ −126 and −∞, NaN for NaN. Relative error below 3e-7 (as Exp2Weight in prefill-inl.h). */
+/** 2^x for x ≤ 2⁸, 0 for x ≤ −126 and −∞, NaN for NaN. */
 ATLAS_AMX_INLINE __m512 Exp2Weight(__m512 x) {
-    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_set1_ps(0.0013276472f);
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.00967554133f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.0555071327f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.240221197f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(0.693146967f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
-    const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLE_UQ);
-    return _mm512_maskz_scalef_ps(counts, y, whole);
+    return Exp2<5>(x, _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLE_UQ));
 }
 
 /** Columns become rows, of 16 × 16 words. */

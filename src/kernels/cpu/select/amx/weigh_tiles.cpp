@@ -1,7 +1,11 @@
 #include "kernels/cpu/select/weigh_tiles.h"
 
-#include "kernels/cpu/weights/amx/amx.h"
-#include "kernels/cpu/weights/amx/tiles.h"
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/amx/exp2.h"
+#include "kernels/cpu/amx/tiles.h"
+#include "kernels/cpu/amx/usable.h"
 
 // A page's codes, taken apart, are tiles as they lie: words of four dimensions, a row of 16 keys per four dimensions.
 
@@ -112,18 +116,10 @@ ATLAS_AMX_INLINE __m512 Dots(const float* a, size_t count, const float* b, size_
     return Reduce16<Sum>(sums);
 }
 
-/** 2^x, at most 2^100; 0 below −126 and for NaN. As PowerOfTwo in codes.cpp: relative error below 3e-6. */
+/** 2^x, at most 2^100; 0 below −126 and for NaN. */
 ATLAS_AMX_INLINE __m512 Weight(__m512 x) {
     const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_GE_OQ);
-    const __m512 bounded = _mm512_min_ps(x, _mm512_set1_ps(100.0f));
-    const __m512 whole = _mm512_roundscale_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(bounded, whole);
-    __m512 p = _mm512_set1_ps(9.57010e-3f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.591786e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4024745e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9312182e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9999926e-1f));
-    return _mm512_maskz_scalef_ps(counts, p, whole);
+    return Exp2<4>(_mm512_min_ps(x, _mm512_set1_ps(100.0f)), counts);
 }
 
 /** Products of up to 16 rows become weights. */

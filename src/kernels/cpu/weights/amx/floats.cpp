@@ -1,5 +1,5 @@
 #include "kernels/cpu/weights/amx/amx.h"
-#include "kernels/cpu/weights/amx/tiles.h"
+#include "kernels/cpu/weights/amx/columns.h"
 
 // bf16 as it is. f16 as the sum of two bf16, its upper eight bits and the rest, which says it exactly; of the product of two such sums the
 // product of the rests is left out: below 2⁻¹⁶ of the whole.

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cpu/weights/amx/tiles.h"
+#include "kernels/cpu/weights/amx/columns.h"
 #include "kernels/cpu/weights/panel.h"
 
 // Activations for tiles: 16 columns side by side, 256 elements of k at a time. Nothing is defined beyond k.

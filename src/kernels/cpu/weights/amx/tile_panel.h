@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cpu/weights/amx/tiles.h"
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/weights/panel.h"
 
 // 32 rows by 256 elements of weights in bytes with signs, as tiles are loaded: rows of 64 bytes in the order of k, so that nothing is turned.

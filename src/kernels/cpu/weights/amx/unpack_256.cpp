@@ -1,4 +1,5 @@
 #include <array>
+#include <cstring>
 
 #include "kernels/cpu/weights/amx/tile_panel.h"
 

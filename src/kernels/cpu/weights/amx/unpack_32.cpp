@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "kernels/cpu/weights/amx/tile_panel.h"
 
 // Blocks of 32: types are described at their decoders in reference/weights.cpp.

@@ -2,7 +2,6 @@
 
 namespace atlas::kernels::cpu {
 
-bool amx_usable() { return false; }
 void multiply_blocks_amx(const WeightProduct&, int64_t, int64_t) {}
 void multiply_floats_amx(const WeightProduct&, int64_t, int64_t) {}
 

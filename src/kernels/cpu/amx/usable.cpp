@@ -4,7 +4,7 @@
 #include <cpuid.h>
 
 #include "kernels/cpu/variant.h"
-#include "kernels/cpu/weights/amx/amx.h"
+#include "kernels/cpu/amx/usable.h"
 
 namespace atlas::kernels::cpu {
 namespace {
