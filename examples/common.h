@@ -18,6 +18,19 @@ static inline void check(atlas_runtime_result result) {
     if (result != ATLAS_RUNTIME_SUCCESS) fail(atlas_runtime_error_string(result), atlas_runtime_get_last_error(NULL));
 }
 
+static inline char* read_file(const char* path) {
+    FILE* file = fopen(path, "rb");
+    if (!file) fail(path, "cannot be opened");
+    fseek(file, 0, SEEK_END);
+    const long size = ftell(file);
+    rewind(file);
+    char* text = size >= 0 ? (char*)malloc((size_t)size + 1) : NULL;
+    if (!text || fread(text, 1, (size_t)size, file) != (size_t)size) fail(path, "cannot be read");
+    text[size] = '\0';
+    fclose(file);
+    return text;
+}
+
 static inline void quiet(enum ggml_log_level level, const char* text, void* data) {
     (void)data;
     if (level == GGML_LOG_LEVEL_ERROR) fputs(text, stderr);

@@ -7,19 +7,6 @@
  */
 #include "common.h"
 
-static char* read_file(const char* path) {
-    FILE* file = fopen(path, "rb");
-    if (!file) fail(path, "cannot be opened");
-    fseek(file, 0, SEEK_END);
-    const long size = ftell(file);
-    rewind(file);
-    char* text = size >= 0 ? malloc((size_t)size + 1) : NULL;
-    if (!text || fread(text, 1, (size_t)size, file) != (size_t)size) fail(path, "cannot be read");
-    text[size] = '\0';
-    fclose(file);
-    return text;
-}
-
 /* Reads the last token of the text again, writes some, and forgets them. */
 static void try_modules(const char* what, atlas_runtime_ctx* runtime, struct llama_context* ctx,
                         const struct llama_model* model, llama_token* last, int32_t n_text, int32_t n_write) {
@@ -78,8 +65,7 @@ int main(int argc, char** argv) {
     size_t count = sizeof modules / sizeof *modules;
     check(atlas_runtime_get_modules(runtime, modules, &count));
     for (size_t i = 0; i < count; ++i)
-        printf("  %-17s %-6s %s%s\n", modules[i].name, modules[i].is_active ? "loaded" : "", modules[i].description,
-               "");
+        printf("  %-17s %-6s %s\n", modules[i].name, modules[i].is_active ? "loaded" : "", modules[i].description);
     llama_free(ctx);
     atlas_runtime_cleanup(runtime);
     llama_model_free(model);

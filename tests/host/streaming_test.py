@@ -10,64 +10,22 @@ import pathlib
 import re
 import shutil
 import subprocess
-import tempfile
 
 import scenarios
+from beyond_memory import TOKENS, answers, complete, errors, folder, refused, said, serve, talk, three_slots
 from scenarios import equal, require, sample, skip
 
-from llama_program import atlas_lines, run
-from llama_server import LlamaServer, Refused
+from llama_server import Refused
 
 # The model has 11 MB.
 RAM = "4M"
-CONTEXT = 2048
 PROMPT = 2400
-TOKENS = 16
-
-
-@contextlib.contextmanager
-def folder():
-    # Not /tmp, which may be memory.
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="atlas-weights-") as path:
-        yield path
-
-
-def serve(args, variables, *arguments, model=None):
-    return LlamaServer(model or args.model, CONTEXT, 2, args.plugin, {"OMP_WAIT_POLICY": "passive", "ATLAS_LOG_LEVEL": "info", **variables},
-                       ["--no-warmup", "-fit", "off", "-b", "512", *arguments])
-
-
-def errors(log):
-    return [line for line in atlas_lines(log) if "[error]" in line]
-
-
-def answers(args, variables, work, *arguments, model=None):
-    """What `work` makes of a server, and the statistics of its weights."""
-    with folder() as path:
-        with serve(args, {**variables, "ATLAS_STATS": path + "/stats.json"}, *arguments, model=model) as server:
-            result = work(server)
-            log = server.log()
-        require(server.process.returncode in (0, -15), f"the server ended with status {server.process.returncode}\n{log[-3000:]}")
-        require(not errors(log), f"{errors(log)}")
-        if "ATLAS_WEIGHTS_RAM" not in variables:
-            return result, None
-        return result, json.loads(pathlib.Path(path, "stats.json").read_text(encoding="utf-8"))["weights"]
-
-
-def said(answer):
-    """The text, and the probabilities behind it: these tell more of a difference."""
-    return [answer["content"], [[token["token"], token["logprob"]] for token in answer["completion_probabilities"]]]
-
-
-def talk(server):
-    first = said(server.complete(sample(PROMPT), TOKENS, n_probs=1))
-    second = said(server.complete(sample(PROMPT) + " And then", TOKENS, n_probs=1))
-    return [first, second]
 
 
 def compare(args, work, *arguments, ram=RAM, model=None):
     right, _ = answers(args, {}, work, *arguments, model=model)
     ours, stats = answers(args, {"ATLAS_WEIGHTS_RAM": ram}, work, *arguments, model=model)
+    stats = stats["weights"]
     print(stats)
     require(stats["read_bytes"] > stats["passes"] * (stats["weight_bytes"] - stats["pinned_bytes"]) * 0.9, f"little was read: {stats}")
     require(stats["pinned_bytes"] + stats["ring_bytes"] <= stats["ram"], f"more than {ram} are held: {stats}")
@@ -76,16 +34,17 @@ def compare(args, work, *arguments, ram=RAM, model=None):
     equal(json.dumps(right, indent=1), json.dumps(ours, indent=1), f"all weights in memory, and {ram} of them")
 
 
+def read_on(server):
+    return talk(server, sample(PROMPT))
+
+
 def greedy(args):
-    compare(args, talk)
-    compare(args, talk, "-t", "1", "-tb", "1", ram="8M")
+    compare(args, read_on)
+    compare(args, read_on, "-t", "1", "-tb", "1", ram="8M")
 
 
 def slots(args):
-    def work(server):
-        prompts = [sample(1200 + 300 * i, 2000 * i) for i in range(3)]
-        return [[said(server.complete(prompt, TOKENS, id_slot=slot, n_probs=1)) for slot, prompt in enumerate(prompts)] for _ in range(2)]
-    compare(args, work, "-np", "3", "--no-kv-unified")
+    compare(args, lambda server: three_slots(server, 1200), "-np", "3", "--no-kv-unified")
 
 
 def long_batch(args):
@@ -102,11 +61,11 @@ def parts(args):
         subprocess.run([split, "--split-max-size", "3M", args.model, path + "/model"], check=True, capture_output=True)
         files = sorted(os.listdir(path))
         require(len(files) > 2, f"{files}")
-        compare(args, talk, model=f"{path}/{files[0]}")
+        compare(args, read_on, model=f"{path}/{files[0]}")
 
 
 def fits(args):
-    _, stats = answers(args, {"ATLAS_WEIGHTS_RAM": "64M"}, talk)
+    stats = answers(args, {"ATLAS_WEIGHTS_RAM": "64M"}, read_on)[1]["weights"]
     require(stats["reads"] == 0 and stats["passes"] == 0, f"what fits was read: {stats}")
 
 
@@ -131,17 +90,12 @@ def unmapped(args):
         require("ATLAS_WEIGHTS_RAM takes no part" in server.log(), f"nothing was said\n{server.log()[-2000:]}")
 
 
-def command(args, *more):
-    return ["llama-completion", "-m", args.model, "-p", sample(PROMPT), "-n", "8", "-c", str(CONTEXT), "-b", "512", "--temp", "0", "-no-cnv", "--simple-io",
-            "--no-warmup", "-fit", "off", "-t", "2", *more]
-
-
 def faults(args):
     """Reads that fail: one line, a failed graph, no wrong word."""
-    right = run(command(args), args.plugin).stdout
+    right = complete(args, sample(PROMPT)).stdout
     for fault, reason in (("read_eio=1", r"read of \d+ bytes at \d+ of '[^']*': .*errno 5"), ("short_read=1", r"read of \d+ bytes at \d+ of '[^']*': only \d+ bytes"),
                           ("read_eio=1,after=200", r"read of \d+ bytes at \d+ of '[^']*': .*errno 5")):
-        result = run(command(args), args.plugin, ATLAS_WEIGHTS_RAM=RAM, ATLAS_TEST_FAULTS=fault)
+        result = complete(args, sample(PROMPT), ATLAS_WEIGHTS_RAM=RAM, ATLAS_TEST_FAULTS=fault)
         told = [line for line in errors(result.stderr) if re.search(reason, line)]
         require(result.returncode > 0, f"{fault}: status {result.returncode}\n{result.stdout[-300:]}\n{result.stderr[-2000:]}")
         require(len(told) == 1 and len(errors(result.stderr)) == 1, f"{fault}: {errors(result.stderr)}\n{result.stderr[-3000:]}")
@@ -206,13 +160,10 @@ def changed_files(args):
 
 
 def bad_settings(args):
-    for variables, reason in (({"ATLAS_WEIGHTS_RAM": "1000"}, r"not loaded: .*ATLAS_WEIGHTS_RAM=1000: allowed is 0, or 2097152"),
-                              ({"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_WEIGHTS": "host"}, r"not loaded: .*ATLAS_WEIGHTS_RAM=\S+: allowed is 0 with ATLAS_WEIGHTS=host"),
-                              ({"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_DEVICE": "accel"}, r"not loaded: .*ATLAS_WEIGHTS_RAM=\S+: allowed is 0 with ATLAS_DEVICE=accel"),
-                              ({"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_TEST_FAULTS": "x=1"}, r"not loaded: .*ATLAS_TEST_FAULTS has 'x=1'")):
-        result = run(["llama-completion", "-m", args.model, "-p", "One", "-n", "2", "--temp", "0", "-no-cnv", "--simple-io", "-t", "2"], args.plugin, **variables)
-        require(result.returncode == 0, f"{variables}: status {result.returncode}\n{result.stderr[-2000:]}")
-        require(re.search(reason, result.stderr), f"{variables}:\n{result.stderr[:3000]}")
+    refused(args, (({"ATLAS_WEIGHTS_RAM": "1000"}, r"ATLAS_WEIGHTS_RAM=1000: allowed is 0, or 2097152"),
+                   ({"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_WEIGHTS": "host"}, r"ATLAS_WEIGHTS_RAM=\S+: allowed is 0 with ATLAS_WEIGHTS=host"),
+                   ({"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_DEVICE": "accel"}, r"ATLAS_WEIGHTS_RAM=\S+: allowed is 0 with ATLAS_DEVICE=accel"),
+                   ({"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_TEST_FAULTS": "x=1"}, r"ATLAS_TEST_FAULTS has 'x=1'")))
 
 
 SCENARIOS = {function.__name__: function for function in (greedy, slots, long_batch, parts, fits, memory, unmapped, faults, rare_faults, hanging,

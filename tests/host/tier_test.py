@@ -7,50 +7,18 @@ import contextlib
 import json
 import pathlib
 import re
-import tempfile
 
 import scenarios
+from beyond_memory import CONTEXT, TOKENS, answers, complete, errors, folder, refused, said, serve, talk, three_slots
 from scenarios import equal, require, sample
 
-from llama_program import atlas_lines, run
-from llama_server import LlamaServer, Refused
+from llama_program import run
+from llama_server import Refused
 
 SPARSE = {"ATLAS_MODE": "sparse", "ATLAS_THRESHOLD": 256, "ATLAS_WINDOW": 128, "ATLAS_BUDGET": 256, "ATLAS_BUDGET_FLOOR": 64}
 MODES = {"exact": {}, "sparse": SPARSE}
 # The model has 12 caches, of which a page of 64 cells takes 16 KiB: 2000 tokens are 6 MiB.
-CONTEXT = 4096
 PROMPT = 6000
-TOKENS = 16
-
-
-@contextlib.contextmanager
-def folder():
-    # Not /tmp, which may be memory.
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="atlas-tier-") as path:
-        yield path
-
-
-def statistics(path):
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["kv"]
-
-
-def serve(args, variables, *arguments):
-    return LlamaServer(args.model, CONTEXT, 2, args.plugin, {"OMP_WAIT_POLICY": "passive", "ATLAS_LOG_LEVEL": "info", **variables},
-                       ["--no-warmup", "-fit", "off", "-b", "512", *arguments])
-
-
-def answers(args, variables, work, *arguments):
-    """What `work` makes of a server, and the statistics of its cache."""
-    with folder() as path:
-        with serve(args, {**variables, "ATLAS_STATS": path + "/stats.json"}, *arguments) as server:
-            result = work(server)
-            log = server.log()
-        require(server.process.returncode in (0, -15), f"the server ended with status {server.process.returncode}\n{log[-3000:]}")
-        errors = [line for line in atlas_lines(log) if "[error]" in line]
-        require(not errors, f"{errors}")
-        if "ATLAS_KV_DISK" not in variables:
-            return result, None
-        return result, statistics(path + "/stats.json")
 
 
 def compare(args, work, *arguments, modes=MODES, ram="1500K", reads=1 << 20):
@@ -59,6 +27,7 @@ def compare(args, work, *arguments, modes=MODES, ram="1500K", reads=1 << 20):
         right, _ = answers(args, variables, work, *arguments)
         with folder() as disk:
             ours, stats = answers(args, {**variables, "ATLAS_KV_RAM": ram, "ATLAS_KV_DISK": disk}, work, *arguments)
+            stats = stats["kv"]
             require(not list(pathlib.Path(disk).iterdir()), "a file is left")
         print(mode, stats)
         require(stats["read_bytes"] >= reads, f"{mode}: little was read: {stats}")
@@ -67,17 +36,8 @@ def compare(args, work, *arguments, modes=MODES, ram="1500K", reads=1 << 20):
         equal(json.dumps(right, indent=1), json.dumps(ours, indent=1), f"{mode}: all in memory, and with {ram}")
 
 
-def said(answer):
-    """The text, and the probabilities behind it: these tell more of a difference."""
-    return [answer["content"], [[token["token"], token["logprob"]] for token in answer["completion_probabilities"]]]
-
-
 def greedy(args):
-    def work(server):
-        first = said(server.complete(sample(PROMPT), TOKENS, n_probs=1))
-        second = said(server.complete(sample(PROMPT) + " And then", TOKENS, n_probs=1))
-        return [first, second]
-    compare(args, work)
+    compare(args, lambda server: talk(server, sample(PROMPT)))
 
 
 def single_keys(args):
@@ -89,6 +49,7 @@ def single_keys(args):
     right, _ = answers(args, SPARSE, work)
     with folder() as disk:
         ours, stats = answers(args, {**SPARSE, "ATLAS_KV_RAM": "3M", "ATLAS_KV_DISK": disk}, work)
+    stats = stats["kv"]
     print(stats)
     require(stats["row_hits"] > stats["row_misses"] > 0, f"keys are not kept: {stats}")
     require(0 < stats["row_reads"] <= stats["row_misses"], f"more is read than is missing: {stats}")
@@ -114,10 +75,7 @@ def memory(args):
 
 def slots(args):
     """Several texts at once share the budget."""
-    def work(server):
-        prompts = [sample(2500 + 300 * i, 2000 * i) for i in range(3)]
-        return [[said(server.complete(prompt, TOKENS, id_slot=slot, n_probs=1)) for slot, prompt in enumerate(prompts)] for _ in range(2)]
-    compare(args, work, "-np", "3", "--no-kv-unified")
+    compare(args, lambda server: three_slots(server, 2500), "-np", "3", "--no-kv-unified")
 
 
 def context_shift(args):
@@ -158,11 +116,6 @@ def layer_in_pieces(args):
     compare(args, work, ram="700K", modes={"exact": {}})
 
 
-def command(args, *more):
-    return ["llama-completion", "-m", args.model, "-p", sample(PROMPT), "-n", "8", "-c", str(CONTEXT), "-b", "512", "--temp", "0", "-no-cnv", "--simple-io",
-            "--no-warmup", "-fit", "off", "-t", "2", *more]
-
-
 def full_disk(args):
     """A disk that is full or fails: one line, a failed graph, no wrong word; a server goes on with what fits."""
     cases = [({"ATLAS_KV_DISK_LIMIT": "2M"}, r"ATLAS_KV_DISK_LIMIT=2097152"),
@@ -172,12 +125,11 @@ def full_disk(args):
              ({"ATLAS_TEST_FAULTS": "read_eio=1"}, r"read of \d+ bytes at \d+ of '[^']*': .*errno 5"),
              ({"ATLAS_TEST_FAULTS": "torn_write=1"}, r"read of \d+ bytes at \d+ of '[^']*': not what was written"),
              ({"ATLAS_TEST_FAULTS": "flip_write=1"}, r"read of \d+ bytes at \d+ of '[^']*': not what was written")]
-    right = run(command(args), args.plugin).stdout
+    right = complete(args, sample(PROMPT)).stdout
     for variables, reason in cases:
         with folder() as disk:
-            settings = {"ATLAS_KV_RAM": "1500K", "ATLAS_KV_DISK": disk, **variables}
-            result = run(command(args), args.plugin, **settings)
-            told = [line for line in atlas_lines(result.stderr) if "[error]" in line and re.search(reason, line)]
+            result = complete(args, sample(PROMPT), **{"ATLAS_KV_RAM": "1500K", "ATLAS_KV_DISK": disk, **variables})
+            told = [line for line in errors(result.stderr) if re.search(reason, line)]
             require(result.returncode > 0, f"{variables}: status {result.returncode}\n{result.stdout[-300:]}\n{result.stderr[-2000:]}")
             # One for the batch, and one where the disk gets no more.
             require(1 <= len(told) <= 2, f"{variables}: {told}\n{result.stderr[-3000:]}")
@@ -212,12 +164,9 @@ def rare_faults(args):
 
 
 def bad_settings(args):
-    for variables, reason in [({"ATLAS_KV_DISK": "/none", "ATLAS_KV_RAM": "1M"}, r"not loaded: .*ATLAS_KV_DISK=/none.*errno 2"),
-                              ({"ATLAS_KV_DISK": "/var/tmp"}, r"not loaded: .*ATLAS_KV_DISK=/var/tmp: allowed is none without ATLAS_KV_RAM"),
-                              ({"ATLAS_KV_DISK": "/var/tmp", "ATLAS_KV_RAM": "1M", "ATLAS_TEST_FAULTS": "x=1"}, r"not loaded: .*ATLAS_TEST_FAULTS has 'x=1'")]:
-        result = run(["llama-completion", "-m", args.model, "-p", "One", "-n", "2", "--temp", "0", "-no-cnv", "--simple-io", "-t", "2"], args.plugin, **variables)
-        require(result.returncode == 0, f"{variables}: status {result.returncode}\n{result.stderr[-2000:]}")
-        require(re.search(reason, result.stderr), f"{variables}:\n{result.stderr[:3000]}")
+    refused(args, (({"ATLAS_KV_DISK": "/none", "ATLAS_KV_RAM": "1M"}, r"ATLAS_KV_DISK=/none.*errno 2"),
+                   ({"ATLAS_KV_DISK": "/var/tmp"}, r"ATLAS_KV_DISK=/var/tmp: allowed is none without ATLAS_KV_RAM"),
+                   ({"ATLAS_KV_DISK": "/var/tmp", "ATLAS_KV_RAM": "1M", "ATLAS_TEST_FAULTS": "x=1"}, r"ATLAS_TEST_FAULTS has 'x=1'")))
 
 
 def capacity(args):
