@@ -12,6 +12,7 @@
 #include "host/buffers/owner_buffer.h"
 #include "host/ops/table.h"
 #include "host/public_functions.h"
+#include "kernels/description.h"
 #include "kernels/kernel_table.h"
 #include "runtime/plugin_runtime.h"
 
@@ -157,7 +158,7 @@ void* registry_proc_address(ggml_backend_reg_t, const char* name) {
     if (wanted == "ggml_backend_set_abort_callback") return reinterpret_cast<void*>(&backend_set_abort_callback);
     if (wanted == "ggml_backend_split_buffer_type" && owner_mode()) return reinterpret_cast<void*>(&split_buffer_type);
     // Read by `atlas info`.
-    if (wanted == "atlas_kernel_variant") return reinterpret_cast<void*>(&kernels::kernel_variant);
+    if (wanted == "atlas_kernels") return reinterpret_cast<void*>(&kernels::kernel_description);
     if (wanted == "atlas_asked") return reinterpret_cast<void*>(&asked_text);
     if (wanted == "atlas_statistics") return reinterpret_cast<void*>(&statistics_text);
     if (wanted == "atlas_backend_api") return reinterpret_cast<void*>(&backend_api_text);

@@ -10,6 +10,7 @@
 #include "host/abi/detect.h"
 #include "host/abi/self_test.h"
 #include "host/device.h"
+#include "kernels/description.h"
 #include "kernels/kernel_table.h"
 #include "runtime/plugin_runtime.h"
 
@@ -48,7 +49,7 @@ extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backen
         }
         if (const std::string sentence = host::abi::untested(facts); !sentence.empty()) log().warn("{}", sentence);
         log().info("ggml {}, backend API {}, kernels {}", facts.version, static_cast<int>(layout),
-                   kernels::kernel_variant());
+                   kernels::kernel_description());
         return host::atlas_registry();
     } catch (const std::bad_alloc&) {
         std::fputs("atlas: not loaded: no memory left\n", stderr);  // perhaps there is no log either

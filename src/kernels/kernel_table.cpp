@@ -3,7 +3,9 @@
 #include <cstring>
 #include <string>
 
+#include "kernels/cpu/amx/usable.h"
 #include "kernels/cpu/variant.h"
+#include "kernels/description.h"
 #include "kernels/elementwise.h"
 #include "kernels/merge.h"
 
@@ -17,6 +19,11 @@ const Table* g_table = nullptr;  // nullptr: the CPU's
 const Table& table() { return g_table ? *g_table : cpu_table(); }
 
 const char* kernel_variant() { return table().variant(); }
+
+const char* kernel_description() {
+    // Tiles are used with one variant alone.
+    return &table() == &cpu_table() && cpu::amx_usable() ? "avx512_bf16, AMX tiles" : kernel_variant();
+}
 
 Status select_kernel_variant(const char* name) {
     g_table = nullptr;

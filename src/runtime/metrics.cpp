@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <utility>
 
+#include "kernels/description.h"
 #include "kernels/kernel_table.h"
 #include "runtime/runtime.h"
 
@@ -116,7 +117,7 @@ void add_tiers(const kv::Pager& pager, Text* text) {
 std::string metrics_text(Runtime& runtime) {
     Text text;
     const Work work = runtime.activity().work();
-    text.add("info", "gauge", "What runs.", {{std::string("kernels=\"") + kernels::kernel_variant() + "\"", 1.0}});
+    text.add("info", "gauge", "What runs.", {{std::string("kernels=\"") + kernels::kernel_description() + "\"", 1.0}});
     add_work(work, &text);
     add_speed(work, &text);
     add_memory(runtime, runtime.activity().held(), &text);

@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/amx/usable.h"
+#include "kernels/description.h"
+
 namespace atlas::kernels {
 namespace {
 
@@ -55,6 +58,7 @@ TEST_F(KernelTable, TheForcedReferenceTakesEffect) {
     ASSERT_TRUE(select_kernel_variant("reference").is_ok());
     EXPECT_EQ(&table(), &reference_table());
     EXPECT_STREQ(kernel_variant(), "reference");
+    EXPECT_STREQ(kernel_description(), "reference");
     EXPECT_EQ(telling_product(), 1.0f);
     ASSERT_TRUE(select_kernel_variant("auto").is_ok());
     EXPECT_EQ(telling_product(), 0.0f);
@@ -70,6 +74,9 @@ TEST_F(KernelTable, AForcedInstructionSetTakesEffect) {
         }
         EXPECT_STREQ(kernel_variant(), name);
         EXPECT_STREQ(cpu_table().variant(), name);
+        const std::string tiles = cpu::amx_usable() ? ", AMX tiles" : "";
+        EXPECT_EQ(kernel_description(), name + tiles);
+        EXPECT_TRUE(tiles.empty() || std::string(name) == "avx512_bf16") << name << ": a lesser set has no tiles";
         ++forced;
     }
     ASSERT_TRUE(select_kernel_variant("auto").is_ok());

@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,28 @@ def info(args, folder):
     facts = json.loads(atlas(args, "info", args.model, "--json").stdout)
     check(facts["family"] == "llama" and facts["parameters"] > 1e6 and facts["kv_bytes_per_token"] ==
           facts["layers"] * facts["kv_heads"] * facts["head_dim"] * 4 and facts["fitting_context"] == facts["context"], f"{facts}")
+    version = atlas(args, "--version")
+    check(version.returncode == 0 and re.fullmatch(r"atlas \d+\.\d+\.\d+(, commit [0-9a-f]{7,}(-dirty)?)?\ntested with ggml 0\.\d+ to 0\.\d+\n", version.stdout),
+          f"--version: {version.stdout}{version.stderr}")
+    # Where the processor and the system have tiles, they are named; that they are used is tests/kernels' part.
+    has_tiles = "amx_tile" in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    for variables, tiles in (({}, has_tiles), ({"ATLAS_KERNEL": "reference"}, False)):
+        shown = atlas(args, "info", **variables).stdout
+        check(("AMX tiles" in shown) == tiles, f"info, tiles {tiles}: {shown}")
+    stats = folder / "stats.json"
+    short = ["llama-completion", "-m", args.model, "-p", "One", "-n", 2, "-no-cnv", "--simple-io", "--no-warmup", "-t", 2]
+    done = atlas(args, *short, ATLAS_MODE="sparse", ATLAS_STATS=stats)
+    shown = atlas(args, "info", "--stats", stats)
+    check(done.returncode == 0 and shown.returncode == 0 and re.search(r"^absent +below_threshold: .*; [1-9]\d* contexts, [1-9]\d* calls$", shown.stdout, re.M),
+          f"info --stats: {shown.stdout}{shown.stderr}{done.stderr[-1000:]}")
+    done = atlas(args, *short, ATLAS_STATS=stats)
+    shown = atlas(args, "info", "--stats", stats)
+    check(re.search(r"^attention +\d+ layers, ([1-9]\d*) calls, of which \1 exact; 100.0 %", shown.stdout) and "nothing that was asked for" in shown.stdout,
+          f"info --stats, exact: {shown.stdout}{shown.stderr}")
+    stats.write_text("[1]", encoding="utf-8")
+    for file, said in ((stats, "is no file of statistics"), (folder / "no.json", "cannot be read")):
+        done = atlas(args, "info", "--stats", file)
+        check(done.returncode == 1 and said in done.stderr and len(done.stderr.splitlines()) == 1, f"info --stats {file}: {done.stderr}")
     damaged = folder / "damaged.gguf"
     damaged.write_bytes(pathlib.Path(args.model).read_bytes()[:1000])
     for model, said in ((folder / "none.gguf", "is not there"), (__file__, "is no GGUF file"), (damaged, "is damaged")):

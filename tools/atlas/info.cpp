@@ -42,7 +42,7 @@ Json load_plugin(const std::string& library) {
         const auto describe = reinterpret_cast<Describe>(ggml_backend_reg_get_proc_address(registry, name));
         return describe ? Json(describe()) : Json(nullptr);
     };
-    result["kernels"] = text("atlas_kernel_variant");
+    result["kernels"] = text("atlas_kernels");
     result["backend_api"] = text("atlas_backend_api");
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i)
         result["devices"].push_back(describe_device(ggml_backend_dev_get(i)));

@@ -9,6 +9,8 @@
 #include "locate.h"
 #include "recipes.h"
 #include "settings.h"
+#include "stats_file.h"
+#include "version.h"
 
 namespace {
 
@@ -62,6 +64,7 @@ int main(int argc, char** argv) {
     app.set_help_all_flag("--help-all", "This with the switches for experts");
     app.footer(describe_settings(first == "--help-all"));
     app.get_formatter()->enable_footer_formatting(false);
+    app.set_version_flag("--version", version_text(), "What was built, and the versions of ggml it was tested with");
     app.require_subcommand(1);
     // For the help alone: what follows these words is a program's.
     app.add_subcommand("run", "MODEL …: chat in the terminal (llama-cli)");
@@ -71,10 +74,13 @@ int main(int argc, char** argv) {
     app.add_subcommand("convert",
                        "Learn where a model's memories start, from a text: model.atlas.gguf; atlas convert --help");
     bool json = false;
-    std::string model, disk, shell;
+    std::string model, disk, shell, stats;
     CLI::App* info =
         app.add_subcommand("info", "What the host is and whether the plug-in loads; of a MODEL, what its file says");
     info->add_option("MODEL", model, "A GGUF file");
+    info->add_option("--stats", stats,
+                     "A file that ATLAS_STATS named: what took part in a run, and what did not and why")
+        ->excludes("MODEL");
     info->add_flag("--json", json, "As JSON");
     CLI::App* doctor = app.add_subcommand("doctor", "Looks at all that Atlas needs, and says what to do");
     doctor->add_option("--disk", disk, "A folder to be tried for the KV cache");
@@ -89,7 +95,7 @@ int main(int argc, char** argv) {
     const bool asks_help = rest.size() == 1 && (rest.front() == "-h" || rest.front() == "--help");
     const bool is_recipe = !asks_help && (first == "run" || first == "serve" || first == "bench");
     const bool is_own = asks_help || first.empty() || first == "info" || first == "doctor" || first == "completion" ||
-                        first == "-h" || first == "--help" || first == "--help-all";
+                        first == "-h" || first == "--help" || first == "--help-all" || first == "--version";
     if (is_recipe || !is_own) {
         if (library.empty()) return fail("libggml-atlas.so is not there; looked for " + searched);
         if (first == "run") return run_recipe(recipe_for_run(rest), library);
@@ -104,6 +110,7 @@ int main(int argc, char** argv) {
         std::fputs(script.c_str(), stdout);
         return 0;
     }
+    if (!stats.empty()) return print_stats_file(stats);
     if (*doctor) return run_doctor(library, searched, disk);
     if (library.empty()) return fail("libggml-atlas.so is not there; looked for " + searched);
     return model.empty() ? print_info(library, json) : print_model_info(model, library, json);

@@ -8,13 +8,11 @@
 #include <cstdio>
 #include <string>
 
+#include "host/abi/tested.h"
+
 namespace atlas::host::abi {
 namespace {
 
-// 0.21: the oldest whose interface was read (a made-up host plays it in tests/host/abi). 0.25, 0.26 and 0.27: seen working (docs/results/hosts.md).
-constexpr int kOldestMinor = 21;
-constexpr int kNewestMinor = 27;
-constexpr const char* kTested = "0.21 to 0.27";
 /** Made when it is asked for: an allocation that fails while the library is loaded would end the program. */
 std::string supported() { return std::string("ggml ") + kTested + " with backend API 2 (layout of April 2026) or 3"; }
 

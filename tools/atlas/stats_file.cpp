@@ -1,0 +1,54 @@
+#include "stats_file.h"
+
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace atlas::tool {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void print(const Json& stats) {
+    uint64_t calls = 0, exact = 0;
+    double visible = 0, read = 0;
+    for (const Json& layer : stats.at("layers")) {
+        calls += layer.at("calls").get<uint64_t>();
+        exact += layer.at("exact_calls").get<uint64_t>();
+        visible += layer.at("visible_keys").get<double>();
+        read += layer.at("exact_keys").get<double>();
+    }
+    std::printf("attention    %zu layers, %llu calls, of which %llu exact; %.1f %% of the visible keys were read\n",
+                stats.at("layers").size(), static_cast<unsigned long long>(calls),
+                static_cast<unsigned long long>(exact), visible > 0 ? 100.0 * read / visible : 0.0);
+    if (stats.at("absent").empty()) std::printf("absent       nothing that was asked for\n");
+    for (const Json& one : stats.at("absent")) {
+        std::printf("absent       %s: %s; %llu contexts, %llu calls\n", one.at("reason").get<std::string>().c_str(),
+                    one.at("text").get<std::string>().c_str(),
+                    static_cast<unsigned long long>(one.at("contexts").get<uint64_t>()),
+                    static_cast<unsigned long long>(one.at("calls").get<uint64_t>()));
+    }
+    // Kept as they are: what they mean is said in docs/guide.md.
+    for (const char* part : {"kv", "weights"}) {
+        if (stats.contains(part)) std::printf("%-12s %s\n", part, stats[part].dump().c_str());
+    }
+}
+
+}  // namespace
+
+int print_stats_file(const std::string& path) {
+    std::ifstream file(path);
+    if (!file) {
+        std::fprintf(stderr, "atlas: %s cannot be read\n", path.c_str());
+        return 1;
+    }
+    try {
+        print(Json::parse(file));
+        return 0;
+    } catch (const Json::exception&) {
+        std::fprintf(stderr, "atlas: %s is no file of statistics that ATLAS_STATS named\n", path.c_str());
+        return 1;
+    }
+}
+
+}  // namespace atlas::tool
