@@ -9,7 +9,8 @@ import sys
 TOP = pathlib.Path(__file__).resolve().parents[1]
 HEAD = """# Options
 
-Written by `python3 scripts/options_doc.py` from `src/base/options.def`; a test fails when it is stale.
+Written by `python3 scripts/options_doc.py` from `src/base/options.def`; a test fails when it is
+stale.
 
 An option is an environment variable, parsed once when the library is loaded; the `atlas` launcher
 has a switch for each (`--atlas-mode sparse` for `ATLAS_MODE=sparse`). A value that is not allowed
@@ -23,8 +24,8 @@ the library is loaded.
 
 Refused too, naming both: `ATLAS_BUDGET_FLOOR` above `ATLAS_BUDGET` when both are set (of one alone,
 the other follows); `ATLAS_MODE` other than `exact`, or an `ATLAS_KV_RAM`, with
-`ATLAS_DEVICE=accel`, which has no pages; an `ATLAS_KV_DISK` without `ATLAS_KV_RAM`; `ATLAS_MEMORY=1` with an `ATLAS_MODE` other than `sparse`
-(a blend goes with `window` too).
+`ATLAS_DEVICE=accel`, which has no pages; an `ATLAS_KV_DISK` without `ATLAS_KV_RAM`;
+`ATLAS_MEMORY=1` with an `ATLAS_MODE` other than `sparse` (a blend goes with `window` too).
 """
 SECTIONS = {"user": "## For users", "expert": "## For experts\n\nFor experiments. Nobody has to turn these.", "test": "## For tests"}
 
