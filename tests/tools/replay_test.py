@@ -20,7 +20,7 @@ class Replay(unittest.TestCase):
         at = {way: dict(zip(replay.CHOSEN, points)) for way, points in result.items()}
         for count in replay.CHOSEN:
             share, found, error = at["oracle"][count]
-            self.assertAlmostEqual(share, (576 + count) / 3456)
+            self.assertAlmostEqual(share, (replay.SINKS + replay.WINDOW + count) / 3456)
             for way in ("codes", "pages", "means", "window"):
                 self.assertEqual(at[way][count][0], share)
                 self.assertLessEqual(error, at[way][count][2] + 0.02)

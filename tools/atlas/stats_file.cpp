@@ -11,6 +11,7 @@ using Json = nlohmann::ordered_json;
 
 void print(const Json& stats) {
     uint64_t calls = 0, exact = 0;
+    // Of calls that were not exact.
     double visible = 0, read = 0;
     for (const Json& layer : stats.at("layers")) {
         calls += layer.at("calls").get<uint64_t>();
@@ -18,9 +19,10 @@ void print(const Json& stats) {
         visible += layer.at("visible_keys").get<double>();
         read += layer.at("exact_keys").get<double>();
     }
-    std::printf("attention    %zu layers, %llu calls, of which %llu exact; %.1f %% of the visible keys were read\n",
+    std::printf("attention    %zu layers, %llu calls, of which %llu exact; %.1f %% of the visible keys were read%s\n",
                 stats.at("layers").size(), static_cast<unsigned long long>(calls),
-                static_cast<unsigned long long>(exact), visible > 0 ? 100.0 * read / visible : 0.0);
+                static_cast<unsigned long long>(exact), visible > 0 ? 100.0 * read / visible : 100.0,
+                exact < calls ? " by the others" : "");
     if (stats.at("absent").empty()) std::printf("absent       nothing that was asked for\n");
     for (const Json& one : stats.at("absent")) {
         std::printf("absent       %s: %s; %llu contexts, %llu calls\n", one.at("reason").get<std::string>().c_str(),
