@@ -6,6 +6,7 @@ benchmark needs a shape that cannot be downloaded. The text they produce is nois
 
     make_model.py --shape attn12m out.gguf
     make_model.py --shape 1b --type q4_0 out.gguf
+    make_model.py --shape moe64 out.gguf
     make_model.py --layers 2 --width 4096 --heads 32 --kv-heads 8 --ffn 14336 out.gguf
 """
 
@@ -21,7 +22,11 @@ SHAPES = {
     "attn12m": (4, 512, 8, 2, 64, 1152, 4096, "f16"),  # 12M parameters: attention dominates beyond 2K keys
     "1b": (16, 2048, 32, 8, 64, 8192, 32000, "q4_0"),  # Llama-3.2-1B's layers
     "8b-4l": (4, 4096, 32, 8, 128, 14336, 32000, "q4_0"),  # four layers of Llama-3-8B: multiply a layer's cost by 8
+    "moe8": (2, 2048, 32, 8, 64, 7168, 4096, "q4_0"),  # like Mixtral at half its width: 2 of 8 experts
+    "moe64": (4, 2048, 32, 8, 64, 1024, 4096, "q4_0"),  # 8 of 64 small experts
+    "moe128": (4, 2048, 32, 4, 128, 768, 4096, "q4_0"),  # four layers of Qwen3-30B-A3B: 8 of 128 experts
 }
+EXPERTS = {"moe8": (8, 2), "moe64": (64, 8), "moe128": (128, 8)}  # experts of a layer, those of a token
 WEIGHT_TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
     "f16": gguf.GGMLQuantizationType.F16,
@@ -65,7 +70,7 @@ def add_vocabulary(writer, size):
     writer.add_add_bos_token(True)
 
 
-def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, context, seed, texts=True):
+def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, context, seed, texts=True, experts=(0, 0)):
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("atlas-random-weights")
@@ -81,6 +86,9 @@ def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary
     writer.add_rope_dimension_count(head_size)
     writer.add_rope_freq_base(500000.0)
     writer.add_vocab_size(vocabulary)
+    if experts[0]:
+        writer.add_expert_count(experts[0])
+        writer.add_expert_used_count(experts[1])
     if texts:
         add_vocabulary(writer, vocabulary)
     else:
@@ -88,6 +96,10 @@ def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary
 
     def matrix(name, rows, columns):
         writer.add_tensor(name, random_matrix(rng, rows, columns, kind), raw_dtype=WEIGHT_TYPES[kind])
+
+    def expert_matrices(name, rows, columns):
+        bytes_of = np.stack([random_matrix(rng, rows, columns, kind) for _ in range(experts[0])])
+        writer.add_tensor(name, bytes_of, raw_dtype=WEIGHT_TYPES[kind])
 
     def norm(name):
         writer.add_tensor(name, np.ones(width, dtype=np.float32))
@@ -102,6 +114,12 @@ def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary
         matrix(prefix + "attn_k.weight", kv_heads * head_size, width)
         matrix(prefix + "attn_v.weight", kv_heads * head_size, width)
         matrix(prefix + "attn_output.weight", width, heads * head_size)
+        if experts[0]:
+            writer.add_tensor(prefix + "ffn_gate_inp.weight", random_matrix(rng, experts[0], width, "f32"))
+            expert_matrices(prefix + "ffn_gate_exps.weight", ffn, width)
+            expert_matrices(prefix + "ffn_up_exps.weight", ffn, width)
+            expert_matrices(prefix + "ffn_down_exps.weight", width, ffn)
+            continue
         matrix(prefix + "ffn_gate.weight", ffn, width)
         matrix(prefix + "ffn_up.weight", ffn, width)
         matrix(prefix + "ffn_down.weight", width, ffn)
@@ -115,6 +133,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output")
     parser.add_argument("--shape", choices=SHAPES, default="attn12m", help="preset; the options below override its numbers")
+    parser.add_argument("--experts", type=int, help="experts of a layer, 0: none")
+    parser.add_argument("--experts-used", type=int, help="those of a token")
     for option in ("layers", "width", "heads", "kv-heads", "head-size", "ffn", "vocabulary"):
         parser.add_argument(f"--{option}", type=int)
     parser.add_argument("--type", choices=WEIGHT_TYPES)
@@ -136,8 +156,11 @@ def main():
         for name, value in (("width", width), ("ffn", ffn), ("heads × head size", heads * head_size)):
             if value % BLOCK:
                 sys.exit(f"{name} {value}: {kind} needs multiples of {BLOCK}")
+    experts = tuple(g if g is not None else p for g, p in zip((args.experts, args.experts_used), EXPERTS.get(args.shape, (0, 0))))
+    if experts[0] and not 1 <= experts[1] <= experts[0]:
+        sys.exit(f"--experts-used {experts[1]}: 1 to {experts[0]}")
     write_model(args.output, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, args.context, args.seed,
-                not args.no_vocabulary)
+                not args.no_vocabulary, experts)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ GREEDY = {
     "greedy_group_attention": ["-c", "256", "--grp-attn-n", "4", "--grp-attn-w", "64", "-n", "96"],
 }
 
+# Every type; one expert of a token and more, with a column each or one for all; rows that fill no panel; few tokens and many.
+EXPERT_CASES = (r"type_b=f32,(n_mats=4,n_used=2,b=0,m=(512,n=(1|32)|64,n=16|8,n=1|8,n=16),|n_mats=4,n_used=[14],b=[01],m=512,n=(5|129),|"
+                r"n_mats=8,n_used=4,b=[01],m=512,n=17,|n_mats=16,|n_mats=4,n_used=4,b=0,m=16,)")
+
 
 def completion(args, extra, plugin=None, prompt=PROMPT, **variables):
     result = run(["llama-completion", "-m", args.model, "-n", "32", "--temp", "0", "--seed", "1", "-no-cnv", "-t", "2", "--simple-io",
@@ -105,6 +109,14 @@ def bench(args):
     rows = json.loads(result.stdout) if result.returncode == 0 else []
     if len(rows) != 2 or not all("ATLAS" in row["backends"] and row["avg_ts"] > 0 for row in rows):
         raise Failed(f"status {result.returncode}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}")
+
+
+def experts(args):
+    """A model of experts. Measured: 0.0015 nats, and 0.0017 where the host multiplies with the experts."""
+    with tempfile.TemporaryDirectory() as folder:
+        args.model = scenarios.model_of_experts(pathlib.Path(folder, "experts.gguf"))
+        expect_same(args, ["--ignore-eos"])
+        expect_close(args, [], 0.005)
 
 
 def prompt_cache(args):
@@ -179,6 +191,7 @@ SCENARIOS = {
     "rope_ops": lambda args: backend_ops(
         args, "ATLAS0", "ROPE", r"type=f32,ne_a=.128,32,2,1.,n_dims=128,mode=[02],n_ctx=512,fs=1\.4\d*,ef=0\.7\d*,af=1\.4\d*,ff=[01],", 4),
     "mat_mul_ops": lambda args: backend_ops(args, "ATLAS0", "MUL_MAT", "type_b=f32,m=16,n=[1-9],k=256,bs=.1,1.,nr=.1,1.,", 100),
+    "mat_mul_id_ops": lambda args: backend_ops(args, "ATLAS0", "MUL_MAT_ID", EXPERT_CASES, 130),
     "attention_ops": lambda args: backend_ops(args, "ATLAS0", "FLASH_ATTN_EXT", "hsk=64,hsv=64,nh=4,nr23=.4,1.,kv=512,nb=3,", 8),
     "attention_ops_paged": lambda args: backend_ops(args, "ATLAS0", "FLASH_ATTN_EXT", "hsk=64,hsv=64,nh=4,nr23=.4,1.,kv=512,nb=3,", 8,
                                                     ATLAS_PAGE_ALL="1"),
@@ -187,6 +200,7 @@ SCENARIOS = {
     "set_rows_ops_paged": lambda args: backend_ops(args, "ATLAS0", "SET_ROWS", "", 100, ATLAS_PAGE_ALL="1"),
     "set_rows_ops_accel": lambda args: backend_ops(args, "ATLAS", "SET_ROWS", "", 100),
     "bench": bench,
+    "experts": experts,
     "prompt_cache": prompt_cache,
     "refusals": refusals,
     "logging": logging,

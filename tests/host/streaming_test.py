@@ -43,6 +43,14 @@ def greedy(args):
     compare(args, read_on, "-t", "1", "-tb", "1", ram="8M")
 
 
+def experts(args):
+    """Experts are read where they are mapped; what every token needs is streamed."""
+    def work(server):
+        return [said(server.complete(sample(700, 900 * i), TOKENS, n_probs=1)) for i in range(2)]
+    with folder() as path:
+        compare(args, work, ram="3M", model=scenarios.model_of_experts(path + "/experts.gguf"))
+
+
 def slots(args):
     compare(args, lambda server: three_slots(server, 1200), "-np", "3", "--no-kv-unified")
 
@@ -166,7 +174,7 @@ def bad_settings(args):
                    ({"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_TEST_FAULTS": "x=1"}, r"ATLAS_TEST_FAULTS has 'x=1'")))
 
 
-SCENARIOS = {function.__name__: function for function in (greedy, slots, long_batch, parts, fits, memory, unmapped, faults, rare_faults, hanging,
+SCENARIOS = {function.__name__: function for function in (greedy, experts, slots, long_batch, parts, fits, memory, unmapped, faults, rare_faults, hanging,
                                                           changed_files, bad_settings)}
 
 if __name__ == "__main__":

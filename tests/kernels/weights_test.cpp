@@ -262,7 +262,7 @@ TEST_P(WeightsTest, ChosenColumns) {
     Numbers numbers(5);
     std::mt19937 random(5);
     for (int i = 0; i < kWeightTypeCount; ++i) {
-        for (const int32_t count : {1, 3, 40}) {
+        for (const int32_t count : {1, 2, 3, 4, 5, 8, 9, 16, 17, 40}) {
             Problem problem(numbers, random, type_number(i), 35, 512, 5);
             for (int32_t j = 0; j < count; ++j)
                 problem.columns.push_back({static_cast<int32_t>(random() % 5), (j * 7) % 41});

@@ -21,7 +21,8 @@ bool Step::is_product() const { return op && op_kind(node->op) == OpKind::kMatMu
 const Op* GraphPlan::op_of(const ggml_tensor* node, Own own) {
     const Op* op = own_op(node);
     const bool attention = op && op->mask != kNone;
-    const bool product = op && op_kind(node->op) == OpKind::kMatMul;
+    const OpKind kind = op_kind(node->op);
+    const bool product = op && (kind == OpKind::kMatMul || kind == OpKind::kMatMulId);
     if (attention && !own.attention) {
         ++counts_.attention_by_host;
         op = nullptr;

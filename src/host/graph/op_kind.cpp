@@ -14,7 +14,7 @@ std::array<OpKind, kMaxOps> look_up_kinds() {
         {"NONE", OpKind::kView},      {"VIEW", OpKind::kView},        {"RESHAPE", OpKind::kView},
         {"PERMUTE", OpKind::kView},   {"TRANSPOSE", OpKind::kView},   {"CPY", OpKind::kCopy},
         {"CONT", OpKind::kCopy},      {"DUP", OpKind::kCopy},         {"ROPE", OpKind::kRope},
-        {"MUL_MAT", OpKind::kMatMul}, {"GET_ROWS", OpKind::kGetRows},
+        {"MUL_MAT", OpKind::kMatMul}, {"GET_ROWS", OpKind::kGetRows}, {"MUL_MAT_ID", OpKind::kMatMulId},
     };
     std::array<OpKind, kMaxOps> kinds;
     kinds.fill(OpKind::kOther);

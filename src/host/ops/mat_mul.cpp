@@ -30,18 +30,6 @@ std::optional<kernels::WeightType> weight_type(ggml_type type) {
     return std::nullopt;
 }
 
-std::optional<kernels::WeightType> weight_type_of(const ggml_tensor* tensor) {
-    static const auto by_number = [] {
-        std::array<std::optional<kernels::WeightType>, GGML_TYPE_COUNT> types;
-        for (int i = 0; i < GGML_TYPE_COUNT; ++i)
-            if (ggml_type_name(static_cast<ggml_type>(i)))
-                types[static_cast<size_t>(i)] = weight_type(static_cast<ggml_type>(i));
-        return types;
-    }();
-    const auto number = static_cast<size_t>(tensor->type);
-    return number < by_number.size() ? by_number[number] : std::nullopt;
-}
-
 int64_t columns_of(const ggml_tensor* columns) { return columns->ne[1] * columns->ne[2] * columns->ne[3]; }
 
 /**
@@ -63,6 +51,18 @@ struct Shares {
 };
 
 }  // namespace
+
+std::optional<kernels::WeightType> weight_type_of(const ggml_tensor* tensor) {
+    static const auto by_number = [] {
+        std::array<std::optional<kernels::WeightType>, GGML_TYPE_COUNT> types;
+        for (int i = 0; i < GGML_TYPE_COUNT; ++i)
+            if (ggml_type_name(static_cast<ggml_type>(i)))
+                types[static_cast<size_t>(i)] = weight_type(static_cast<ggml_type>(i));
+        return types;
+    }();
+    const auto number = static_cast<size_t>(tensor->type);
+    return number < by_number.size() ? by_number[number] : std::nullopt;
+}
 
 bool is_weight(const ggml_tensor* operand) {
     const ggml_tensor* root = root_of(operand);
@@ -118,19 +118,16 @@ void MatMul::multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t 
     const kernels::ActivationType activations = kernels::weight_type_info(type).activations;
     const int64_t k = weights->ne[0];
     const int64_t rows = weights->ne[1];
-    const bool known = first == 0 && columns_ == columns && type_ == activations;
-    if (!known) {
-        columns_ = nullptr;
-        memory_.resize(kernels::activation_bytes(activations, k, n) + 64);
-    }
-    auto* quantised = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory_.data()) + 63) / 64 * 64);
+    std::byte* quantised = nullptr;
+    const bool known = activations_of(columns, activations, k, n, first == 0, &quantised);
     const kernels::ActivationArgs args{activations, k, static_cast<const float*>(columns->data) + first * k,
                                        static_cast<size_t>(k) * sizeof(float), quantised};
-    const kernels::WeightProduct product{{type, static_cast<const std::byte*>(weights->data), rows, k, weights->nb[1]},
-                                         quantised,
-                                         n,
-                                         static_cast<float*>(node->data) + first * rows,
-                                         static_cast<size_t>(rows)};
+    const kernels::WeightProduct product{
+        .weights = {type, static_cast<const std::byte*>(weights->data), rows, k, weights->nb[1]},
+        .activations = quantised,
+        .n = n,
+        .out = static_cast<float*>(node->data) + first * rows,
+        .out_stride = static_cast<size_t>(rows)};
     const Shares shares(weights, n, n_threads);
     // What the thread of a share does next is most likely the share so many threads further on, or one of the next product's.
     const auto multiply_share = [&](int64_t i) {
@@ -163,8 +160,20 @@ void MatMul::multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t 
     } else {
         multiply_all(Loop{shares.count, Schedule::kDynamic, multiply_share});
     }
+}
+
+bool MatMul::activations_of(const ggml_tensor* columns, kernels::ActivationType type, int64_t k, int64_t n, bool first,
+                            std::byte** quantised) {
+    const bool known = first && columns_ == columns && type_ == type;
+    if (!known) {
+        columns_ = nullptr;
+        memory_.resize(kernels::activation_bytes(type, k, n) + 64);
+    }
+    *quantised = reinterpret_cast<std::byte*>((reinterpret_cast<uintptr_t>(memory_.data()) + 63) / 64 * 64);
+    // Whatever fails from here on fails the graph, and the next one begins anew.
     columns_ = columns;
-    type_ = activations;
+    type_ = type;
+    return known;
 }
 
 }  // namespace atlas::host

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,13 +17,21 @@ namespace atlas::host {
 /** Whether the operand is a weight of the model that the host may lay into the buffer type of ATLAS0, or has. */
 bool is_weight(const ggml_tensor* operand);
 
+/** The type of a matrix of weights, if it has kernels. */
+std::optional<kernels::WeightType> weight_type_of(const ggml_tensor* tensor);
+
 /**
  * Unsupported and the reason, unless the node is a product of one matrix of a type with kernels (GGUF's own blocks) and contiguous f32 columns. By
  * types and shapes alone.
  */
 Status check_mat_mul(const ggml_tensor* node);
+/** The same of MUL_MAT_ID: several such matrices, and for each column of a token the number of the one that it is multiplied with. */
+Status check_mat_mul_id(const ggml_tensor* node);
 
-/** MUL_MAT of one backend instance. Columns are quantised once for all products that follow each other with the same ones (Q, K, V; gate, up). */
+/**
+ * MUL_MAT and MUL_MAT_ID of one backend instance. Columns are quantised once for all products that follow each other with the same ones (Q, K, V;
+ * gate, up).
+ */
 class MatMul {
 public:
     size_t scratch_bytes() const { return memory_.capacity(); }
@@ -40,15 +49,34 @@ public:
      * std::bad_alloc.
      */
     Status run(const ggml_tensor* node, const ggml_tensor* next, int n_threads);
+    /**
+     * The node passed check_mat_mul_id. Its weights are read where they are mapped, whatever is streamed. Invalid, naming it, where a number is that of
+     * no expert; nothing is read with it then. Throws std::bad_alloc.
+     */
+    Status run_chosen(const ggml_tensor* node, int n_threads);
 
 private:
+    /** Rows [begin, end) of an expert. */
+    struct Share {
+        size_t expert;
+        int64_t begin, end;
+    };
+
     void multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t first, int64_t n, int n_threads);
+    Status sort_by_expert(const ggml_tensor* node, int64_t token, int64_t count);
+    void multiply_chosen(const ggml_tensor* node, int64_t token, int64_t count, int n_threads);
+    /** Where n quantised columns lie or are to lie, from the first of the tensor or not; whether they are there already. */
+    bool activations_of(const ggml_tensor* columns, kernels::ActivationType type, int64_t k, int64_t n, bool first,
+                        std::byte** quantised);
 
     weights::Pass pass_;
     std::vector<weights::WeightUse> uses_;
     const ggml_tensor* columns_ = nullptr;  // that `memory_` holds, quantised
     kernels::ActivationType type_ = kernels::ActivationType::kF32;
     std::vector<std::byte> memory_;
+    std::vector<kernels::ColumnPair> pairs_;
+    std::vector<size_t> first_of_, next_of_;  // per expert, in pairs_
+    std::vector<Share> shares_;
 };
 
 }  // namespace atlas::host

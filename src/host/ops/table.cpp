@@ -98,6 +98,17 @@ constexpr Op kOps[] = {
      [](const ggml_tensor* node, const OpContext& context) {
          return context.mat_mul.run(node, context.next_product, context.n_threads);
      }},
+    {"MUL_MAT_ID",
+     3,
+     3,
+     1,
+     kNone,
+     {kNone, kNone},
+     [](const ggml_tensor* node, bool owner) { return owner && takes_weights() && is_weight(node->src[0]); },
+     check_mat_mul_id,
+     [](const ggml_tensor* node, const OpContext& context) {
+         return context.mat_mul.run_chosen(node, context.n_threads);
+     }},
     {"RMS_NORM",
      1,
      1,
