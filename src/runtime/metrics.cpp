@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <utility>
 
+#include "attention/absence.h"
 #include "kernels/description.h"
 #include "kernels/kernel_table.h"
 #include "runtime/runtime.h"
@@ -112,6 +113,23 @@ void add_tiers(const kv::Pager& pager, Text* text) {
               {{"", stats.disk.wait_seconds}});
 }
 
+/** What was asked for and took no part, by reason. */
+void add_absences(const AbsenceCounts& absences, Text* text) {
+    const auto label = [](size_t why) {
+        return std::string("reason=\"") + attention::name(static_cast<attention::Absence>(why)) + "\"";
+    };
+    const auto none = static_cast<size_t>(attention::Absence::kNone);
+    text->add("absent_contexts", "gauge",
+              "Contexts in which sparse attention or memory was asked for and took no part, at times or always.", {});
+    for (size_t i = 0; i < absences.of.size(); ++i) {
+        if (i != none) text->one("absent_contexts", {label(i), of(absences.of[i].contexts)});
+    }
+    text->add("absent_calls", "gauge", "Calls of attention in which they did not.", {});
+    for (size_t i = 0; i < absences.of.size(); ++i) {
+        if (i != none) text->one("absent_calls", {label(i), of(absences.of[i].calls)});
+    }
+}
+
 }  // namespace
 
 std::string metrics_text(Runtime& runtime) {
@@ -121,6 +139,7 @@ std::string metrics_text(Runtime& runtime) {
     add_work(work, &text);
     add_speed(work, &text);
     add_memory(runtime, runtime.activity().held(), &text);
+    add_absences(runtime.absences(), &text);
     if (const kv::Pager* pager = runtime.pager()) add_tiers(*pager, &text);
     return text.take();
 }

@@ -44,6 +44,8 @@ def clients(args):
         address = re.search(r"metrics: http://(127\.0\.0\.1:\d+)/metrics", server.log())
         require(address, f"the address is not said:\n{server.log()[-2000:]}")
         before = scrape(address[1])
+        server.complete(sample(50, 0), 4, cache_prompt=False)
+        short = scrape(address[1])
         with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
             asked = [pool.submit(server.complete, sample(1200, 900 * i), 96, cache_prompt=False) for i in range(CLIENTS)]
             meanwhile = []
@@ -62,6 +64,10 @@ def clients(args):
                  'atlas_memory_bytes{kind="index"}', 'atlas_memory_bytes{kind="memories"}', 'atlas_memories', 'atlas_contexts',
                  'atlas_compute_seconds_total', 'atlas_speedup', 'atlas_attention_seconds_total'):
         require(after[name] > 0, f"{name} is {after[name]}")
+    # Short texts alone: what was asked for took no part, until there was a long one.
+    absent = [one['atlas_absent_contexts{reason="below_threshold"}'] for one in (short, after)]
+    require(absent == [1, 0], f"absent contexts behind a short text, and behind long ones: {absent}")
+    require(short['atlas_absent_calls{reason="below_threshold"}'] > 0, "no absent call behind a short text")
     require(after["atlas_read_keys_total"] < after["atlas_visible_keys_total"], "every key was read")
     share = after["atlas_sampling_seconds_total"] / after["atlas_compute_seconds_total"]
     samples = sum(value for name, value in after.items() if name.startswith("atlas_speedup_samples_total"))
