@@ -14,11 +14,6 @@
 namespace atlas::host {
 namespace {
 
-// Quantised at once: a batch of the usual size, and bounded memory for any.
-constexpr int64_t kMostColumns = 2048;
-
-constexpr int64_t kLeastShare = int64_t{96} << 10;  // bytes of weights, times columns
-
 constexpr int64_t kManyColumns = 8;
 
 /** The host's number of a type is found by its name, which GGUF fixes. */
@@ -45,7 +40,7 @@ struct Shares {
         const auto bytes = static_cast<int64_t>(weights->nb[1]) * rows * columns;
         // Kernels for many columns lay them out anew in every share.
         const int64_t most = columns > kManyColumns ? 2 * threads : 8 * threads;
-        count = std::min(panels, std::clamp(bytes / kLeastShare, threads, most));
+        count = std::min(panels, std::clamp(bytes / MatMul::kLeastShare, threads, most));
     }
     int64_t begin(int64_t share) const { return std::min(rows, panels * share / count * kernels::kWeightPanel); }
 };

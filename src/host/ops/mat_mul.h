@@ -55,6 +55,11 @@ public:
      */
     Status run_chosen(const ggml_tensor* node, int n_threads);
 
+    /** Columns quantised at once: a batch of the usual size, and bounded memory for any. */
+    static constexpr int64_t kMostColumns = 2048;
+    /** What is worth a share of its own: bytes of weights, times columns. */
+    static constexpr int64_t kLeastShare = int64_t{96} << 10;
+
 private:
     /** Rows [begin, end) of an expert. */
     struct Share {

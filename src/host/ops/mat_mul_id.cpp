@@ -7,11 +7,6 @@
 namespace atlas::host {
 namespace {
 
-// Quantised at once, tokens times the columns of each.
-constexpr int64_t kMostColumns = 2048;
-
-constexpr int64_t kLeastShare = int64_t{96} << 10;  // bytes of weights, times columns
-
 int32_t expert_of(const ggml_tensor* ids, int64_t i, int64_t token) {
     return *reinterpret_cast<const int32_t*>(static_cast<const std::byte*>(ids->data) +
                                              static_cast<size_t>(token) * ids->nb[1] +

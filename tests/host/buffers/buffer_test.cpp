@@ -5,20 +5,12 @@
 #include <memory>
 #include <string>
 
-#include "plugin.h"
+#include "atlas_device.h"
 
 namespace atlas::host::test {
 namespace {
 
-class OwnerBuffer : public ::testing::Test {
-protected:
-    void SetUp() override {
-        ASSERT_NE(load_plugin(), nullptr);
-        device_ = ggml_backend_dev_by_name("ATLAS0");
-        ASSERT_NE(device_, nullptr);
-    }
-    ggml_backend_dev_t device_ = nullptr;
-};
+using OwnerBuffer = AtlasDevice;
 
 std::vector<uint8_t> counting(size_t count, int start) {
     std::vector<uint8_t> values(count);

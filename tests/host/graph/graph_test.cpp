@@ -5,23 +5,14 @@
 #include <cmath>
 #include <vector>
 
-#include "plugin.h"
+#include "atlas_device.h"
 
 namespace atlas::host::test {
 namespace {
 
 constexpr int64_t kHead = 64, kHeads = 2, kCells = 512, kTokens = 2;
 
-class Graph : public ::testing::Test {
-protected:
-    void SetUp() override {
-        ASSERT_NE(load_plugin(), nullptr);
-        device_ = ggml_backend_dev_by_name("ATLAS0");
-        ASSERT_NE(device_, nullptr);
-    }
-
-    ggml_backend_dev_t device_ = nullptr;
-};
+using Graph = AtlasDevice;
 
 ggml_cgraph* graph_of(Bench& bench, const std::vector<ggml_tensor*>& results) {
     ggml_cgraph* graph = ggml_new_graph(bench.context());

@@ -3,19 +3,13 @@
 #include <cmath>
 #include <utility>
 
-#include "plugin.h"
+#include "atlas_device.h"
 
 namespace atlas::host::test {
 namespace {
 
-class CacheOps : public ::testing::Test {
+class CacheOps : public AtlasDevice {
 protected:
-    void SetUp() override {
-        ASSERT_NE(load_plugin(), nullptr);
-        device_ = ggml_backend_dev_by_name("ATLAS0");
-        ASSERT_NE(device_, nullptr);
-    }
-
     /** Runs `body` on our device and on the CPU; it returns what to compare. */
     template <typename Body>
     auto both(const Body& body) const {
@@ -23,8 +17,6 @@ protected:
         Bench theirs(cpu_device());
         return std::pair(body(ours), body(theirs));
     }
-
-    ggml_backend_dev_t device_ = nullptr;
 };
 
 class CacheTypes : public CacheOps, public ::testing::WithParamInterface<ggml_type> {};

@@ -9,7 +9,7 @@
 #include <iterator>
 #include <string>
 
-#include "plugin.h"
+#include "atlas_device.h"
 
 namespace atlas::host::test {
 namespace {
@@ -58,16 +58,7 @@ const Change kRowChanges[] = {
     {"a parameter", [](Bench&, ggml_tensor* op) { op->op_params[0] = 1; }, false},
 };
 
-class Declining : public ::testing::Test {
-protected:
-    void SetUp() override {
-        ASSERT_NE(load_plugin(), nullptr);
-        device_ = ggml_backend_dev_by_name("ATLAS0");
-        ASSERT_NE(device_, nullptr);
-    }
-
-    ggml_backend_dev_t device_ = nullptr;
-};
+using Declining = AtlasDevice;
 
 TEST_F(Declining, WhatIsUnknownAboutANodeIsNotIgnored) {
     for (const Change& change : kAttentionChanges) {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "plugin.h"
+#include "atlas_device.h"
 
 namespace atlas::host::test {
 namespace {
@@ -49,16 +49,7 @@ struct Experts {
     ggml_tensor *weights, *columns, *sorted, *product;
 };
 
-class MatMulId : public ::testing::Test {
-protected:
-    void SetUp() override {
-        ASSERT_NE(load_plugin(), nullptr);
-        device_ = ggml_backend_dev_by_name("ATLAS0");
-        ASSERT_NE(device_, nullptr);
-    }
-
-    ggml_backend_dev_t device_ = nullptr;
-};
+using MatMulId = AtlasDevice;
 
 /** Activations are rounded alike, so that only the order of sums differs. */
 TEST_F(MatMulId, EqualsTheHosts) {
