@@ -90,10 +90,10 @@ REPORTS = {
               "bench tiers -m {model:smollm2} --tokens 7168 --reads 4096,24576 --shares 0.75,0.5,0.25,0.1 --repetitions 7 --generate 64")],
         needs=MODELS, picture="tiers.png"),
     "streaming": Report(
-        "A model that memory has no room for", "12 quick, 60 long",
-        [Part("Qwen2.5-Coder-1.5B-Instruct, Q4_K_M, in a memory cgroup", "bench streaming -m {model:qwen} --repetitions 1",
-              "bench streaming -m {model:qwen} --repetitions 5 --generate 32")],
-        needs=MODELS + "; root, outside of ./dev shell"),
+        "Models that memory has no room for", "12 quick, 60 long",
+        [Part("Two models of random weights, in a memory cgroup", "bench streaming --repetitions 3 --generate 32 --output {folder}",
+              "bench streaming --repetitions 7 --generate 64 --shares 0.75,0.5,0.33,0.25 --output {folder}")],
+        needs="root, outside of ./dev shell; 3 GB in /tmp", picture="streaming.png"),
     "weights": Report(
         "Weights in Atlas's hands: real models, empty context", "3 quick, 15 long",
         [Part(title, f"bench -m {{model:{name}}} {WEIGHTS} --depths 0 --prompt 128 --generate 16 --repetitions 3 --output {{folder}}/{name}",

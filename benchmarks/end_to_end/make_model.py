@@ -70,7 +70,13 @@ def add_vocabulary(writer, size):
     writer.add_add_bos_token(True)
 
 
-def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, context, seed, texts=True, experts=(0, 0)):
+def random_router(rng, experts, width, skew):
+    """Rows of lengths that differ by a log-normal factor: experts with long ones are chosen more often, as in trained models, each layer's in its own order."""
+    lengths = np.exp(skew * rng.standard_normal((experts, 1), dtype=np.float32)) if skew else 1.0
+    return random_matrix(rng, experts, width, "f32") * lengths
+
+
+def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, context, seed, texts=True, experts=(0, 0), skew=0.0):
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("atlas-random-weights")
@@ -104,7 +110,13 @@ def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary
     def norm(name):
         writer.add_tensor(name, np.ones(width, dtype=np.float32))
 
-    matrix("token_embd.weight", vocabulary, width)
+    if skew:
+        # Long rows, so that what a router sees is the token more than what all tokens have in common; the next token is then another one.
+        rows = random_matrix(rng, vocabulary, width, "f16") * np.float16(16)
+        writer.add_tensor("token_embd.weight", rows, raw_dtype=WEIGHT_TYPES["f16"])
+        matrix("output.weight", vocabulary, width)
+    else:
+        matrix("token_embd.weight", vocabulary, width)
     norm("output_norm.weight")
     for layer in range(layers):
         prefix = f"blk.{layer}."
@@ -115,7 +127,7 @@ def write_model(path, layers, width, heads, kv_heads, head_size, ffn, vocabulary
         matrix(prefix + "attn_v.weight", kv_heads * head_size, width)
         matrix(prefix + "attn_output.weight", width, heads * head_size)
         if experts[0]:
-            writer.add_tensor(prefix + "ffn_gate_inp.weight", random_matrix(rng, experts[0], width, "f32"))
+            writer.add_tensor(prefix + "ffn_gate_inp.weight", random_router(rng, experts[0], width, skew))
             expert_matrices(prefix + "ffn_gate_exps.weight", ffn, width)
             expert_matrices(prefix + "ffn_up_exps.weight", ffn, width)
             expert_matrices(prefix + "ffn_down_exps.weight", width, ffn)
@@ -138,6 +150,7 @@ def main():
     for option in ("layers", "width", "heads", "kv-heads", "head-size", "ffn", "vocabulary"):
         parser.add_argument(f"--{option}", type=int)
     parser.add_argument("--type", choices=WEIGHT_TYPES)
+    parser.add_argument("--skew", type=float, default=0.0, help="how unevenly experts are chosen: sigma of their routers' lengths (default: evenly)")
     parser.add_argument("--context", type=int, default=1 << 20)
     parser.add_argument("--no-vocabulary", action="store_true", help="token numbers without texts, as test programs use them")
     parser.add_argument("--seed", type=int, default=1)
@@ -160,7 +173,7 @@ def main():
     if experts[0] and not 1 <= experts[1] <= experts[0]:
         sys.exit(f"--experts-used {experts[1]}: 1 to {experts[0]}")
     write_model(args.output, layers, width, heads, kv_heads, head_size, ffn, vocabulary, kind, args.context, args.seed,
-                not args.no_vocabulary, experts)
+                not args.no_vocabulary, experts, args.skew)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 #!/usr/bin/env python3
-"""A model that memory has no room for: an unmodified llama-completion in a memory cgroup of a share of the model's file, with its own mmap and with
-ATLAS_WEIGHTS_RAM. Prints a table. Beside it, what the disk gives to direct reads of the file in the same run, and, without a limit, all in memory.
+"""Models that memory has no room for: an unmodified llama-completion in a memory cgroup of a share of the model's file, with its own mmap and with
+ATLAS_WEIGHTS_RAM. Prints a table per model. Beside it, in the same run, what the disk gives to direct reads of the file, and all in memory without a limit.
+
+Without -m two models of random weights, made anew: a dense one, and one of which each token uses 8 of 64 experts per layer, some much more often than
+others. "Of what can be": a token takes at least what it takes with all weights in memory, and at least as long as the disk needs for the bytes that were
+read for it; 1.00 is the larger of the two.
 
 Linux cgroups of version 1 and 2, as root. What weights may take is the limit less --reserve, which is for everything else in the process. The file is
 dropped from the system's cache before every run. Runs outside of the root that ./dev makes, where cgroups cannot be made, and starts programs in there.
@@ -9,6 +13,8 @@ dropped from the system's cache before every run. Runs outside of the root that 
 import argparse
 import concurrent.futures
 import contextlib
+import ctypes
+import dataclasses
 import json
 import mmap
 import os
@@ -37,14 +43,19 @@ def ceiling(path, seconds, depth=8):
     size = os.path.getsize(path) // READ * READ
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
     lock, place, end = threading.Lock(), [0], time.monotonic() + seconds
+    # Large pages: with small ones some devices give half.
+    memory = mmap.mmap(-1, (depth + 1) * READ, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    first = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % READ
+    view = memoryview(memory)
 
-    def read(_):
-        memory, count = mmap.mmap(-1, READ), 0
+    def read(number):
+        part, count = view[first + number * READ:first + (number + 1) * READ], 0
         while time.monotonic() < end:
             with lock:
                 offset = place[0]
                 place[0] = (offset + READ) % size
-            count += os.preadv(fd, [memory], offset)
+            count += os.preadv(fd, [part], offset)
         return count
 
     try:
@@ -100,18 +111,34 @@ def environment(plugin, variables):
     return result
 
 
-def complete(args, limit, plugin, variables):
-    """Seconds of the whole run, tokens/s of prompt and of decoding, the text, statistics of weights, peak MiB in the cgroup."""
-    drop(args.model)
-    command = ["llama-completion", "-m", args.model, "-p", PROMPT, "-n", args.generate, "-c", 512, "-b", 64, "-ub", 64, "--temp", 0, "--ignore-eos",
-               "-no-cnv", "--simple-io", "--no-warmup", "-fit", "off", "-t", args.threads, "-fa", "on"]
-    if not os.environ.get("ATLAS_DEV_INSIDE") and os.environ.get("ATLAS_DEV_ROOT") != "system":
-        command = [ROOT / "dev", "shell", *command]
+@dataclasses.dataclass
+class Run:
+    seconds: float  # of the whole program
+    prompt: float   # tokens/s
+    decode: float
+    text: str
+    weights: dict   # Atlas's statistics of them
+    peak: float     # MiB in the cgroup
+    disk: float     # GB/s, measured before and after
+
+
+def in_root(command):
+    outside = not os.environ.get("ATLAS_DEV_INSIDE") and os.environ.get("ATLAS_DEV_ROOT") != "system"
+    return [str(part) for part in ([ROOT / "dev", "shell", *command] if outside else command)]
+
+
+def complete(args, model, limit, plugin, variables):
+    before = ceiling(model.path, args.seconds)
+    drop(model.path)
+    command = in_root(["llama-completion", "-m", model.path, "-p", PROMPT, "-n", args.generate, "-c", 512, "-b", 64, "-ub", 64, "--temp", model.temp,
+                       "--seed", 1, "--ignore-eos", "-no-cnv", "--simple-io", "--no-warmup", "-fit", "off", "-t", args.threads, "-fa", "on",
+                       # llama.cpp would copy weights of some types into memory of its own, and be ended by the cgroup.
+                       *(() if plugin else ("--no-repack",))])
     with Limit(limit) as cgroup:
         stats = pathlib.Path(args.scratch, f"stats-{os.getpid()}.json")
         stats.unlink(missing_ok=True)
         begin = time.monotonic()
-        process = subprocess.run(["sh", "-c", cgroup.prefix() + shlex.join(str(part) for part in command)], cwd=args.scratch, stdin=subprocess.DEVNULL,
+        process = subprocess.run(["sh", "-c", cgroup.prefix() + shlex.join(command)], cwd=args.scratch, stdin=subprocess.DEVNULL,
                                  capture_output=True, text=True, errors="replace", check=False, timeout=args.timeout,
                                  env=environment(plugin, {**variables, "ATLAS_STATS": stats} if plugin else variables))
         seconds, peak = time.monotonic() - begin, cgroup.peak()
@@ -119,59 +146,151 @@ def complete(args, limit, plugin, variables):
         raise RuntimeError(f"status {process.returncode}: {process.stderr[-1500:]}")
     found = json.loads(stats.read_text(encoding="utf-8")).get("weights") if plugin else None
     stats.unlink(missing_ok=True)
-    speeds = [float(re.search(name + r" time =.*?([\d.]+) tokens per second", process.stderr)[1]) for name in (r"prompt eval", r"[^t] +eval")]
-    return seconds, *speeds, process.stdout, found, peak
+    prompt, decode = (float(re.search(name + r" time =.*?([\d.]+) tokens per second", process.stderr)[1]) for name in (r"prompt eval", r"[^t] +eval"))
+    return Run(seconds, prompt, decode, process.stdout, found or {}, peak, (before + ceiling(model.path, args.seconds)) / 2)
+
+
+@dataclasses.dataclass
+class Model:
+    name: str
+    path: str
+    temp: float = 0.0
+
+
+# Of random weights: a name, and what make_model.py is told. Texts by chance, so that the choice of experts differs from token to token.
+MADE = {
+    "dense": ("dense, q8_0, the shape of Llama 3.2 1B, random weights", ["--shape", "1b", "--type", "q8_0"]),
+    "moe": ("8 of 64 experts, q4_0, 6 layers, random weights", ["--shape", "moe64", "--layers", "6", "--skew", "0.3"]),
+}
+
+
+@contextlib.contextmanager
+def made(args, name):
+    title, shape = MADE[name]
+    path = os.path.join(args.scratch, f"atlas-streaming-{name}.gguf")
+    if not (args.keep and os.path.exists(path)):
+        subprocess.run(in_root(["python3", ROOT / "benchmarks/end_to_end/make_model.py", *shape, path]), check=True, stdout=subprocess.DEVNULL)
+    try:
+        yield Model(title, path, 1.0)
+    finally:
+        if not args.keep:
+            os.unlink(path)
+
+
+def middle(runs, field):
+    return statistics.median(getattr(run, field) for run in runs)
+
+
+def row(memory, who, runs, resident=None, right=None):
+    """One line. `resident`: runs with all weights in memory; `right`: their text, where it must be the same."""
+    decode, disk = middle(runs, "decode"), middle(runs, "disk")
+    of_all = megabytes = hits = "–"
+    found = runs[-1].weights
+    if found.get("decoded_tokens"):
+        per_token = statistics.median(run.weights["decoded_read_bytes"] / run.weights["decoded_tokens"] for run in runs)
+        megabytes = f"{per_token / 1e6:.0f}"
+        of_all = f"{max(1 / middle(resident, 'decode'), per_token / disk / 1e9) * decode:.2f}"
+        if experts := found.get("experts"):
+            hits = f"{experts['hits'] / max(experts['hits'] + experts['misses'], 1):.2f}"
+    least, most = min(run.decode for run in runs), max(run.decode for run in runs)
+    same = "–" if right is None else "yes" if all(run.text == right for run in runs) else "NO"
+    print(f"| {memory} | {who} | {middle(runs, 'prompt'):.2f} | {decode:.2f} ({least:.2f}–{most:.2f}) | {of_all} | {megabytes} | {disk:.2f} | {hits} | "
+          f"{middle(runs, 'seconds'):.1f} | {max(run.peak for run in runs):.0f} | {same} |", flush=True)
+
+
+def shadows(runs):
+    """What other rules of who leaves memory would have found of the same choices."""
+    experts = runs[-1].weights.get("experts")
+    if experts:
+        found = ", ".join(f"{name} {hits / max(experts['choices'], 1):.3f}" for name, hits in experts["shadow_hits"].items())
+        print(f"Hit rates of the shadow caches, prompt included: {found}; followed at the end: {experts['policy']}.")
+
+
+def draw(path, points):
+    """points: {model: [[memory, who, tokens/s], …]}; one part of the picture each."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plot
+    figure, parts = plot.subplots(1, len(points), figsize=(5.5 * len(points), 3.4), squeeze=False)
+    for part, (title, bars) in zip(parts[0], points.items()):
+        names = [f"{who}\n{memory}" for memory, who, _ in bars]
+        drawn = part.barh(names[::-1], [speed for *_, speed in bars][::-1], color=["C1" if "llama" in name else "C0" for name in names][::-1])
+        part.bar_label(drawn, fmt="%.2f", padding=3)
+        part.set_xlabel("decode, tokens/s")
+        part.set_title(title, fontsize=9)
+        part.margins(x=0.15)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def measure(args, model):
+    """Its table; what a picture shows of it."""
+    size = os.path.getsize(model.path)
+    print(f"{model.name}: {size / 1e9:.2f} GB, {args.threads} threads, {args.generate} tokens, medians (least–most) of {args.repetitions}\n")
+    print("| memory | weights | prompt t/s | decode t/s | of what can be | disk, MB/token | disk, GB/s | experts found | whole run, s | peak MiB | same text |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|")
+    above = {"ATLAS_WEIGHTS_RAM": 2 * size}
+    mapped, fitting = [], []
+    for _ in range(args.repetitions):
+        mapped.append(complete(args, model, 0, args.plugin, {}))
+        fitting.append(complete(args, model, 0, args.plugin, above))
+    right = mapped[0].text
+    row("no limit", "Atlas, mapped", mapped, right=right)
+    row("no limit", "Atlas, a budget above the model's size", fitting, right=right)
+    ratios, bars = [], [["all", "Atlas", middle(mapped, "decode")]]
+    for share in (float(part) for part in args.shares.split(",")):
+        limit = int(size * share)
+        ours, host = [], []
+        for _ in range(args.repetitions):
+            ours.append(complete(args, model, limit, args.plugin, {"ATLAS_WEIGHTS_RAM": int(limit - args.reserve * 2**20)}))
+            host.append(complete(args, model, limit, None, {}))
+        row(f"{share:g} of the file", "Atlas, streamed", ours, mapped, right)
+        row(f"{share:g} of the file", "llama.cpp, mmap", host)
+        bars += [[f"{share:g} of the file", who, middle(runs, "decode")] for who, runs in (("Atlas", ours), ("llama.cpp, mmap", host))]
+        ratios.append(f"With {share:g} of the file Atlas decodes at {middle(ours, 'decode') / middle(host, 'decode'):.1f}× of llama.cpp's mmap in the same "
+                      f"memory; the whole run, loading included, is {middle(host, 'seconds') / middle(ours, 'seconds'):.1f}× as fast.")
+        last = ours
+    print()
+    print("\n".join(ratios))
+    shadows(last)
+    print(flush=True)
+    return bars
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plugin", required=True)
-    parser.add_argument("-m", "--model", required=True)
-    parser.add_argument("--shares", default="0.5,0.25", help="limits of memory, of the model's file (default %(default)s)")
+    parser.add_argument("--plugin", default="")
+    parser.add_argument("-m", "--model", help="a model instead of those of random weights")
+    parser.add_argument("--made", default=",".join(MADE), help="which models of random weights (default %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="keep these, and take those that are there")
+    parser.add_argument("--shares", default="0.5,0.33", help="limits of memory, of the model's file (default %(default)s)")
     parser.add_argument("--reserve", type=float, default=96, help="MiB of the limit that are not for weights (default %(default)s)")
     parser.add_argument("--generate", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of the disk, before and after every run (default %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--scratch", default="/tmp", help="a folder that programs in ./dev's root see too (default %(default)s)")
+    parser.add_argument("--scratch", default="/tmp", help="a folder on a disk that programs in ./dev's root see too (default %(default)s)")
+    parser.add_argument("--output", help="a folder for a picture, streaming.png")
+    parser.add_argument("--draw", help=argparse.SUPPRESS)
     parser.add_argument("--timeout", type=int, default=1800, help="seconds for one run (default %(default)s)")
     args = parser.parse_args()
+    if args.draw:
+        draw(args.draw, json.load(sys.stdin))
+        return
     if not os.access(CGROUP, os.W_OK) or os.geteuid() != 0:
         sys.exit("streaming: memory cgroups can be made by root only, outside of ./dev shell")
-    args.model = os.path.abspath(args.model)
-    size = os.path.getsize(args.model)
-    print(f"{os.path.basename(args.model)}: {size / 1e9:.2f} GB, {args.threads} threads, {args.generate} tokens\n")
-    print("| memory | weights | prompt t/s | decode t/s | of what the disk allows | from disk, MB/token | whole run, s | peak MiB | same text |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    right = None
-
-    def row(name, who, plugin, limit, variables):
-        nonlocal right
-        runs, speeds = [], []
-        for _ in range(args.repetitions):
-            speeds.append(ceiling(args.model, 3.0))
-            runs.append(complete(args, limit, plugin, variables))
-        speeds.append(ceiling(args.model, 3.0))
-        disk = statistics.median(speeds)
-        whole, prompt, decode = (statistics.median(run[i] for run in runs) for i in range(3))
-        text, found, peak = runs[-1][3:]
-        right = right or text
-        share = megabytes = "-"
-        if found and found["passes"]:
-            unpinned = found["weight_bytes"] - found["pinned_bytes"]
-            share, megabytes = f"{decode * unpinned / disk / 1e9:.2f} of {disk:.2f} GB/s", f"{unpinned / 1e6:.0f}"
-        least, most = min(run[2] for run in runs), max(run[2] for run in runs)
-        print(f"| {name} | {who} | {prompt:.2f} | {decode:.2f} ({least:.2f}–{most:.2f}) | {share} | {megabytes} | {whole:.1f} | {peak:.0f} | "
-              f"{'yes' if all(run[3] == right for run in runs) else 'NO'} |", flush=True)
-        return decode, whole
-
-    row("no limit", "Atlas, mapped", args.plugin, 0, {})
-    row("no limit", "Atlas, ATLAS_WEIGHTS_RAM above the model's size", args.plugin, 0, {"ATLAS_WEIGHTS_RAM": 2 * size})
-    for share in (float(part) for part in args.shares.split(",")):
-        limit = int(size * share)
-        ram = int(limit - args.reserve * 2**20)
-        ours = row(f"{share:g} of the model", "Atlas, streamed", args.plugin, limit, {"ATLAS_WEIGHTS_RAM": ram})
-        host = row(f"{share:g} of the model", "llama.cpp, mmap", None, limit, {})
-        print(f"\ndecoding {ours[0] / host[0]:.2f}×, whole run {host[1] / ours[1]:.2f}× as fast as llama.cpp's mmap in the same memory\n", flush=True)
+    args.scratch = os.path.abspath(args.scratch)
+    points = {}
+    if args.model:
+        points[os.path.basename(args.model)] = measure(args, Model(os.path.basename(args.model), os.path.abspath(args.model)))
+    else:
+        for name in args.made.split(","):
+            with made(args, name) as model:
+                points[model.name.replace(", random weights", "")] = measure(args, model)
+    if args.output:
+        # Where matplotlib is.
+        subprocess.run(in_root(["python3", os.path.abspath(__file__), "--draw", os.path.join(os.path.abspath(args.output), "streaming.png")]),
+                       input=json.dumps(points), text=True, check=True)
 
 
 if __name__ == "__main__":

@@ -112,8 +112,9 @@ private:
         const std::span<const Step> steps = plan_.steps();
         products_.clear();
         for (const Step& step : steps) {
-            if (step.kind == StepKind::kOwn && op_kind(step.node->op) == OpKind::kMatMul)
-                products_.push_back(step.node);
+            if (step.kind != StepKind::kOwn) continue;
+            const OpKind kind = op_kind(step.node->op);
+            if (kind == OpKind::kMatMul || kind == OpKind::kMatMulId) products_.push_back(step.node);
         }
         if (const Status status = mat_mul_.begin_graph(session_.runtime().streamer(), products_); !status.is_ok())
             return failed(status);

@@ -113,6 +113,20 @@ void add_tiers(const kv::Pager& pager, Text* text) {
               {{"", stats.disk.wait_seconds}});
 }
 
+void add_weights(const weights::StreamerStats& stats, Text* text) {
+    text->add("weights_bytes", "gauge", "Memory of streamed weights.",
+              {{"kind=\"pinned\"", of(stats.pinned_bytes)},
+               {"kind=\"experts\"", of(stats.experts.bytes)},
+               {"kind=\"ring\"", of(stats.ring_bytes)}});
+    text->add("weights_read_bytes_total", "counter", "Bytes of weights that were read from the model's file.",
+              {{"", of(stats.reader.read_bytes)}});
+    text->add("weights_experts_total", "counter", "Matrices of experts that were wanted, by where they were.",
+              {{"from=\"memory\"", of(stats.experts.hits)}, {"from=\"disk\"", of(stats.experts.misses)}});
+    text->add("weights_wait_seconds_total", "counter", "Time that threads waited for weights, summed.",
+              {{"", stats.reader.wait_seconds}});
+    text->add("weights_read_errors_total", "counter", "Reads that failed twice.", {{"", of(stats.reader.failures)}});
+}
+
 /** What was asked for and took no part, by reason. */
 void add_absences(const AbsenceCounts& absences, Text* text) {
     const auto label = [](size_t why) {
@@ -141,6 +155,7 @@ std::string metrics_text(Runtime& runtime) {
     add_memory(runtime, runtime.activity().held(), &text);
     add_absences(runtime.absences(), &text);
     if (const kv::Pager* pager = runtime.pager()) add_tiers(*pager, &text);
+    if (const weights::Streamer* streamer = runtime.streamer()) add_weights(streamer->stats(), &text);
     return text.take();
 }
 

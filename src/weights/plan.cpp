@@ -16,8 +16,8 @@ constexpr size_t kSlabBytes = size_t{32} << 20;
 
 }  // namespace
 
-Plan::Plan(Files files, size_t chunk_bytes, uint64_t pinned_limit)
-    : files_(std::move(files)), chunk_bytes_(chunk_bytes), pinned_limit_(pinned_limit) {
+Plan::Plan(Files files, size_t chunk_bytes, uint64_t pinned_limit, ExpertCache& experts)
+    : files_(std::move(files)), chunk_bytes_(chunk_bytes), pinned_limit_(pinned_limit), experts_(experts) {
     for (const auto& file : files_) not_considered_ += file->bytes();
 }
 
@@ -32,6 +32,12 @@ Order* Plan::order_of(std::span<const WeightUse> uses) {
     auto order = std::make_unique<Order>();
     order->uses.assign(uses.begin(), uses.end());
     for (const WeightUse& use : uses) {
+        if (use.experts > 0) {
+            ExpertMatrix* matrix = experts_of(use, *order);
+            order->experts.push_back({matrix, use});
+            if (matrix) order->token_bytes += static_cast<uint64_t>(use.chosen) * matrix->part_bytes;
+            continue;
+        }
         StreamedWeight* weight = weight_of(use);
         for (int64_t i = 0; i < use.times; ++i) {
             order->weights.push_back(weight);
@@ -67,8 +73,65 @@ StreamedWeight* Plan::weight_of(const WeightUse& use) {
     return weight->chunks.empty() ? nullptr : weight.get();
 }
 
+ExpertMatrix* Plan::experts_of(const WeightUse& use, const Order& order) {
+    const size_t bytes = static_cast<size_t>(use.experts) * use.expert_stride;
+    const auto file =
+        std::find_if(files_.begin(), files_.end(), [&](const auto& one) { return one->maps(use.data, bytes); });
+    if (file == files_.end()) return nullptr;
+    std::unique_ptr<ExpertMatrix>& matrix = expert_matrices_[{use.data, use.rows, use.row_bytes}];
+    if (!matrix) {
+        auto made = std::make_unique<ExpertMatrix>();
+        made->data = use.data;
+        cut_experts(file->get(), (*file)->offset_of(use.data), use.experts, use.expert_stride, use.rows, use.row_bytes,
+                    chunk_bytes_, made.get());
+        if (made->parts.empty()) {
+            log().info(
+                "weights: experts with rows of {} bytes stay in the mapped file: {} of them are more than the {} "
+                "of a read",
+                use.row_bytes, kChunkRows, chunk_bytes_);
+        } else {
+            const bool follows = !order.experts.empty() && order.experts.back().use.choice == use.choice;
+            experts_.add(*made, follows ? order.experts.back().matrix : nullptr);
+            (*file)->drop(use.data, bytes);
+        }
+        matrix = std::move(made);
+    }
+    return matrix->parts.empty() ? nullptr : matrix.get();
+}
+
 void Plan::pin(Order& order) {
     if (order.settled) return;
+    bool new_experts = false;
+    for (const Order::Experts& use : order.experts) {
+        if (!use.matrix || std::exchange(use.matrix->considered, true)) continue;
+        new_experts = true;
+        not_considered_ -= std::min<uint64_t>(not_considered_, use.matrix->bytes);
+    }
+    // A byte of a dense weight saves one of each token; one of experts that are chosen now and then less. Some slots there must be.
+    const uint64_t least = experts_.empty() ? 0 : std::max(experts_.least_bytes(), experts_.bytes());
+    const uint64_t room = pinned_limit_ - std::min(pinned_limit_, pinned_bytes_ + least);
+    bool again = false;
+    pin_dense(order, room, &again);
+    again = again && !new_experts;
+    order.settled = again;
+    if (!experts_.empty()) give_experts(order, again);
+}
+
+void Plan::give_experts(Order& order, bool again) {
+    const uint64_t left = pinned_limit_ - std::min(pinned_limit_, pinned_bytes_);
+    // What graphs have not used yet may be weights, and is left its part until one comes again.
+    const double share =
+        again ? 1.0
+              : static_cast<double>(experts_.all_bytes()) / static_cast<double>(experts_.all_bytes() + not_considered_);
+    experts_.grow(static_cast<uint64_t>(static_cast<double>(left) * share));
+    if (again && order.token_bytes > experts_.bytes() && !std::exchange(said_few_, true))
+        log().warn(
+            "weights: {} bytes are left for experts, fewer than the {} that one token uses: most are read for "
+            "each token",
+            experts_.bytes(), order.token_bytes);
+}
+
+void Plan::pin_dense(Order& order, uint64_t room, bool* again_out) {
     std::vector<Chunk*> chunks;
     uint64_t bytes = 0;
     std::set<StreamedWeight*> seen;
@@ -85,17 +148,14 @@ void Plan::pin(Order& order) {
     take(false);
     // What has not been used yet may be used by graphs to come, and is left its part. If this one comes again without anything new, it gets what is left.
     const bool again = seen.empty();
-    if (again) {
-        order.settled = true;
-        take(true);
-    }
+    *again_out = again;
+    if (again) take(true);
     const uint64_t whole = again ? bytes : std::max(bytes, not_considered_);
     for (StreamedWeight* weight : seen) {
         if (!weight->considered) not_considered_ -= std::min<uint64_t>(not_considered_, weight->bytes);
         weight->considered = true;
     }
     if (chunks.empty()) return;
-    const uint64_t room = pinned_limit_ - pinned_bytes_;
     const double share = std::min(1.0, static_cast<double>(room) / static_cast<double>(whole));
     for (Chunk* chunk : choose_pinned(chunks, share, room)) {
         chunk->pinned = take_memory(chunk->bytes);

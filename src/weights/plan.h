@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "weights/chunks.h"
+#include "weights/expert_cache.h"
 #include "weights/model_file.h"
 
 namespace atlas::weights {
@@ -20,6 +21,13 @@ struct WeightUse {
     size_t row_bytes = 0;  ///< from row to row
     int64_t times = 1;     ///< that all of it is read in turn
 
+    // Of a tensor with the matrices of a layer's experts, each of so many rows; 0: it is one matrix.
+    int64_t experts = 0;
+    size_t expert_stride = 0;  ///< bytes from matrix to matrix
+    int64_t chosen = 0;        ///< experts of a token
+    int32_t choice =
+        -1;  ///< number of the choice in the graph: uses that follow each other with the same one want the same experts
+
     bool operator==(const WeightUse&) const = default;
 };
 
@@ -29,8 +37,14 @@ struct Order {
     std::vector<StreamedWeight*>
         weights;                 ///< of each use, as often as it reads it; nullptr: it is read where it is mapped
     std::vector<Chunk*> chunks;  ///< of all of them
-    Order* following = nullptr;  ///< what came after it last time
-    bool settled = false;        ///< nothing more is pinned for it
+    struct Experts {
+        ExpertMatrix* matrix;  ///< nullptr: they are read where they are mapped
+        WeightUse use;
+    };
+    std::vector<Experts> experts;  ///< of each use of experts
+    uint64_t token_bytes = 0;      ///< of experts, that one token uses
+    Order* following = nullptr;    ///< what came after it last time
+    bool settled = false;          ///< nothing more is pinned for it
 };
 
 /**
@@ -41,8 +55,8 @@ class Plan {
 public:
     using Files = std::vector<std::shared_ptr<const ModelFile>>;
 
-    /** chunk_bytes: most bytes of a chunk, a multiple of io::kIoAlignment. */
-    Plan(Files files, size_t chunk_bytes, uint64_t pinned_limit);
+    /** chunk_bytes: most bytes of a chunk, a multiple of io::kIoAlignment. The cache, which outlives this, gets what dense weights leave it. */
+    Plan(Files files, size_t chunk_bytes, uint64_t pinned_limit, ExpertCache& experts);
     ~Plan();
     Plan(const Plan&) = delete;
     Plan& operator=(const Plan&) = delete;
@@ -66,6 +80,9 @@ private:
     };
 
     StreamedWeight* weight_of(const WeightUse& use);
+    ExpertMatrix* experts_of(const WeightUse& use, const Order& order);
+    void pin_dense(Order& order, uint64_t room, bool* again);
+    void give_experts(Order& order, bool again);
     std::byte* take_memory(size_t bytes);
 
     const Files files_;
@@ -73,6 +90,9 @@ private:
     const uint64_t pinned_limit_;
     uint64_t not_considered_ = 0;  // bytes of the files that may hold weights nobody has used yet
     std::map<Key, std::unique_ptr<StreamedWeight>> weights_;
+    std::map<Key, std::unique_ptr<ExpertMatrix>> expert_matrices_;
+    ExpertCache& experts_;
+    bool said_few_ = false;
     std::vector<std::unique_ptr<Order>> orders_;
     uint64_t pinned_bytes_ = 0, weight_bytes_ = 0;
     std::vector<Slab> slabs_;

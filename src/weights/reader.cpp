@@ -66,6 +66,7 @@ void Reader::begin(std::span<Chunk* const> order, std::span<Chunk* const> follow
         order_ = order;
         following_ = following;
         position_ = 0;
+        now_.clear();
         status_ = broken_ ? Status::out_of_memory("weights: no memory left for reading them") : Status::ok();
         failed_.clear();
         for (Slot& slot : slots_) slot.turn = kNever;
@@ -138,6 +139,37 @@ void Reader::done(Chunk& chunk, int64_t rows) {
     work_.notify_one();
 }
 
+void Reader::read_now(std::span<Chunk* const> chunks) {
+    {
+        const std::lock_guard lock(mutex_);
+        now_.insert(now_.end(), chunks.begin(), chunks.end());
+    }
+    work_.notify_one();
+}
+
+void Reader::give(std::span<Chunk> chunks, std::byte* memory) {
+    const std::lock_guard lock(mutex_);
+    for (Chunk& chunk : chunks) {
+        chunk.pinned = memory;
+        memory += chunk.bytes;
+    }
+}
+
+bool Reader::release(std::span<Chunk> chunks) {
+    const std::lock_guard lock(mutex_);
+    if (std::any_of(chunks.begin(), chunks.end(), [](const Chunk& chunk) { return chunk.reading; })) return false;
+    for (Chunk& chunk : chunks) {
+        chunk.at.store(nullptr, std::memory_order_relaxed);
+        chunk.pinned = nullptr;
+    }
+    return true;
+}
+
+bool Reader::settle() {
+    std::unique_lock lock(mutex_);
+    return wait_patiently(lock, [&] { return under_way_now_ == 0; });
+}
+
 Status Reader::status() const {
     const std::lock_guard lock(mutex_);
     return status_;
@@ -148,6 +180,7 @@ bool Reader::forget() {
     first_turn_ += order_.size();
     order_ = following_ = {};
     position_ = 0;
+    now_.clear();
     failed_.clear();
     for (size_t i = 0; i < slots_.size(); ++i) {
         if (slots_[i].chunk) free_slot(static_cast<int32_t>(i));
@@ -162,8 +195,18 @@ ReaderStats Reader::stats() const {
     return stats;
 }
 
-/** What is to be read now; nullptr: nothing, or there is no room yet. */
-Chunk* Reader::next_chunk() {
+Chunk* Reader::next_now() {
+    while (!now_.empty()) {
+        Chunk* chunk = now_.front();
+        now_.pop_front();
+        // It may have lost its memory again.
+        if (chunk->pinned && !chunk->reading && !peek(*chunk)) return chunk;
+    }
+    return nullptr;
+}
+
+/** What is to be read next of the pass; nullptr: nothing, or there is no room yet. */
+Chunk* Reader::next_ahead() {
     for (; position_ < order_.size() + following_.size(); ++position_) {
         Chunk* chunk = position_ < order_.size() ? order_[position_] : following_[position_ - order_.size()];
         if (chunk->pinned) {
@@ -195,7 +238,6 @@ void Reader::start(Chunk* chunk, Read* read) {
         chunk->rows_left.store(chunk->rows, std::memory_order_relaxed);
         memory = slot.memory;
     }
-    ++position_;
     read->request.memory = memory;
     read->request.offset = chunk->offset;
     read->request.bytes = chunk->bytes;
@@ -229,6 +271,7 @@ bool Reader::finish(Read* read) {
     }
     if (slot) slot->reading = false;
     if (!slot) chunk->reading = false;
+    if (read->now) --under_way_now_;
     if (!wanted) {
         free_slots_.push_back(read->slot);
     } else if (good) {
@@ -243,16 +286,21 @@ bool Reader::finish(Read* read) {
 void Reader::work() {
     std::vector<io::IoRequest*> to_submit, reaped;
     size_t under_way = 0;
+    auto busy_since = std::chrono::steady_clock::now();
     std::unique_lock lock(mutex_);
     try {
         to_submit.reserve(kDepth);
         while (!stop_ || under_way > 0) {
             while (!stop_ && !free_reads_.empty()) {
-                Chunk* chunk = next_chunk();
+                Chunk* chunk = next_now();
+                const bool now = chunk != nullptr;
+                if (!now) chunk = next_ahead();
                 if (!chunk) break;
                 Read* read = free_reads_.back();
                 free_reads_.pop_back();
                 start(chunk, read);
+                read->now = now;
+                now ? ++under_way_now_ : ++position_;
                 to_submit.push_back(&read->request);
             }
             under_way = depth_ - free_reads_.size();
@@ -261,6 +309,7 @@ void Reader::work() {
                 work_.wait(lock);
                 continue;
             }
+            if (under_way == to_submit.size()) busy_since = std::chrono::steady_clock::now();
             lock.unlock();
             if (!to_submit.empty()) io_->submit(to_submit);
             to_submit.clear();
@@ -280,6 +329,9 @@ void Reader::work() {
                 }
             }
             under_way = depth_ - free_reads_.size();
+            const auto now = std::chrono::steady_clock::now();
+            stats_.busy_seconds += std::chrono::duration<double>(now - busy_since).count();
+            busy_since = now;
             arrived_.notify_all();
         }
     } catch (const std::exception& error) {

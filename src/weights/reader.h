@@ -32,6 +32,7 @@ struct ReaderStats {
     uint64_t retries = 0, failures = 0;  ///< reads that were tried again, and those that failed then too
     uint64_t asked = 0, waits = 0;       ///< shares of chunks that were asked for, and those that were not there yet
     double wait_seconds = 0;             ///< of all threads together
+    double busy_seconds = 0;             ///< in which at least one read was under way
 };
 
 /**
@@ -64,6 +65,17 @@ public:
     }
     /** So many rows will not be looked at any more in this use. */
     void done(Chunk& chunk, int64_t rows);
+    /**
+     * Chunks that have memory of their own and are needed now, in this order: before all that is read ahead. Until the next begin(), or forget(). Those
+     * that are there, or are being read, are left as they are. Throws std::bad_alloc.
+     */
+    void read_now(std::span<Chunk* const> chunks);
+    /** Chunks get memory of their own, one behind the other. */
+    void give(std::span<Chunk> chunks, std::byte* memory);
+    /** They give it back; false, and nothing has changed, while one of them is being read. */
+    bool release(std::span<Chunk> chunks);
+    /** Waits for what read_now() had begun for an earlier pass; false: no answer. */
+    bool settle();
     /** Why this pass has failed, or ok. */
     Status status() const;
 
@@ -90,6 +102,7 @@ private:
         Chunk* chunk = nullptr;
         int32_t slot = -1;  // -1: into memory of its own
         bool retried = false;
+        bool now = false;  // of read_now()
     };
     struct Unmap {
         size_t bytes;
@@ -98,7 +111,8 @@ private:
 
     explicit Reader(const ReaderSettings& settings);
     void work();
-    Chunk* next_chunk();
+    Chunk* next_now();
+    Chunk* next_ahead();
     void start(Chunk* chunk, Read* read);
     /** Whether it is done; else it is to be handed in once more. */
     bool finish(Read* read);
@@ -122,6 +136,8 @@ private:
     std::span<Chunk* const> order_, following_;
     uint64_t first_turn_ = 0;  // of order_
     size_t position_ = 0;      // in both, of what is to be read next
+    std::deque<Chunk*> now_;   // of read_now(), to be read
+    size_t under_way_now_ = 0;
     std::vector<Chunk*> failed_;
     std::string why_;  // of the last failure
     Status status_;

@@ -17,6 +17,16 @@ constexpr uint64_t kLeastSlots = 16, kMostSlots = 128;
 // Graphs that a process runs in turn: prompts, tokens, a draft model, a model's parts.
 constexpr size_t kMostOrders = 16;
 
+ExpertStats sum(const ExpertStats& one, ExpertStats last) {
+    last.hits += one.hits;
+    last.misses += one.misses;
+    last.read_bytes += one.read_bytes;
+    last.evictions += one.evictions;
+    last.choices += one.choices;
+    for (size_t i = 0; i < last.shadow_hits.size(); ++i) last.shadow_hits[i] += one.shadow_hits[i];
+    return last;
+}
+
 ReaderStats sum(ReaderStats one, const ReaderStats& other) {
     one.reads += other.reads;
     one.read_bytes += other.read_bytes;
@@ -25,6 +35,7 @@ ReaderStats sum(ReaderStats one, const ReaderStats& other) {
     one.asked += other.asked;
     one.waits += other.waits;
     one.wait_seconds += other.wait_seconds;
+    one.busy_seconds += other.busy_seconds;
     return one;
 }
 
@@ -36,9 +47,33 @@ StreamedWeight* Pass::next(const std::byte* data) {
     return weight && weight->data == data ? weight : nullptr;
 }
 
+ExpertMatrix* Pass::next_experts(const std::byte* data) {
+    if (experts_times_ > 0) {
+        --experts_times_;
+    } else if (experts_used_ < expert_uses_.size()) {
+        experts_times_ = expert_uses_[experts_used_++].use.times - 1;
+    }
+    if (experts_used_ == 0) return nullptr;
+    ExpertMatrix* matrix = expert_uses_[experts_used_ - 1].matrix;
+    return matrix && matrix->data == data ? matrix : nullptr;
+}
+
+void Pass::want(ExpertMatrix& matrix, std::span<const int32_t> experts, std::span<const int64_t> columns) {
+    later_.clear();
+    const WeightUse& use = expert_uses_[experts_used_ - 1].use;
+    // Where tokens are multiplied in turns, each turn wants its own.
+    for (size_t i = experts_used_; use.times == 1 && i < expert_uses_.size(); ++i) {
+        const auto& [next, next_use] = expert_uses_[i];
+        if (next_use.choice != use.choice || next_use.times != 1) break;
+        if (next && next != &matrix) later_.push_back(next);
+    }
+    experts_->want(matrix, experts, columns, later_);
+}
+
 Status Pass::finish() {
     Status result = status();
     if (result.is_ok() && streamer_) result = streamer_->check_unchanged();
+    if (result.is_ok() && streamer_) streamer_->end(tokens_);
     *this = {};
     return result;
 }
@@ -92,14 +127,16 @@ void Streamer::forget_all() noexcept {
     {
         const std::lock_guard stats_lock(stats_mutex_);
         if (reader_) ended_ = sum(ended_, reader_->stats());
+        if (experts_) ended_experts_ = sum(ended_experts_, experts_->stats());
         reader_ = nullptr;
+        experts_ = nullptr;
     }
     if (!work_->reader || work_->reader->forget()) {
         work_.reset();
         return;
     }
     log().error("weights: a read gets no answer; {} bytes of memory are lost until the process ends",
-                work_->plan.pinned_bytes() + slots_ * slot_bytes_);
+                work_->plan.pinned_bytes() + work_->experts.bytes() + slots_ * slot_bytes_);
     static_cast<void>(work_.release());
 }
 
@@ -120,12 +157,14 @@ Status Streamer::start() {
     } catch (const std::system_error& error) {
         return Status::internal(std::string("weights: no thread to read them: ") + error.what());
     }
+    work->experts.read_with(work->reader.get());
     work_ = std::move(work);
     log().info(
         "weights: {} bytes are mapped; of ATLAS_WEIGHTS_RAM={} {} are for those that stay, {} for {} reads ahead",
         mapped_bytes_, settings_.ram, settings_.ram - ring, ring, slots_);
     const std::lock_guard stats_lock(stats_mutex_);
     reader_ = work_->reader.get();
+    experts_ = &work_->experts;
     return Status::ok();
 }
 
@@ -162,6 +201,12 @@ Status Streamer::begin(std::span<const WeightUse> uses, int64_t tokens, Pass* ou
     work_->last = order;
     if (!order->following) order->following = order;
     work_->reader->begin(order->chunks, order->following->chunks);
+    if (!order->experts.empty()) {
+        if (!work_->reader->settle())
+            return Status::io("reads for an earlier graph: no answer within " +
+                              std::to_string(settings_.patience_seconds) + " s");
+        work_->experts.begin(std::max<int64_t>(tokens, 1));
+    }
     {
         const std::lock_guard stats_lock(stats_mutex_);
         ++passes_;
@@ -173,21 +218,64 @@ Status Streamer::begin(std::span<const WeightUse> uses, int64_t tokens, Pass* ou
     out->streamer_ = this;
     out->reader_ = work_->reader.get();
     out->uses_ = order->weights;
+    out->tokens_ = tokens;
+    out->experts_ = &work_->experts;
+    out->expert_uses_ = order->experts;
     return Status::ok();
 }
 
-std::string Streamer::json() const {
+void Streamer::end(int64_t tokens) {
     const std::lock_guard stats_lock(stats_mutex_);
-    const ReaderStats stats = reader_ ? sum(ended_, reader_->stats()) : ended_;
+    const uint64_t read = ended_.read_bytes + reader_->stats().read_bytes;
+    if (tokens == 1) {
+        ++decoded_tokens_;
+        decoded_read_bytes_ += read - read_before_;
+    }
+    read_before_ = read;
+}
+
+StreamerStats Streamer::stats() const {
+    const std::lock_guard stats_lock(stats_mutex_);
+    StreamerStats stats;
+    stats.reader = reader_ ? sum(ended_, reader_->stats()) : ended_;
+    stats.experts = experts_ ? sum(ended_experts_, experts_->stats()) : ended_experts_;
+    stats.ring_bytes = slots_ * slot_bytes_;
+    stats.pinned_bytes = pinned_bytes_;
+    stats.weight_bytes = weight_bytes_;
+    stats.passes = passes_;
+    stats.tokens = tokens_;
+    stats.decoded_tokens = decoded_tokens_;
+    stats.decoded_read_bytes = decoded_read_bytes_;
+    stats.direct = direct_;
+    return stats;
+}
+
+std::string Streamer::json() const {
+    const StreamerStats stats = this->stats();
+    const ReaderStats& reader = stats.reader;
+    const ExpertStats& experts = stats.experts;
     std::ostringstream text;
-    text << "{\"ram\": " << settings_.ram << ", \"ring_bytes\": " << slots_ * slot_bytes_
-         << ", \"pinned_bytes\": " << pinned_bytes_ << ", \"weight_bytes\": " << weight_bytes_
-         << ", \"passes\": " << passes_ << ", \"tokens\": " << tokens_ << ", \"reads\": " << stats.reads
-         << ", \"read_bytes\": " << stats.read_bytes
-         << ", \"read_bytes_per_token\": " << (tokens_ > 0 ? stats.read_bytes / tokens_ : 0)
-         << ", \"asked\": " << stats.asked << ", \"waits\": " << stats.waits
-         << ", \"wait_seconds\": " << stats.wait_seconds << ", \"retries\": " << stats.retries
-         << ", \"failures\": " << stats.failures << ", \"direct\": " << (direct_ ? "true" : "false") << "}";
+    text << "{\"ram\": " << settings_.ram << ", \"ring_bytes\": " << stats.ring_bytes
+         << ", \"pinned_bytes\": " << stats.pinned_bytes << ", \"weight_bytes\": " << stats.weight_bytes
+         << ", \"passes\": " << stats.passes << ", \"tokens\": " << stats.tokens << ", \"reads\": " << reader.reads
+         << ", \"read_bytes\": " << reader.read_bytes
+         << ", \"read_bytes_per_token\": " << (stats.tokens > 0 ? reader.read_bytes / stats.tokens : 0)
+         << ", \"decoded_tokens\": " << stats.decoded_tokens << ", \"decoded_read_bytes\": " << stats.decoded_read_bytes
+         << ", \"asked\": " << reader.asked << ", \"waits\": " << reader.waits
+         << ", \"wait_seconds\": " << reader.wait_seconds << ", \"busy_seconds\": " << reader.busy_seconds
+         << ", \"retries\": " << reader.retries << ", \"failures\": " << reader.failures
+         << ", \"direct\": " << (stats.direct ? "true" : "false");
+    if (experts.all_bytes > 0) {
+        text << ", \"experts\": {\"bytes\": " << experts.bytes << ", \"all_bytes\": " << experts.all_bytes
+             << ", \"hits\": " << experts.hits << ", \"misses\": " << experts.misses
+             << ", \"read_bytes\": " << experts.read_bytes << ", \"evictions\": " << experts.evictions
+             << ", \"choices\": " << experts.choices << ", \"policy\": \""
+             << ExpertPolicy::rates()[experts.followed].name << "\", \"shadow_hits\": {";
+        for (size_t i = 0; i < experts.shadow_hits.size(); ++i)
+            text << (i > 0 ? ", " : "") << '"' << ExpertPolicy::rates()[i].name << "\": " << experts.shadow_hits[i];
+        text << "}}";
+    }
+    text << "}";
     return text.str();
 }
 

@@ -21,6 +21,16 @@ struct StreamerSettings {
     double patience_seconds = 30;
 };
 
+struct StreamerStats {
+    ReaderStats reader;
+    ExpertStats experts;
+    uint64_t ring_bytes = 0, pinned_bytes = 0;
+    uint64_t weight_bytes = 0;  ///< of all dense weights that were used
+    uint64_t passes = 0, tokens = 0;
+    uint64_t decoded_tokens = 0, decoded_read_bytes = 0;  ///< of passes for one token
+    bool direct = true;
+};
+
 /** Least bytes that weights can be streamed with. */
 inline constexpr uint64_t kLeastWeightsRam = uint64_t{2} << 20;
 
@@ -44,6 +54,15 @@ public:
     const std::byte* wait(Chunk& chunk) const { return reader_->wait(chunk); }
     static const std::byte* peek(const Chunk& chunk) { return Reader::peek(chunk); }
     void done(Chunk& chunk, int64_t rows) const { reader_->done(chunk, rows); }
+    /**
+     * The same of experts: the matrix to be used next, nullptr where it is read as mapped. Once for each time that it is used in turn; the last one's
+     * used() comes before it.
+     */
+    ExpertMatrix* next_experts(const std::byte* data);
+    /** ExpertCache's functions of these names, for what next_experts() gave last. Parts are asked for in the order that want() has made. */
+    void want(ExpertMatrix& matrix, std::span<const int32_t> experts, std::span<const int64_t> columns);
+    void done(ExpertMatrix& matrix, ExpertPart& part, int64_t rows) const { experts_->done(matrix, part, rows); }
+    static void used(ExpertMatrix& matrix) { ExpertCache::used(matrix); }
     Status status() const { return reader_ ? reader_->status() : Status::ok(); }
     /** Ends it. Errors: status(), or a file has changed meanwhile, so that what was computed may be wrong. Throws std::bad_alloc. */
     Status finish();
@@ -51,10 +70,16 @@ public:
 private:
     friend class Streamer;
     std::unique_lock<std::mutex> lock_;
-    const Streamer* streamer_ = nullptr;
+    Streamer* streamer_ = nullptr;
     Reader* reader_ = nullptr;
     std::span<StreamedWeight* const> uses_;
     size_t used_ = 0;
+    int64_t tokens_ = 0;
+    ExpertCache* experts_ = nullptr;
+    std::span<const Order::Experts> expert_uses_;
+    size_t experts_used_ = 0;    // of these
+    int64_t experts_times_ = 0;  // of the last one
+    std::vector<ExpertMatrix*> later_;
 };
 
 /**
@@ -81,6 +106,7 @@ public:
      */
     Status begin(std::span<const WeightUse> uses, int64_t tokens, Pass* out);
 
+    StreamerStats stats() const;
     /** {"ram": …, "pinned_bytes": …, …}: what the last graph found in memory, and what was read for all of them. */
     std::string json() const;
 
@@ -89,7 +115,9 @@ private:
 
     /** What ends together: where a read gets no answer it never does. */
     struct Work {
-        Work(Plan::Files files, size_t chunk_bytes, uint64_t pinned) : plan(std::move(files), chunk_bytes, pinned) {}
+        Work(Plan::Files files, size_t chunk_bytes, uint64_t pinned)
+            : plan(std::move(files), chunk_bytes, pinned, experts) {}
+        ExpertCache experts;
         Plan plan;
         Order* last = nullptr;
         std::unique_ptr<Reader> reader;  // ends first
@@ -97,6 +125,8 @@ private:
 
     explicit Streamer(StreamerSettings settings);
     Status check_unchanged() const;
+    /** A pass for so many tokens has ended well. */
+    void end(int64_t tokens);
     Status start();
     void forget_all() noexcept;
 
@@ -111,9 +141,13 @@ private:
 
     mutable std::mutex stats_mutex_;  // guards what follows; taken after mutex_
     const Reader* reader_ = nullptr;  // of work_
-    ReaderStats ended_;               // of readers that ended
+    const ExpertCache* experts_ = nullptr;
+    ReaderStats ended_;  // of readers that ended
+    ExpertStats ended_experts_;
     uint64_t passes_ = 0, tokens_ = 0, pinned_bytes_ = 0, weight_bytes_ = 0;
     bool direct_ = true;
+    // Of passes for one token: what prompts read says nothing of how fast tokens come.
+    uint64_t decoded_tokens_ = 0, decoded_read_bytes_ = 0, read_before_ = 0;
 };
 
 }  // namespace atlas::weights

@@ -78,6 +78,21 @@ def clients(args):
     require(share < 0.02, f"sampling costs {100 * share:.1f} %")
 
 
+def streamed(args):
+    """Weights of which memory holds a part."""
+    with serve(args, ATLAS_METRICS="127.0.0.1:0", ATLAS_WEIGHTS_RAM="4M") as server:
+        address = re.search(r"metrics: http://(127\.0\.0\.1:\d+)/metrics", server.log())[1]
+        server.complete(sample(200), 4, cache_prompt=False)
+        first = scrape(address)
+        server.complete(sample(200), 8, cache_prompt=False)
+        then = scrape(address)
+    held = sum(value for name, value in then.items() if name.startswith("atlas_weights_bytes"))
+    require(2 << 20 < held <= 4 << 20, f"{held} bytes are held: {then}")
+    read = "atlas_weights_read_bytes_total"
+    require(then[read] > first[read] > 4 << 20, f"{first[read]}, {then[read]} bytes were read")
+    require(then['atlas_weights_experts_total{from="disk"}'] == 0 and then["atlas_weights_read_errors_total"] == 0, f"{then}")
+
+
 def bad_addresses(args):
     """A text that is no address keeps Atlas out, with one line; an address that is taken keeps the metrics out. The server lives in both cases."""
     with serve(args, ATLAS_METRICS="nowhere") as server:
@@ -97,7 +112,7 @@ def bad_addresses(args):
 
 def dashboard(args):
     """Every metric of the dashboard and of the page is one that a server has, and none is left out."""
-    with serve(args, ATLAS_METRICS="127.0.0.1:0", ATLAS_KV_RAM="64M", ATLAS_KV_DISK="/var/tmp") as server:
+    with serve(args, ATLAS_METRICS="127.0.0.1:0", ATLAS_KV_RAM="64M", ATLAS_KV_DISK="/var/tmp", ATLAS_WEIGHTS_RAM="4M") as server:
         has = {name.split("{")[0] for name in scrape(re.search(r"metrics: http://([\d.:]+)/", server.log())[1])}
     board = json.loads((scenarios.ROOT / "tools/grafana/atlas.json").read_text(encoding="utf-8"))
     shown = {name for panel in board["panels"] for target in panel["targets"] for name in re.findall(r"atlas_\w+", target["expr"])}
@@ -107,4 +122,4 @@ def dashboard(args):
 
 
 if __name__ == "__main__":
-    scenarios.main(__doc__, {"clients": clients, "bad_addresses": bad_addresses, "dashboard": dashboard})
+    scenarios.main(__doc__, {"clients": clients, "streamed": streamed, "bad_addresses": bad_addresses, "dashboard": dashboard})

@@ -27,7 +27,7 @@ if(ATLAS_TEST_SERVER)
         set_tests_properties(host_sparse.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
     # What Prometheus is told.
-    foreach(scenario clients bad_addresses dashboard)
+    foreach(scenario clients streamed bad_addresses dashboard)
         add_test(NAME host_metrics.${scenario}
             COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/metrics_test.py --plugin $<TARGET_FILE:ggml-atlas>
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
@@ -41,7 +41,7 @@ if(ATLAS_TEST_SERVER)
         set_tests_properties(host_tier.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
     # Weights of which memory holds a part.
-    foreach(scenario greedy experts slots long_batch parts fits memory unmapped faults rare_faults changed_files bad_settings)
+    foreach(scenario greedy experts expert_faults slots long_batch parts fits memory unmapped faults rare_faults changed_files bad_settings)
         add_test(NAME host_streaming.${scenario}
             COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/streaming_test.py --plugin $<TARGET_FILE:ggml-atlas>
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})

@@ -44,11 +44,43 @@ def greedy(args):
 
 
 def experts(args):
-    """Experts are read where they are mapped; what every token needs is streamed."""
+    """18 MB: what every token needs stays or is streamed, experts come and go. In a prompt a layer wants more of them than memory holds."""
     def work(server):
         return [said(server.complete(sample(700, 900 * i), TOKENS, n_probs=1)) for i in range(2)]
     with folder() as path:
-        compare(args, work, ram="3M", model=scenarios.model_of_experts(path + "/experts.gguf"))
+        model = scenarios.model_of_experts(path + "/experts.gguf")
+        # Attention sums in another order with other threads.
+        right = {threads: answers(args, {}, work, "-t", threads, "-tb", threads, model=model)[0] for threads in ("1", "2")}
+        for ram, threads in (("3M", "2"), ("10M", "2"), ("12M", "1")):
+            ours, stats = answers(args, {"ATLAS_WEIGHTS_RAM": ram}, work, "-t", threads, "-tb", threads, model=model)
+            stats = stats["weights"]
+            cache = stats["experts"]
+            print(ram, stats)
+            require(stats["pinned_bytes"] + cache["bytes"] + stats["ring_bytes"] <= stats["ram"], f"more than {ram} are held: {stats}")
+            require(cache["misses"] > 0 and cache["read_bytes"] > cache["bytes"] > 0 and cache["evictions"] > 0, f"no experts came and went: {stats}")
+            require(ram == "3M" or (cache["hits"] > 0 and stats["pinned_bytes"] == stats["weight_bytes"]), f"experts before what all tokens need: {stats}")
+            require(stats["retries"] + stats["failures"] == 0, f"{stats}")
+            equal(json.dumps(right[threads], indent=1), json.dumps(ours, indent=1), f"all weights in memory, and {ram} of them")
+
+
+def expert_faults(args):
+    """As faults and rare_faults, where dense weights stay and only experts are read."""
+    with folder() as path:
+        model = scenarios.model_of_experts(path + "/experts.gguf")
+        prompt = sample(300)
+        with serve(args, {}, model=model) as server:
+            right = server.complete(prompt, TOKENS, cache_prompt=False)["content"]
+        good = 0
+        with serve(args, {"ATLAS_WEIGHTS_RAM": "10M", "ATLAS_TEST_FAULTS": "read_eio=0.05,short_read=0.05,after=120,seed=5"}, model=model) as server:
+            for _ in range(12):
+                with contextlib.suppress(Refused):
+                    equal(right, server.complete(prompt, TOKENS, cache_prompt=False)["content"], "with faults")
+                    good += 1
+            told = errors(server.log())
+            require(server.process.poll() is None, "the server has ended")
+        print(f"{good} of 12 answers; {told[:1]}")
+        require(0 < good < 12, f"{good} of 12 answers: faults did not come and go")
+        require(told and all(re.search(r"read of \d+ bytes at \d+ of '[^']*': (only|.*errno 5)", line) for line in told), f"{told}")
 
 
 def slots(args):
@@ -174,7 +206,7 @@ def bad_settings(args):
                    ({"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_TEST_FAULTS": "x=1"}, r"ATLAS_TEST_FAULTS has 'x=1'")))
 
 
-SCENARIOS = {function.__name__: function for function in (greedy, experts, slots, long_batch, parts, fits, memory, unmapped, faults, rare_faults, hanging,
+SCENARIOS = {function.__name__: function for function in (greedy, experts, expert_faults, slots, long_batch, parts, fits, memory, unmapped, faults, rare_faults, hanging,
                                                           changed_files, bad_settings)}
 
 if __name__ == "__main__":

@@ -86,8 +86,24 @@ Status MatMul::begin_graph(weights::Streamer* streamer, std::span<const ggml_ten
     if (!streamer) return Status::ok();
     uses_.clear();
     int64_t tokens = 0;
+    int32_t choices = 0;
+    const ggml_tensor* choice = nullptr;
     for (const ggml_tensor* node : products) {
         const ggml_tensor* weights = node->src[0];
+        if (op_kind(node->op) == OpKind::kMatMulId) {
+            if (node->src[2] != choice) ++choices;
+            choice = node->src[2];
+            const int64_t at_once = tokens_at_once(node);
+            uses_.push_back({.data = static_cast<const std::byte*>(weights->data),
+                             .rows = weights->ne[1],
+                             .row_bytes = weights->nb[1],
+                             .times = (node->src[1]->ne[2] + at_once - 1) / at_once,
+                             .experts = weights->ne[2],
+                             .expert_stride = weights->nb[2],
+                             .chosen = choice->ne[0],
+                             .choice = choices});
+            continue;
+        }
         const int64_t n = columns_of(node->src[1]);
         uses_.push_back({static_cast<const std::byte*>(weights->data), weights->ne[1], weights->nb[1],
                          (n + kMostColumns - 1) / kMostColumns});

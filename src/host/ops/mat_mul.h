@@ -50,8 +50,8 @@ public:
      */
     Status run(const ggml_tensor* node, const ggml_tensor* next, int n_threads);
     /**
-     * The node passed check_mat_mul_id. Its weights are read where they are mapped, whatever is streamed. Invalid, naming it, where a number is that of
-     * no expert; nothing is read with it then. Throws std::bad_alloc.
+     * The node passed check_mat_mul_id. Invalid, naming it, where a number is that of no expert; nothing is read with it then. Errors: the weights cannot
+     * be read. Throws std::bad_alloc.
      */
     Status run_chosen(const ggml_tensor* node, int n_threads);
 
@@ -61,15 +61,20 @@ public:
     static constexpr int64_t kLeastShare = int64_t{96} << 10;
 
 private:
-    /** Rows [begin, end) of an expert. */
+    /** Rows [begin, end) of an expert, or of a chunk of one that is streamed. */
     struct Share {
         size_t expert;
         int64_t begin, end;
+        weights::Chunk* chunk = nullptr;
     };
 
+    /** Of a product with chosen experts. */
+    static int64_t tokens_at_once(const ggml_tensor* node);
     void multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t first, int64_t n, int n_threads);
     Status sort_by_expert(const ggml_tensor* node, int64_t token, int64_t count);
     void multiply_chosen(const ggml_tensor* node, int64_t token, int64_t count, int n_threads);
+    void share_out(const ggml_tensor* weights, int64_t threads);
+    void share_out(const ggml_tensor* weights, int64_t threads, weights::ExpertMatrix& streamed);
     /** Where n quantised columns lie or are to lie, from the first of the tensor or not; whether they are there already. */
     bool activations_of(const ggml_tensor* columns, kernels::ActivationType type, int64_t k, int64_t n, bool first,
                         std::byte** quantised);
@@ -82,6 +87,8 @@ private:
     std::vector<kernels::ColumnPair> pairs_;
     std::vector<size_t> first_of_, next_of_;  // per expert, in pairs_
     std::vector<Share> shares_;
+    std::vector<int32_t> chosen_;           // experts with columns
+    std::vector<int64_t> columns_of_each_;  // of these
 };
 
 }  // namespace atlas::host

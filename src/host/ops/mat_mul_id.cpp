@@ -35,17 +35,20 @@ Status check_mat_mul_id(const ggml_tensor* node) {
     return Status::ok();
 }
 
+int64_t MatMul::tokens_at_once(const ggml_tensor* node) {
+    return std::max<int64_t>(kMostColumns / std::max<int64_t>(node->src[1]->ne[1], 1), 1);
+}
+
 Status MatMul::run_chosen(const ggml_tensor* node, int n_threads) {
-    const ggml_tensor* columns = node->src[1];
-    const int64_t n_tokens = columns->ne[2];
-    const int64_t at_once = std::max<int64_t>(kMostColumns / std::max<int64_t>(columns->ne[1], 1), 1);
+    const int64_t n_tokens = node->src[1]->ne[2];
+    const int64_t at_once = tokens_at_once(node);
     for (int64_t token = 0; token < n_tokens; token += at_once) {
         const int64_t count = std::min(at_once, n_tokens - token);
         if (Status status = sort_by_expert(node, token, count); !status.is_ok()) return status;
         multiply_chosen(node, token, count, n_threads);
     }
     if (n_tokens > at_once) columns_ = nullptr;
-    return Status::ok();
+    return pass_.status();
 }
 
 /** pairs_: columns of the tokens by expert; first_of_[e] is the first of expert e. */
@@ -92,33 +95,36 @@ void MatMul::multiply_chosen(const ggml_tensor* node, int64_t token, int64_t cou
                                        static_cast<const float*>(columns->data) + token * columns->ne[1] * k,
                                        static_cast<size_t>(k) * sizeof(float), quantised};
 
-    // An expert's rows in whole panels, in as many shares as there are threads where they are worth it.
-    shares_.clear();
     const auto threads = static_cast<int64_t>(std::max(n_threads, 1));
-    const int64_t panels = (rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel;
-    for (size_t e = 0; e + 1 < first_of_.size(); ++e) {
-        const auto expert_columns = static_cast<int64_t>(first_of_[e + 1] - first_of_[e]);
-        if (expert_columns == 0) continue;
-        const auto work = static_cast<int64_t>(weights->nb[1]) * rows * expert_columns;
-        const int64_t parts = std::min(panels, std::clamp<int64_t>(work / kLeastShare, 1, threads));
-        for (int64_t p = 0; p < parts; ++p)
-            shares_.push_back({e, panels * p / parts * kernels::kWeightPanel,
-                               std::min(rows, panels * (p + 1) / parts * kernels::kWeightPanel)});
+    weights::ExpertMatrix* streamed = pass_.next_experts(static_cast<const std::byte*>(weights->data));
+    if (streamed) {
+        share_out(weights, threads, *streamed);
+    } else {
+        share_out(weights, threads);
     }
-    const auto rows_of = [&](const Share& share) {
-        return static_cast<const std::byte*>(weights->data) + share.expert * weights->nb[2];
-    };
     const auto multiply_share = [&](int64_t i) {
         const Share& share = shares_[static_cast<size_t>(i)];
-        kernels::WeightProduct product{.weights = {type, rows_of(share), rows, k, weights->nb[1]},
-                                       .activations = quantised,
-                                       .n = static_cast<int64_t>(first_of_[share.expert + 1] - first_of_[share.expert]),
-                                       .out = static_cast<float*>(node->data) + token * node->ne[1] * rows,
-                                       .out_stride = static_cast<size_t>(rows),
-                                       .columns = pairs_.data() + first_of_[share.expert]};
-        if (const auto later = static_cast<size_t>(i + threads); later < shares_.size())
-            product.next = rows_of(shares_[later]) + static_cast<size_t>(shares_[later].begin) * weights->nb[1];
+        const std::byte* data = share.chunk
+                                    ? pass_.wait(*share.chunk)
+                                    : static_cast<const std::byte*>(weights->data) + share.expert * weights->nb[2];
+        if (!data) return;
+        const int64_t first_row = share.chunk ? share.chunk->first_row : 0;
+        kernels::WeightProduct product{
+            .weights = {type, data, share.chunk ? share.chunk->rows : rows, k, weights->nb[1]},
+            .activations = quantised,
+            .n = static_cast<int64_t>(first_of_[share.expert + 1] - first_of_[share.expert]),
+            .out = static_cast<float*>(node->data) + token * node->ne[1] * rows + first_row,
+            .out_stride = static_cast<size_t>(rows),
+            .columns = pairs_.data() + first_of_[share.expert]};
+        if (const auto later = static_cast<size_t>(i + threads); later < shares_.size()) {
+            const Share& next = shares_[later];
+            const std::byte* there = next.chunk
+                                         ? weights::Pass::peek(*next.chunk)
+                                         : static_cast<const std::byte*>(weights->data) + next.expert * weights->nb[2];
+            product.next = there ? there + static_cast<size_t>(next.begin) * weights->nb[1] : nullptr;
+        }
         kernels::multiply_weights(product, share.begin, share.end);
+        if (share.chunk) pass_.done(*streamed, streamed->parts[share.expert], share.end - share.begin);
     };
     const Loop products{static_cast<int64_t>(shares_.size()), Schedule::kDynamic, multiply_share};
     const auto quantise = [&](int64_t i) { kernels::quantise_activations(args, i, i + 1); };
@@ -127,6 +133,48 @@ void MatMul::multiply_chosen(const ggml_tensor* node, int64_t token, int64_t cou
         parallel_loops(n_threads, products);
     } else {
         parallel_loops(n_threads, Loop{n, Schedule::kStatic, quantise}, products);
+    }
+    if (streamed) weights::Pass::used(*streamed);
+}
+
+/** shares_: an expert's rows in whole panels, in as many shares as there are threads where they are worth it. */
+void MatMul::share_out(const ggml_tensor* weights, int64_t threads) {
+    shares_.clear();
+    const int64_t rows = weights->ne[1];
+    const int64_t panels = (rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel;
+    for (size_t e = 0; e + 1 < first_of_.size(); ++e) {
+        const auto columns = static_cast<int64_t>(first_of_[e + 1] - first_of_[e]);
+        if (columns == 0) continue;
+        const auto work = static_cast<int64_t>(weights->nb[1]) * rows * columns;
+        const int64_t parts = std::min(panels, std::clamp<int64_t>(work / kLeastShare, 1, threads));
+        for (int64_t p = 0; p < parts; ++p)
+            shares_.push_back({e, panels * p / parts * kernels::kWeightPanel,
+                               std::min(rows, panels * (p + 1) / parts * kernels::kWeightPanel)});
+    }
+}
+
+/** The same of chunks that may have to be read, those first that are there. Shares begin at whole panels of the expert, so that results do not change. */
+void MatMul::share_out(const ggml_tensor* weights, int64_t threads, weights::ExpertMatrix& streamed) {
+    chosen_.clear();
+    columns_of_each_.clear();
+    for (size_t e = 0; e + 1 < first_of_.size(); ++e) {
+        if (first_of_[e + 1] == first_of_[e]) continue;
+        chosen_.push_back(static_cast<int32_t>(e));
+        columns_of_each_.push_back(static_cast<int64_t>(first_of_[e + 1] - first_of_[e]));
+    }
+    pass_.want(streamed, chosen_, columns_of_each_);
+    shares_.clear();
+    for (const int32_t number : streamed.order) {
+        const auto e = static_cast<size_t>(number);
+        const auto columns = static_cast<int64_t>(first_of_[e + 1] - first_of_[e]);
+        for (weights::Chunk& chunk : streamed.parts[e].chunks) {
+            const int64_t panels = (chunk.rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel;
+            const auto work = static_cast<int64_t>(weights->nb[1]) * chunk.rows * columns;
+            const int64_t parts = std::min(panels, std::clamp<int64_t>(work / kLeastShare, 1, threads));
+            for (int64_t p = 0; p < parts; ++p)
+                shares_.push_back({e, panels * p / parts * kernels::kWeightPanel,
+                                   std::min(chunk.rows, panels * (p + 1) / parts * kernels::kWeightPanel), &chunk});
+        }
     }
 }
 
