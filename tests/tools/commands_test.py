@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The words of the command line that are atlas's own: info MODEL, doctor (well and on broken set-ups), run, serve, bench, completion."""
+"""The words of the command line that are atlas's own: info (of a file, of statistics, of a running server), doctor (well and on broken set-ups), run,
+serve, bench, completion."""
 
 import argparse
 import json
@@ -54,6 +55,10 @@ def info(args, folder):
     shown = atlas(args, "info", "--stats", stats)
     check(re.search(r"^attention +\d+ layers, ([1-9]\d*) calls, of which \1 exact; 100.0 %", shown.stdout) and "nothing that was asked for" in shown.stdout,
           f"info --stats, exact: {shown.stdout}{shown.stderr}")
+    as_json = json.loads(atlas(args, "info", "--stats", stats, "--json").stdout)
+    whole = as_json["attention"]
+    check(whole["calls"] == whole["exact_calls"] == sum(layer["calls"] for layer in as_json["layers"]) > 0 and whole["share_read"] == 1 and
+          whole["layers"] == len(as_json["layers"]) and as_json["absent"] == [], f"info --stats --json: {as_json}")
     stats.write_text("[1]", encoding="utf-8")
     for file, said in ((stats, "is no file of statistics"), (folder / "no.json", "cannot be read")):
         done = atlas(args, "info", "--stats", file)
@@ -113,9 +118,41 @@ def recipes(args):
           f"run: status {done.returncode}\n{done.stdout[-500:]}{done.stderr[-1500:]}")
 
 
+def running(args, pid, address):
+    """A server that lives: what info says of it before and after it wrote something."""
+    before = json.loads(atlas(args, "info", "--running", pid, "--json").stdout)
+    body = json.dumps({"prompt": "Once upon a time", "n_predict": 8, "temperature": 0}).encode()
+    with urllib.request.urlopen(urllib.request.Request(address + "/completion", body, {"Content-Type": "application/json"}), timeout=120) as answer:
+        check(json.load(answer)["content"], "serve: an empty answer")
+    after = json.loads(atlas(args, "info", "--running", pid, "--json").stdout)
+    calls = [{module["name"]: module["calls"] for module in facts["modules"]} for facts in (before, after)]
+    for name in ("exact-attention", "weights"):
+        check(calls[1][name] > calls[0][name], f"info --running: {name} did nothing: {calls}")
+    check(set(calls[1]) == {"exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights"}, f"info --running: {calls[1]}")
+    check(after["pid"] == pid and after["nodes"]["atlas"] > 0 and after["memory"]["kv"] > 0 and after["speedup"] > 0 and "disk" not in after and
+          re.fullmatch(r"127\.0\.0\.1:\d+", after["address"]) and after["kernels"], f"info --running: {after}")
+    shown = atlas(args, "info", "--running", pid)
+    check(shown.returncode == 0 and re.search(r"^module +weights +[1-9]\d* calls, .* times as fast as the host over \d+ samples$", shown.stdout, re.M) and
+          re.search(r"^memory +KV \d.*; limit none$", shown.stdout, re.M), f"info --running: {shown.stdout}{shown.stderr}")
+
+
+def not_running(args):
+    """Processes of which there is nothing to say: none, one without Atlas, one without metrics."""
+    done = atlas(args, "info", "--running", 2**22 + 1)
+    check(done.returncode == 1 and "is not there" in done.stderr, f"info --running of nobody: {done.stderr}")
+    done = atlas(args, "info", "--running", os.getpid())
+    check(done.returncode == 1 and "has no Atlas loaded" in done.stderr, f"info --running of Python: {done.stderr}")
+    code = f"import ctypes, time; ctypes.CDLL({args.plugin!r}); print('loaded', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as silent:
+        silent.stdout.readline()
+        done = atlas(args, "info", "--running", silent.pid)
+        silent.kill()
+    check(done.returncode == 1 and "has Atlas and no metrics: start it with ATLAS_METRICS=127.0.0.1:0" in done.stderr, f"info --running without metrics: {done.stderr}")
+
+
 def serve(args):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ATLAS_")}
-    environment.update({"OMP_WAIT_POLICY": "passive", "ATLAS_LIBRARY": args.plugin, "ATLAS_LOG_LEVEL": "info"})
+    environment.update({"OMP_WAIT_POLICY": "passive", "ATLAS_LIBRARY": args.plugin, "ATLAS_LOG_LEVEL": "info", "ATLAS_METRICS": "127.0.0.1:0"})
     port = str(20000 + os.getpid() % 20000)
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen([args.atlas, "serve", args.model, "--port", port, "--no-warmup"], env=environment, stdin=subprocess.DEVNULL, stdout=log,
@@ -131,6 +168,8 @@ def serve(args):
                     pass
                 if healthy or server.poll() is not None:
                     break
+            if healthy:
+                running(args, server.pid, f"http://127.0.0.1:{port}")
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(60)
@@ -184,6 +223,7 @@ def main():
         doctor(args, folder)
         recipes(args)
         serve(args)
+        not_running(args)
         launcher(args)
         completion(args, folder)
     print(*failures, sep="\n")

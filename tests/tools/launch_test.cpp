@@ -1,12 +1,17 @@
 #include "launch.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "recipes.h"
+#include "running.h"
 #include "settings.h"
 
 namespace atlas::tool {
@@ -216,6 +221,60 @@ TEST(SettingsTest, EveryOptionHasASwitchAndTheShortHelpIsForUsers) {
 
 TEST(LaunchTest, AMissingProgramIsReported) {
     EXPECT_NE(execute({{"no-such-program-of-llama"}, {}, {}, "", false}).find("no such program"), std::string::npos);
+}
+
+TEST(RunningTest, SamplesOfPrometheusText) {
+    const auto samples =
+        parse_samples("# HELP a b\n# TYPE a gauge\na 1.5\nb{kind=\"x y\"} 2e3\nno number\nalone\n\n 7\n");
+    EXPECT_EQ(samples, (std::map<std::string, double>{{"a", 1.5}, {"b{kind=\"x y\"}", 2000.0}}));
+}
+
+/** A socket that listens on any port of `host`; its port in *port. */
+int listen_anywhere(uint32_t host, int* port) {
+    const int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in name{};
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(host);
+    socklen_t size = sizeof name;
+    EXPECT_EQ(bind(listening, reinterpret_cast<sockaddr*>(&name), size), 0);
+    EXPECT_EQ(listen(listening, 4), 0);
+    EXPECT_EQ(getsockname(listening, reinterpret_cast<sockaddr*>(&name), &size), 0);
+    *port = ntohs(name.sin_port);
+    return listening;
+}
+
+TEST(RunningTest, WhereAProcessListensAndWhatIsAnswered) {
+    EXPECT_EQ(listening_addresses(getpid()), Strings{});
+    int port = 0, everywhere = 0;
+    const int listening = listen_anywhere(INADDR_LOOPBACK, &port);
+    const int open = listen_anywhere(INADDR_ANY, &everywhere);
+    const std::string address = "127.0.0.1:" + std::to_string(port);
+    Strings addresses = listening_addresses(getpid());
+    std::sort(addresses.begin(), addresses.end());
+    Strings expected{address, "127.0.0.1:" + std::to_string(everywhere)};
+    std::sort(expected.begin(), expected.end());
+    EXPECT_EQ(addresses, expected);
+    close(open);
+    for (const auto& [answer, body] :
+         std::vector<std::pair<std::string, std::string>>{{"HTTP/1.1 200 OK\r\nX: y\r\n\r\na 1\n", "a 1\n"},
+                                                          {"HTTP/1.1 404 Not Found\r\n\r\na 1\n", ""},
+                                                          {"a 1\n", ""},
+                                                          {"", ""}}) {
+        std::thread server([&, text = answer] {
+            const int connection = accept(listening, nullptr, nullptr);
+            char request[512];
+            const ssize_t n = recv(connection, request, sizeof request, 0);
+            EXPECT_TRUE(
+                std::string(request, n > 0 ? static_cast<size_t>(n) : 0).starts_with("GET /metrics HTTP/1.1\r\n"));
+            send(connection, text.data(), text.size(), MSG_NOSIGNAL);
+            close(connection);
+        });
+        EXPECT_EQ(http_get(address, "/metrics"), body) << answer;
+        server.join();
+    }
+    close(listening);
+    EXPECT_EQ(http_get(address, "/metrics"), "");
+    EXPECT_EQ(http_get("nowhere", "/metrics"), "");
 }
 
 }  // namespace

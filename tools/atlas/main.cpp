@@ -8,6 +8,7 @@
 #include "launch.h"
 #include "locate.h"
 #include "recipes.h"
+#include "running.h"
 #include "settings.h"
 #include "stats_file.h"
 #include "version.h"
@@ -74,6 +75,7 @@ int main(int argc, char** argv) {
     app.add_subcommand("convert",
                        "Learn where a model's memories start, from a text: model.atlas.gguf; atlas convert --help");
     bool json = false;
+    int running = 0;
     std::string model, disk, shell, stats;
     CLI::App* info =
         app.add_subcommand("info", "What the host is and whether the plug-in loads; of a MODEL, what its file says");
@@ -81,6 +83,12 @@ int main(int argc, char** argv) {
     info->add_option("--stats", stats,
                      "A file that ATLAS_STATS named: what took part in a run, and what did not and why")
         ->excludes("MODEL");
+    CLI::Option* pid =
+        info->add_option("--running", running,
+                         "A process that has ATLAS_METRICS: modules, speed-up, memory and tiers as they are now")
+            ->type_name("PID")
+            ->excludes("MODEL")
+            ->excludes("--stats");
     info->add_flag("--json", json, "As JSON");
     CLI::App* doctor = app.add_subcommand("doctor", "Looks at all that Atlas needs, and says what to do");
     doctor->add_option("--disk", disk, "A folder to be tried for the KV cache");
@@ -110,7 +118,8 @@ int main(int argc, char** argv) {
         std::fputs(script.c_str(), stdout);
         return 0;
     }
-    if (!stats.empty()) return print_stats_file(stats);
+    if (!stats.empty()) return print_stats_file(stats, json);
+    if (*pid) return print_running(running, json);
     if (*doctor) return run_doctor(library, searched, disk);
     if (library.empty()) return fail("libggml-atlas.so is not there; looked for " + searched);
     return model.empty() ? print_info(library, json) : print_model_info(model, library, json);

@@ -9,20 +9,41 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-void print(const Json& stats) {
+/** Of all layers together. */
+struct Attention {
+    size_t layers = 0;
     uint64_t calls = 0, exact = 0;
     // Of calls that were not exact.
     double visible = 0, read = 0;
-    for (const Json& layer : stats.at("layers")) {
-        calls += layer.at("calls").get<uint64_t>();
-        exact += layer.at("exact_calls").get<uint64_t>();
-        visible += layer.at("visible_keys").get<double>();
-        read += layer.at("exact_keys").get<double>();
+
+    explicit Attention(const Json& stats) {
+        for (const Json& layer : stats.at("layers")) {
+            ++layers;
+            calls += layer.at("calls").get<uint64_t>();
+            exact += layer.at("exact_calls").get<uint64_t>();
+            visible += layer.at("visible_keys").get<double>();
+            read += layer.at("exact_keys").get<double>();
+        }
     }
+    /** Of the visible keys. */
+    double share_read() const { return visible > 0 ? read / visible : 1.0; }
+};
+
+void print_json(const Json& stats) {
+    const Attention all(stats);
+    Json shown{
+        {"attention",
+         {{"layers", all.layers}, {"calls", all.calls}, {"exact_calls", all.exact}, {"share_read", all.share_read()}}}};
+    shown["absent"] = stats.at("absent");
+    shown.update(stats);
+    std::printf("%s\n", shown.dump(2).c_str());
+}
+
+void print(const Json& stats) {
+    const Attention all(stats);
     std::printf("attention    %zu layers, %llu calls, of which %llu exact; %.1f %% of the visible keys were read%s\n",
-                stats.at("layers").size(), static_cast<unsigned long long>(calls),
-                static_cast<unsigned long long>(exact), visible > 0 ? 100.0 * read / visible : 100.0,
-                exact < calls ? " by the others" : "");
+                all.layers, static_cast<unsigned long long>(all.calls), static_cast<unsigned long long>(all.exact),
+                100.0 * all.share_read(), all.exact < all.calls ? " by the others" : "");
     if (stats.at("absent").empty()) std::printf("absent       nothing that was asked for\n");
     for (const Json& one : stats.at("absent")) {
         std::printf("absent       %s: %s; %llu contexts, %llu calls\n", one.at("reason").get<std::string>().c_str(),
@@ -38,14 +59,15 @@ void print(const Json& stats) {
 
 }  // namespace
 
-int print_stats_file(const std::string& path) {
+int print_stats_file(const std::string& path, bool json) {
     std::ifstream file(path);
     if (!file) {
         std::fprintf(stderr, "atlas: %s cannot be read\n", path.c_str());
         return 1;
     }
     try {
-        print(Json::parse(file));
+        const Json stats = Json::parse(file);
+        json ? print_json(stats) : print(stats);
         return 0;
     } catch (const Json::exception&) {
         std::fprintf(stderr, "atlas: %s is no file of statistics that ATLAS_STATS named\n", path.c_str());
