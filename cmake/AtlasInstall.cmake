@@ -1,6 +1,9 @@
 # What `cmake --install` puts in place, and the .deb that CPack makes of it.
 include(GNUInstallDirs)
 
+# cpack packs what was built; tests are not a part of it.
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)
+
 # Not ggml's own backend folder: ggml loads only names it knows from there, and a private folder survives its upgrades. Programs find
 # the library through GGML_BACKEND_PATH, which the launcher sets.
 # A wheel has libraries beside it that a system may not have.

@@ -100,6 +100,11 @@ REPORTS = {
               f"bench -m {{model:{name}}} {WEIGHTS} --depths 0,2048 --prompt 512 --generate 32 --repetitions 7 --output {{folder}}/{name}")
          for name, title in (("qwen", "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M"), ("gemma3", "Gemma 3 270M, Q4_K_M"), ("smollm2", "SmolLM2-135M-Instruct, Q4_1"))],
         needs=MODELS),
+    "sparsity": Report(
+        "Activation sparsity: inputs left out of each layer's last product", "8 quick, 20 long",
+        [Part(title, f"bench sparsity -m {{model:{name}}} --rounds 5", f"bench sparsity -m {{model:{name}}} --rounds 11 --tokens 256")
+         for name, title in (("smollm2", "SmolLM2-135M-Instruct, in f16"), ("gemma3", "Gemma 3 270M, in f16"))],
+        needs=MODELS),
     "depth": Report(
         "Real models behind long texts", "6 quick, 40 long",
         # Cells of layers with a window cannot be copied as deep.

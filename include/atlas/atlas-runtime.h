@@ -89,14 +89,14 @@ typedef struct atlas_runtime_params {
     /* Name of a family ("llama") or of an architecture of llama.cpp ("qwen3moe"), any case; NULL, the default: none. With auto_detect_arch it says what
      * to take where the model does not tell. */
     const char* arch_override;
-    /* 0 to 1: share of activations that activation sparsity leaves out, from level 2 on or once it is loaded by name. Default 0.1. This
-     * release has no such module: the value is checked and kept. */
+    /* 0 to 1: share of the inputs of each layer's last product that activation-sparsity leaves out for single tokens, from level 2 on if it is 0.2 or more, or
+     * once the module is loaded by name. Default 0.1. */
     float sparsity_threshold;
     /*
      * 0 to 2, default 1. The largest preset that it reaches counts:
      *   0    exact attention, by Atlas's kernels; weights are the host's
      *   1    and Atlas's products with weights; sparse attention where a context is longer than ATLAS_THRESHOLD
-     *   2    and memories that learn what sparse attention leaves out; half the budget of keys, from half that length on
+     *   2    and memories that learn what sparse attention leaves out; half the budget of keys, from half that length on; activation sparsity
      * What the environment sets (ATLAS_BUDGET and the like) stays.
      */
     float optimization_level;
@@ -182,6 +182,7 @@ typedef struct atlas_runtime_stats {
     uint64_t products;          /* with weights, by Atlas */
     uint64_t products_by_host;  /* while weights was not loaded */
     uint64_t memories;          /* now: one per layer, KV head and sequence */
+    uint64_t sparse_products;   /* of products: with inputs left out */
 } atlas_runtime_stats;
 
 /* Every call works without Atlas's backend being loaded; it is needed by enable_for_context. */
@@ -227,10 +228,10 @@ ATLAS_API const char* atlas_runtime_arch_name(atlas_arch_type arch);
 ATLAS_API atlas_arch_type atlas_runtime_arch_from_name(const char* name);
 
 /*
- * Modules: "exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights". One that is not loaded leaves its work to the host's own operation
+ * Modules: "exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights", "activation-sparsity". One that is not loaded leaves its work to the host's own operation
  * (exact-attention, weights), or it is not done. Loading what is loaded, and unloading what is not, succeeds. MODULE_NOT_FOUND: no such module; one that this
- * release does not have ("streaming", "activation-sparsity", "cuda", "hybrid-weights"); or one that cannot be in this process, and why. INVALID_PARAMS:
- * atlas-memory without sparse-attention, sparse-attention without exact-attention. POOL_EXHAUSTED: max_modules are loaded.
+ * release does not have ("streaming", "cuda", "hybrid-weights"); or one that cannot be in this process, and why. INVALID_PARAMS:
+ * atlas-memory without sparse-attention, sparse-attention without exact-attention, activation-sparsity without weights. POOL_EXHAUSTED: max_modules are loaded.
  */
 ATLAS_API atlas_runtime_result atlas_runtime_load_module(atlas_runtime_ctx* ctx, const char* module_name);
 

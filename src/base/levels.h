@@ -6,6 +6,9 @@ namespace atlas::levels {
 inline constexpr double kWeights = 1.0;
 inline constexpr double kSparse = 1.0;
 inline constexpr double kMemory = 2.0;
+inline constexpr double kSparsity = 2.0;
+inline constexpr double kLeastSparsity =
+    0.2;  ///< share of inputs below which leaving them out takes longer than reading them
 inline constexpr int kMemoryDivides = 2;  ///< with memories, budget and threshold of sparse attention by this
 
 }  // namespace atlas::levels

@@ -149,6 +149,9 @@ atlas_module_info info_of(atlas_runtime_ctx& ctx, Module module) {
                 info.performance_gain =
                     static_cast<float>((work.attention_seconds - work.memory_seconds) / work.attention_seconds);
             break;
+        case Module::kActivationSparsity:
+            info.memory_usage = bytes_of(held.column_bytes);
+            break;
         case Module::kTieredKv:
         case Module::kWeights:
             break;
@@ -207,6 +210,7 @@ atlas_runtime_stats stats_of(const atlas_runtime_ctx& ctx) {
     to.visible_keys = mean(work.visible_keys, work.rows);
     to.exact_keys = mean(work.exact_keys, work.rows);
     to.products = work.products;
+    to.sparse_products = work.sparse_products;
     to.products_by_host = work.products_by_host;
     to.memories = static_cast<uint64_t>(bytes_of(held.memories));
     return to;
@@ -293,6 +297,7 @@ atlas_runtime_result atlas_runtime_init(atlas_runtime_ctx** ctx, const llama_mod
         options.enabled = taken.enable_atlas;
         options.auto_unload = taken.auto_unload;
         options.pool_bytes = taken.memory_pool_size;
+        options.sparsity = static_cast<double>(taken.sparsity_threshold);
         made->modules =
             std::make_shared<runtime::ModuleSet>(*made->runtime, runtime::profile_of(family, metadata), options);
         if (const Status status = made->runtime->pools().set(made.get(), taken.memory_pool_size); !status.is_ok()) {

@@ -90,6 +90,8 @@ private:
         work.own_nodes = counts.own;
         work.host_nodes = counts.host;
         work.products = counts.products;
+        work.sparse_products = mat_mul_.sparse_products();
+        work.column_bytes = mat_mul_.column_bytes();
         work.products_by_host = counts.products_by_host;
         work.attention_by_host = counts.attention_by_host;
         work.scratch_bytes = mat_mul_.scratch_bytes() + delegate_.scratch_bytes();
@@ -116,7 +118,8 @@ private:
             const OpKind kind = op_kind(step.node->op);
             if (kind == OpKind::kMatMul || kind == OpKind::kMatMulId) products_.push_back(step.node);
         }
-        if (const Status status = mat_mul_.begin_graph(session_.runtime().streamer(), products_); !status.is_ok())
+        if (const Status status = mat_mul_.begin_graph(session_.runtime().streamer(), products_, left_out());
+            !status.is_ok())
             return failed(status);
         // Other graphs wait for the end of this one, whatever it throws.
         struct End {
@@ -161,7 +164,8 @@ private:
         samples_.run(step, [&] {
             // As where more steps follow each other; the team is gone when the host's threads start.
             with_team(threads(), [&] { status = run_steps({&step, 1}); });
-            if (!step.is_attention()) return runtime::Module::kWeights;
+            if (!step.is_attention())
+                return mat_mul_.was_sparse() ? runtime::Module::kActivationSparsity : runtime::Module::kWeights;
             return session_.last_estimated() ? runtime::Module::kSparseAttention : runtime::Module::kExactAttention;
         });
         return status;
@@ -201,6 +205,9 @@ private:
     void changes_in_place(const ggml_tensor* node) {
         if (const Placement place = placement_of(node); place.pages) changed_.push_back({place, ggml_nbytes(node)});
     }
+
+    /** Not of operands that are copied out of pages for a call: their weights are at other addresses each time. */
+    double left_out() const { return session_.runtime().options().page_all ? 0.0 : session_.left_out(); }
 
     static ggml_status failed(const Status& status) {
         log().error("weights: {}", status.to_string());

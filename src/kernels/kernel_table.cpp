@@ -65,6 +65,7 @@ void quantise_activations(const ActivationArgs& args, int64_t begin, int64_t end
 void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end) {
     table().multiply_weights(product, begin, end);
 }
+void add_columns(const ColumnSum& sum) { table().add_columns(sum); }
 
 void rms_norm(const float* x, size_t n, float epsilon, float* y) { table().rms_norm(x, n, epsilon, y); }
 void add(const float* a, const float* b, size_t n, float* sum) { table().add(a, b, n, sum); }

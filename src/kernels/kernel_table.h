@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "kernels/attention.h"
 #include "kernels/codes.h"
+#include "kernels/columns.h"
 #include "kernels/layers.h"
 #include "kernels/matmul.h"
 #include "kernels/row_codec.h"
@@ -26,7 +27,7 @@ namespace atlas::kernels {
  * - NaN and infinities go through as in the formula.
  *
  * Callers may write kernels::gemm(…) for kernels::table().gemm(…): the free function of an entry's name, in attention.h, codes.h,
- * elementwise.h, layers.h, matmul.h, merge.h, row_codec.h and weights.h, is that call and nothing else. There is no other way to an implementation.
+ * columns.h, elementwise.h, layers.h, matmul.h, merge.h, row_codec.h and weights.h, is that call and nothing else. There is no other way to an implementation.
  */
 struct Table {
     /** Name of what runs: "reference", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon", "baseline". */
@@ -90,6 +91,8 @@ struct Table {
      * stack and, on tiles, a MiB of workspace a thread (std::bad_alloc).
      */
     void (*multiply_weights)(const WeightProduct& product, int64_t begin, int64_t end);
+    /** y[r] += Σ_j factors[j]·columns[which[j]][r], in an order of the kernel's choice, in f32. Of other columns nothing is read (kernels/columns.h). */
+    void (*add_columns)(const ColumnSum& sum);
 
     // --- between the products of a layer (kernels/layers.h); outputs may be the inputs themselves ---
 

@@ -10,6 +10,7 @@ void Work::add(const Work& other) {
     estimated_calls += other.estimated_calls;
     attention_by_host += other.attention_by_host;
     products += other.products;
+    sparse_products += other.sparse_products;
     products_by_host += other.products_by_host;
     rows += other.rows;
     visible_keys += other.visible_keys;
@@ -33,7 +34,9 @@ uint64_t Work::calls_of(Module module) const {
         case Module::kSparseAttention:
             return estimated_calls;
         case Module::kWeights:
-            return products;
+            return products - sparse_products;
+        case Module::kActivationSparsity:
+            return sparse_products;
         default:
             return 0;
     }
@@ -64,6 +67,7 @@ void Held::add(const Held& other, int64_t times) {
     index_bytes += times * other.index_bytes;
     memory_bytes += times * other.memory_bytes;
     scratch_bytes += times * other.scratch_bytes;
+    column_bytes += times * other.column_bytes;
     memories += times * other.memories;
 }
 

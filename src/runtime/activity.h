@@ -28,6 +28,7 @@ struct Work {
     uint64_t estimated_calls = 0;    ///< of those
     uint64_t attention_by_host = 0;  ///< beside those: while exact attention was not loaded
     uint64_t products = 0;           ///< with weights
+    uint64_t sparse_products = 0;    ///< of those: with inputs left out
     uint64_t products_by_host = 0;   ///< while weights were not loaded
     double rows = 0.0;               ///< (tile, KV head) pairs of estimated calls
     double visible_keys = 0.0;       ///< summed over those
@@ -37,6 +38,7 @@ struct Work {
     double attention_seconds = 0.0;
     double memory_seconds = 0.0;  ///< of those
     uint64_t scratch_bytes = 0;   ///< of one graph: what its backend holds
+    uint64_t column_bytes = 0;    ///< of those: weights by column
     std::array<Measured, kModules> measured{};
 
     void add(const Work& other);
@@ -53,6 +55,7 @@ struct Held {
     int64_t index_bytes = 0;
     int64_t memory_bytes = 0;
     int64_t scratch_bytes = 0;
+    int64_t column_bytes = 0;  ///< of those
     int64_t memories = 0;
 
     /** Adds `other` `times` times: −1 takes it away. */

@@ -57,6 +57,8 @@ void add_work(const Work& work, Text* text) {
     text->add("read_keys_total", "counter", "Those of them that were read.", {{"", work.exact_keys}});
     text->add("products_total", "counter", "Products with weights. host: while the module weights was not loaded.",
               {{"by=\"atlas\"", of(work.products)}, {"by=\"host\"", of(work.products_by_host)}});
+    text->add("sparse_products_total", "counter", "Of Atlas's products: with inputs left out (ATLAS_SPARSITY).",
+              {{"", of(work.sparse_products)}});
     text->add("memory_seconds_total", "counter", "Time of test-time memories, of attention's.",
               {{"", work.memory_seconds}});
 }

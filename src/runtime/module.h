@@ -8,8 +8,8 @@
 namespace atlas::runtime {
 
 /** What can be loaded and unloaded while a program runs. */
-enum class Module : uint8_t { kExactAttention, kSparseAttention, kMemory, kTieredKv, kWeights };
-inline constexpr size_t kModules = static_cast<size_t>(Module::kWeights) + 1;
+enum class Module : uint8_t { kExactAttention, kSparseAttention, kMemory, kTieredKv, kWeights, kActivationSparsity };
+inline constexpr size_t kModules = static_cast<size_t>(Module::kActivationSparsity) + 1;
 
 inline constexpr size_t index_of(Module module) { return static_cast<size_t>(module); }
 
@@ -24,12 +24,14 @@ bool is_planned_module(std::string_view name);
 /** Whether `module` does nothing without `other`. */
 inline constexpr bool needs(Module module, Module other) {
     return (module == Module::kSparseAttention && other == Module::kExactAttention) ||
-           (module == Module::kMemory && (other == Module::kSparseAttention || other == Module::kExactAttention));
+           (module == Module::kMemory && (other == Module::kSparseAttention || other == Module::kExactAttention)) ||
+           (module == Module::kActivationSparsity && other == Module::kWeights);
 }
 
 /** Whether it stands for an operation of the host's, so that the two can be timed beside each other. */
 inline constexpr bool replaces_operation(Module module) {
-    return module == Module::kExactAttention || module == Module::kSparseAttention || module == Module::kWeights;
+    return module == Module::kExactAttention || module == Module::kSparseAttention || module == Module::kWeights ||
+           module == Module::kActivationSparsity;
 }
 
 }  // namespace atlas::runtime

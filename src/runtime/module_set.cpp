@@ -29,6 +29,15 @@ ModuleSet::ModuleSet(Runtime& runtime, ModelProfile profile, const ModuleSetOpti
     if (options.level >= levels::kSparse) try_load(Module::kSparseAttention);
     if (runtime.pager()) try_load(Module::kTieredKv);
     if (options.level >= levels::kMemory) try_load(Module::kMemory);
+    if (options.level < levels::kSparsity) return;
+    if (options.sparsity >= levels::kLeastSparsity) {
+        try_load(Module::kActivationSparsity);
+    } else {
+        char text[128];
+        std::snprintf(text, sizeof text, "a sparsity_threshold of %g gains nothing: a level loads it from %g on",
+                      options.sparsity, levels::kLeastSparsity);
+        reasons_[index_of(Module::kActivationSparsity)] = text;
+    }
 }
 
 std::string ModuleSet::absence_of(Module module) const {
@@ -54,6 +63,9 @@ std::string ModuleSet::absence_of(Module module) const {
             return options.weights == WeightsMode::kOwn
                        ? ""
                        : "the library was loaded with ATLAS_WEIGHTS=host, which leaves weights to the host";
+        case Module::kActivationSparsity:
+            if (const std::string absence = absence_of(Module::kWeights); !absence.empty()) return absence;
+            return runtime_.streamer() ? "with ATLAS_WEIGHTS_RAM weights are read from their file row by row" : "";
     }
     return {};
 }
@@ -150,6 +162,11 @@ Orders ModuleSet::orders() const {
     const bool memory = loaded_[index_of(Module::kMemory)];
     orders.options.emplace_back("ATLAS_MODE", orders.sparse ? "sparse" : "exact");
     orders.options.emplace_back("ATLAS_MEMORY", memory ? "1" : "0");
+    if (!loaded_[index_of(Module::kActivationSparsity)]) {
+        orders.options.emplace_back("ATLAS_SPARSITY", "0");
+    } else if (!is_given(runtime_.options(), "ATLAS_SPARSITY")) {
+        orders.options.emplace_back("ATLAS_SPARSITY", std::to_string(options_.sparsity));
+    }
     // What the environment sets is the user's word, and stays.
     const auto add = [&](const char* name, uint64_t value) {
         if (!is_given(runtime_.options(), name)) orders.options.emplace_back(name, std::to_string(value));

@@ -24,6 +24,7 @@ struct ModuleSetOptions {
     bool enabled = true;  ///< false: none is loaded at first
     bool auto_unload = false;
     uint64_t pool_bytes = 0;  ///< 0: without a limit
+    double sparsity = 0.1;    ///< share of inputs that activation sparsity leaves out
 };
 
 /** What a session is to do. */

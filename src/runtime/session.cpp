@@ -131,6 +131,7 @@ void Session::end_graph(Work work) {
     held.memory_bytes = static_cast<int64_t>(now.memory.bytes);
     held.memories = static_cast<int64_t>(now.memory.memories);
     held.scratch_bytes = static_cast<int64_t>(now.scratch_bytes + work.scratch_bytes);
+    held.column_bytes = static_cast<int64_t>(work.column_bytes);
     if (runtime_->is_watched()) {
         runtime_->activity().hold(held_, held);
         runtime_->activity().add(work);

@@ -80,6 +80,8 @@ public:
     /** Whether Atlas's own operation is to run, or the host's. */
     bool own_attention() const { return own_attention_; }
     bool own_weights() const { return own_weights_; }
+    /** Share of the inputs that the last product of a feed-forward layer leaves out for single tokens. */
+    double left_out() const { return options_.sparsity; }
     /** Whether somebody wants to know what graphs do. */
     bool is_observed() const { return modules_ != nullptr || runtime_->is_watched(); }
     /** Whether the last call of attend() estimated something. */

@@ -175,7 +175,7 @@ static void of_runtime_modules(atlas_runtime_ctx* runtime) {
     atlas_module_info infos[8];
     count = 8;
     RUNS(atlas_runtime_get_modules(runtime, infos, &count));
-    EXPECT(count == 5 && strcmp(infos[0].name, "exact-attention") == 0 && infos[0].is_active &&
+    EXPECT(count == 6 && strcmp(infos[0].name, "exact-attention") == 0 && infos[0].is_active &&
            infos[0].arch == ATLAS_ARCH_LLAMA);
     EXPECT(strcmp(infos[3].name, "tiered-kv") == 0 && !infos[3].is_available &&
            strstr(infos[3].reason, "ATLAS_KV_DISK") != NULL);

@@ -126,6 +126,23 @@ static void modules(atlas_runtime_ctx* runtime, struct llama_context* ctx) {
     WORKS(atlas_runtime_load_module(runtime, "weights"));
     steps(ctx, STEPS, true);
     EXPECT(memcmp(exact, logits, sizeof(float) * (size_t)n_vocab) == 0);
+
+    /* Single tokens leave a tenth of each layer's last inputs out, until the module goes. */
+    WORKS(atlas_runtime_load_module(runtime, "activation-sparsity"));
+    at = stats_of(runtime);
+    steps(ctx, STEPS, true);
+    now = stats_of(runtime);
+    EXPECT(at.sparse_products == 0 && now.sparse_products >= STEPS);
+    EXPECT(module_of(runtime, "activation-sparsity").calls == now.sparse_products);
+    EXPECT(module_of(runtime, "weights").calls == now.products - now.sparse_products);
+    EXPECT(module_of(runtime, "activation-sparsity").memory_usage > 0 &&
+           module_of(runtime, "activation-sparsity").memory_usage <= now.scratch_memory);
+    EXPECT(memcmp(exact, logits, sizeof(float) * (size_t)n_vocab) != 0 && divergence(exact, logits) < 0.1);
+    WORKS(atlas_runtime_unload_module(runtime, "activation-sparsity"));
+    steps(ctx, STEPS, true);
+    EXPECT(stats_of(runtime).sparse_products == now.sparse_products);
+    EXPECT(memcmp(exact, logits, sizeof(float) * (size_t)n_vocab) == 0);
+
     WORKS(atlas_runtime_load_module(runtime, "sparse-attention"));
     at = stats_of(runtime);
     steps(ctx, STEPS, true);
@@ -146,8 +163,9 @@ static void speed(atlas_runtime_ctx* runtime, struct llama_context* ctx) {
     EXPECT(at.graphs == 0 && at.speedup_samples == 0 && at.average_speedup == 1);
     WORKS(atlas_runtime_enable_for_context(runtime, ctx));
     for (int round = 0;
-         round < 20 && (at.speedup_samples < 6 || module_of(runtime, "weights").samples == 0 ||
-                        at.sampling_share > 0.0055f || module_of(runtime, "sparse-attention").samples < 3 || module_of(runtime, "sparse-attention").samples == 0);
+         round < 20 &&
+         (at.speedup_samples < 6 || module_of(runtime, "weights").samples == 0 || at.sampling_share > 0.0055f ||
+          module_of(runtime, "sparse-attention").samples < 3 || module_of(runtime, "sparse-attention").samples == 0);
          ++round) {
         steps(ctx, MANY_STEPS, round == 0);
         at = stats_of(runtime);
@@ -190,19 +208,24 @@ static void pool(atlas_runtime_ctx* runtime, struct llama_context* ctx) {
 
 static void levels(const struct llama_model* model) {
     static const struct {
-        float level;
-        bool sparse, weights, memory;
-    } presets[] = {
-        {0.5f, false, false, false}, {1.0f, true, true, false}, {1.5f, true, true, false}, {2.0f, true, true, true}};
+        float level, sparsity;
+        bool sparse, weights, memory, leaves_out;
+    } presets[] = {{0.5f, 0.5f, false, false, false, false},
+                   {1.0f, 0.5f, true, true, false, false},
+                   {1.5f, 0.5f, true, true, false, false},
+                   {2.0f, 0.1f, true, true, true, false},
+                   {2.0f, 0.5f, true, true, true, true}};
     for (size_t i = 0; i < sizeof presets / sizeof *presets; ++i) {
         atlas_runtime_params params = atlas_runtime_default_params();
         params.optimization_level = presets[i].level;
+        params.sparsity_threshold = presets[i].sparsity;
         atlas_runtime_ctx* runtime = NULL;
         WORKS(atlas_runtime_init(&runtime, model, &params));
         EXPECT(module_of(runtime, "exact-attention").is_active);
         EXPECT(module_of(runtime, "sparse-attention").is_active == presets[i].sparse);
         EXPECT(module_of(runtime, "weights").is_active == presets[i].weights);
         EXPECT(module_of(runtime, "atlas-memory").is_active == presets[i].memory);
+        EXPECT(module_of(runtime, "activation-sparsity").is_active == presets[i].leaves_out);
         atlas_runtime_cleanup(runtime);
     }
 }

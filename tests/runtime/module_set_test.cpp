@@ -94,6 +94,41 @@ TEST(ModuleSetTest, OrdersKeepWhatTheEnvironmentSets) {
     EXPECT_EQ(value("ATLAS_MEMORY_BUDGET"), std::to_string(25 << 20));
 }
 
+TEST(ModuleSetTest, ActivationSparsityNeedsAShareThatGains) {
+    const auto ordered = [](const ModuleSet& set) {
+        for (const auto& [key, text] : set.orders().options) {
+            if (key == "ATLAS_SPARSITY") return text;
+        }
+        return std::string("none");
+    };
+    Runtime runtime{Options{}};
+    ModuleSetOptions options = level(2);
+    ModuleSet little(runtime, {}, options);
+    EXPECT_FALSE(little.is_loaded(Module::kActivationSparsity));
+    EXPECT_EQ(little.reason_of(Module::kActivationSparsity),
+              "a sparsity_threshold of 0.1 gains nothing: a level loads it from 0.2 on");
+    EXPECT_EQ(ordered(little), "0");
+    EXPECT_TRUE(little.load(Module::kActivationSparsity).is_ok()) << "by name";
+    EXPECT_EQ(std::stod(ordered(little)), 0.1);
+    options.sparsity = 0.5;
+    ModuleSet set(runtime, {}, options);
+    EXPECT_EQ(std::stod(ordered(set)), 0.5);
+    set.unload(Module::kWeights);
+    EXPECT_FALSE(set.is_loaded(Module::kActivationSparsity));
+    EXPECT_EQ(ordered(set), "0");
+    EXPECT_EQ(set.load(Module::kActivationSparsity).message(),
+              "activation-sparsity needs weights, which is not loaded");
+    options.level = 1.5;
+    EXPECT_FALSE(ModuleSet(runtime, {}, options).is_loaded(Module::kActivationSparsity));
+    // The user's word.
+    Runtime given(options_of({{"ATLAS_SPARSITY", "0.3"}}));
+    options.level = 2;
+    EXPECT_EQ(ordered(ModuleSet(given, {}, options)), "none");
+    Runtime host(options_of({{"ATLAS_WEIGHTS", "host"}}));
+    EXPECT_NE(ModuleSet(host, {}, options).absence_of(Module::kActivationSparsity).find("ATLAS_WEIGHTS=host"),
+              std::string::npos);
+}
+
 TEST(ModuleSetTest, ASessionFollowsUntilItIsToldOtherwise) {
     const auto runtime = std::make_shared<Runtime>(options_of({{"ATLAS_WINDOW", "1024"}}));
     const auto set = std::make_shared<ModuleSet>(*runtime, ModelProfile{}, level(1));

@@ -128,7 +128,7 @@ def running(args, pid, address):
     calls = [{module["name"]: module["calls"] for module in facts["modules"]} for facts in (before, after)]
     for name in ("exact-attention", "weights"):
         check(calls[1][name] > calls[0][name], f"info --running: {name} did nothing: {calls}")
-    check(set(calls[1]) == {"exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights"}, f"info --running: {calls[1]}")
+    check(set(calls[1]) == {"exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights", "activation-sparsity"}, f"info --running: {calls[1]}")
     check(after["pid"] == pid and after["nodes"]["atlas"] > 0 and after["memory"]["kv"] > 0 and after["speedup"] > 0 and "disk" not in after and
           re.fullmatch(r"127\.0\.0\.1:\d+", after["address"]) and after["kernels"], f"info --running: {after}")
     shown = atlas(args, "info", "--running", pid)
@@ -187,8 +187,8 @@ def launcher(args):
     check("ATLAS0" in done.stdout + done.stderr, f"--atlas-enable: {done.stdout}{done.stderr}")
     done = atlas(args, "llama-bench", "--list-devices", "--atlas-arch", "nobody", "--atlas-memory-pool", "512M", "--atlas-level", "2")
     check("ATLAS_ARCH=nobody: allowed is one of auto, llama" in done.stderr, f"--atlas-arch nobody: {done.stderr}")
-    done = atlas(args, "llama-bench", "--atlas-sparsity", "0.4")
-    check(done.returncode == 1 and "activation sparsity is not part of this release" in done.stderr, f"--atlas-sparsity: {done.stderr}")
+    done = atlas(args, "llama-bench", "--list-devices", "--atlas-sparsity", "1.5")
+    check("ATLAS_SPARSITY=1.5: allowed is " in done.stderr, f"--atlas-sparsity: {done.stderr}")
     help_text = atlas(args, "--help").stdout
     check(len(help_text.splitlines()) <= 56 and max(map(len, help_text.splitlines())) <= 120, f"help: {len(help_text.splitlines())} lines")
 

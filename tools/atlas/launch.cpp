@@ -82,11 +82,9 @@ void add_side_car(Launch* launch) {
 }
 
 constexpr const char* kEnable = "atlas-enable";
-constexpr const char* kSparsity = "atlas-sparsity";
 constexpr LauncherSwitch kSwitches[] = {
     {kEnable, "0, 1; alone: 1", "0: the program as it is, without Atlas", nullptr},
     {"atlas-memory-pool", "bytes, or 512M, 8G", "another name of --atlas-kv-ram", "ATLAS_KV_RAM"},
-    {kSparsity, "0", "share of activations to leave out; this release has none", nullptr},
 };
 
 const LauncherSwitch* find_switch(std::string_view flag) {
@@ -99,11 +97,9 @@ const LauncherSwitch* find_switch(std::string_view flag) {
 std::string take_switch(const LauncherSwitch& own, const std::string& value, Launch* launch) {
     if (own.variable) {
         launch->environment.emplace_back(own.variable, value);
-    } else if (std::string_view(own.flag) == kEnable) {
+    } else {
         if (value != "0" && value != "1") return "--atlas-enable " + value + ": allowed is 0 or 1";
         launch->plain = value == "0";
-    } else if (value.find_first_not_of("0.") != std::string::npos || value.empty()) {
-        return "--atlas-sparsity " + value + ": allowed is 0: activation sparsity is not part of this release";
     }
     return {};
 }

@@ -88,7 +88,9 @@ Json modules_of(const Samples& of) {
     add("atlas-memory", of("memories"), of("memory_bytes", "kind", "memories"));
     add("tiered-kv", of("kv_pages_total", "from", "disk") + of("kv_pages_total", "from", "memory"),
         of("kv_disk_bytes"));
-    add("weights", of("products_total", "by", "atlas"), 0);
+    const double sparse = of("sparse_products_total");
+    add("weights", of("products_total", "by", "atlas") - sparse, 0);
+    add("activation-sparsity", sparse, 0);
     return modules;
 }
 

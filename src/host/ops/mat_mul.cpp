@@ -81,8 +81,10 @@ Status check_mat_mul(const ggml_tensor* node) {
     return Status::ok();
 }
 
-Status MatMul::begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products) {
+Status MatMul::begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products, double left_out) {
     columns_ = nullptr;
+    sparse_products_ = 0;
+    left_out_ = streamer ? 0.0 : left_out;
     if (!streamer) return Status::ok();
     uses_.clear();
     int64_t tokens = 0;
@@ -113,6 +115,12 @@ Status MatMul::begin_graph(weights::Streamer* streamer, std::span<const ggml_ten
 }
 
 Status MatMul::run(const ggml_tensor* node, const ggml_tensor* next, int n_threads) {
+    was_sparse_ = left_out_ > 0.0 && SparseColumns::is_possible(node);
+    if (was_sparse_) {
+        sparse_.run(node, left_out_, n_threads);
+        ++sparse_products_;
+        return Status::ok();
+    }
     const ggml_tensor* columns = node->src[1];
     const int64_t n = columns_of(columns);
     for (int64_t first = 0; first < n; first += kMostColumns)

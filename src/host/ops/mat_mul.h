@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "host/ops/sparse_columns.h"
 #include "kernels/weights.h"
 #include "weights/streamer.h"
 
@@ -34,12 +35,18 @@ Status check_mat_mul_id(const ggml_tensor* node);
  */
 class MatMul {
 public:
-    size_t scratch_bytes() const { return memory_.capacity(); }
+    size_t scratch_bytes() const { return memory_.capacity() + sparse_.bytes(); }
+    /** Of those: weights by column. */
+    size_t column_bytes() const { return sparse_.bytes(); }
+    /** Products of this graph that left inputs out, and whether the last one did. */
+    uint64_t sparse_products() const { return sparse_products_; }
+    bool was_sparse() const { return was_sparse_; }
     /**
      * Activations of an earlier graph are forgotten: other values may lie there now. products: those that run() will be called for, in order, whose
-     * weights `streamer`, if there is one, may have to read. Errors: Streamer::begin(). Throws std::bad_alloc.
+     * weights `streamer`, if there is one, may have to read. left_out: share of inputs that products leave out where SparseColumns can; 0 beside a streamer, which reads rows.
+     * Errors: Streamer::begin(). Throws std::bad_alloc.
      */
-    Status begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products);
+    Status begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products, double left_out);
     /** Errors: Pass::finish(). Throws std::bad_alloc. */
     Status end_graph() { return pass_.finish(); }
     /** The same where nobody wants to know; to be called if end_graph() was not. */
@@ -84,6 +91,10 @@ private:
     const ggml_tensor* columns_ = nullptr;  // that `memory_` holds, quantised
     kernels::ActivationType type_ = kernels::ActivationType::kF32;
     std::vector<std::byte> memory_;
+    SparseColumns sparse_;
+    double left_out_ = 0.0;  // of this graph
+    uint64_t sparse_products_ = 0;
+    bool was_sparse_ = false;
     std::vector<kernels::ColumnPair> pairs_;
     std::vector<size_t> first_of_, next_of_;  // per expert, in pairs_
     std::vector<Share> shares_;

@@ -1,5 +1,6 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/variant.h"
+#include "kernels/cpu/weights/columns.h"
 #include "kernels/kernel_table.h"
 #include "kernels/reference/reference.h"
 
@@ -20,6 +21,7 @@ constexpr Table kTable = {
     .gemm_bf16 = cpu::gemm_bf16,
     .quantise_activations = cpu::quantise_activations,
     .multiply_weights = cpu::multiply_weights,
+    .add_columns = cpu::add_columns,
     .rms_norm = cpu::rms_norm,
     .add = cpu::add,
     .product = cpu::product,

@@ -1,4 +1,5 @@
 #include "kernels/kernel_table.h"
+#include "kernels/reference/columns.h"
 #include "kernels/reference/reference.h"
 
 namespace atlas::kernels {
@@ -18,6 +19,7 @@ constexpr Table kTable = {
     .gemm_bf16 = reference::gemm_bf16,
     .quantise_activations = reference::quantise_activations,
     .multiply_weights = reference::multiply_weights,
+    .add_columns = reference::add_columns,
     .rms_norm = reference::rms_norm,
     .add = reference::add,
     .product = reference::product,
