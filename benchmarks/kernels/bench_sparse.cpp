@@ -83,6 +83,7 @@ public:
         for (auto [rows, table] : {std::pair{&call.k, &k}, {&call.v, &v}}) {
             rows->pages = table;
             rows->head_stride = rows->row_bytes = shape.d * 2;
+            rows->key_stride = static_cast<int64_t>(row_);
         }
     }
 

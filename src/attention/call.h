@@ -8,7 +8,7 @@
 
 namespace atlas::attention {
 
-/** Where the rows of K or V of a call lie: in pages of a table, or in plain memory. Strides between keys are AttentionArgs::k_stride and v_stride. */
+/** Where the rows of K or V of a call lie: in pages of a table, or in plain memory. */
 struct KvRows {
     const kv::PageTable* pages = nullptr;
     size_t offset = 0;                  ///< of key 0 of head 0 of stream 0, bytes from the table's start
@@ -16,6 +16,22 @@ struct KvRows {
     int64_t head_stride = 0;            ///< bytes between KV heads
     int64_t stream_stride = 0;          ///< bytes between streams
     int64_t row_bytes = 0;              ///< of one head's row
+    int64_t key_stride = 0;             ///< bytes between keys: AttentionArgs::k_stride or v_stride
+
+    /** Of a key's row, bytes from key 0 of head 0 of stream 0. */
+    int64_t at(int64_t stream, int64_t head, int64_t key) const {
+        return stream * stream_stride + head * head_stride + key * key_stride;
+    }
+    /** The same from the beginning of the table. */
+    int64_t in_table(int64_t stream, int64_t head, int64_t key) const {
+        return static_cast<int64_t>(offset) + at(stream, head, key);
+    }
+    /** Where rows are cells (AttentionCall::in_cells), bytes from a cell's beginning to a head's row. */
+    int64_t in_cell(int64_t head) const {
+        return static_cast<int64_t>(offset % pages->row_bytes()) + head * head_stride;
+    }
+    /** Cell of a page, which begins at `page`. */
+    const std::byte* cell(const std::byte* page, int64_t number) const { return page + number * key_stride; }
 };
 
 /**
@@ -56,11 +72,23 @@ struct AttentionCall {
                token * mask.token_stride;
     }
 
+    /** What a token's row shows of each block of keys, of a mask's head. args.mask.summary must be set. */
+    const kernels::BlockVisibility* summary_row(int64_t stream, int64_t token, int64_t mask_head = 0) const {
+        const kernels::Mask& mask = args.mask;
+        return mask.summary +
+               (((stream % mask.n_streams) * mask.n_heads + mask_head) * args.n_tokens + token) * mask.summary_blocks;
+    }
+    /** Entries of the mask's summary. */
+    size_t summary_size() const {
+        const kernels::Mask& mask = args.mask;
+        return mask.data ? static_cast<size_t>(mask.n_streams * mask.n_heads * args.n_tokens * mask.summary_blocks) : 0;
+    }
+
     /**
      * Whether K and V lie in pages cell by cell: a row of each table is one key of all heads, and every stream begins with the same page in
      * both. Only then can keys be selected and pages be pinned one by one.
      */
-    bool in_cells() const { return rows_are_cells(k, args.k_stride) && rows_are_cells(v, args.v_stride) && same_pages(); }
+    bool in_cells() const { return rows_are_cells(k) && rows_are_cells(v) && same_pages(); }
     /** Of such a call: page of the tables that holds key 0 of a stream. */
     int64_t base_page(int64_t stream) const {
         return static_cast<int64_t>(k.offset / k.pages->page_bytes()) + stream * stream_pages(k);
@@ -73,7 +101,7 @@ struct AttentionCall {
         part.args.q = query(0, first, 0);
         part.args.out = output(0, first, 0);
         if (args.mask.data) part.args.mask.data = mask_row(0, first, 0);
-        if (args.mask.summary) part.args.mask.summary = args.mask.summary + first * args.mask.summary_blocks;
+        if (args.mask.summary) part.args.mask.summary = summary_row(0, first);
         return part;
     }
 
@@ -81,12 +109,12 @@ private:
     static int64_t stream_pages(const KvRows& rows) {
         return rows.stream_stride / static_cast<int64_t>(rows.pages->page_bytes());
     }
-    bool rows_are_cells(const KvRows& rows, int64_t key_stride) const {
-        if (!rows.pages || key_stride != static_cast<int64_t>(rows.pages->row_bytes())) return false;
+    bool rows_are_cells(const KvRows& rows) const {
+        if (!rows.pages || rows.key_stride != static_cast<int64_t>(rows.pages->row_bytes())) return false;
         const auto page = static_cast<int64_t>(rows.pages->page_bytes());
         const auto inside = static_cast<int64_t>(rows.offset % rows.pages->page_bytes());
         return (args.n_stream == 1 || rows.stream_stride % page == 0) &&
-               inside + (args.n_head_kv - 1) * rows.head_stride + rows.row_bytes <= key_stride;
+               inside + (args.n_head_kv - 1) * rows.head_stride + rows.row_bytes <= rows.key_stride;
     }
     bool same_pages() const {
         return k.offset / k.pages->page_bytes() == v.offset / v.pages->page_bytes() &&

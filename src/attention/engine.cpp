@@ -315,9 +315,8 @@ Status Engine::attend_list(const AttentionCall& call, int64_t list, bool selecte
     // A sink is part of what is read in any case, and counted once.
     one.sinks = call.args.sinks && !selected ? call.args.sinks + first_head : nullptr;
     if (call.args.mask.data) {
-        const kernels::Mask& mask = call.args.mask;
         one.mask.data = call.mask_row(stream, token, first_head);
-        one.mask.summary = mask.summary + (stream % mask.n_streams * call.args.n_tokens + token) * mask.summary_blocks;
+        one.mask.summary = call.summary_row(stream, token);
         one.mask.n_streams = 1;
     }
     if (!selected) return kernels::attention(one, 1);

@@ -101,6 +101,7 @@ public:
             rows->pages = table;
             rows->head_stride = rows->row_bytes = d * static_cast<int64_t>(sizeof(float));
             rows->stream_stride = n_keys * static_cast<int64_t>(row_bytes(n_head_kv_));
+            rows->key_stride = rows == &made.k ? args.k_stride : args.v_stride;
         }
         return made;
     }

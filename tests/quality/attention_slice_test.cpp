@@ -164,6 +164,7 @@ private:
         for (auto [rows, table] : {std::pair{&call.k, &k_}, {&call.v, &values}}) {
             rows->pages = table;
             rows->head_stride = rows->row_bytes = static_cast<int64_t>(2 * d_);
+            rows->key_stride = rows == &call.k ? call.args.k_stride : call.args.v_stride;
         }
         return call;
     }

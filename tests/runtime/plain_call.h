@@ -28,7 +28,7 @@ struct Call {
         args.q_token_stride = args.q_head_stride = args.q_stream_stride = kOut;
         args.out_token_stride = args.out_head_stride = args.out_stream_stride = kOut;
         call.n_keys = kKeys;
-        call.k = call.v = {nullptr, 0, reinterpret_cast<const std::byte*>(keys.data()), kRow, kRow * kKeys, kRow};
+        call.k = call.v = {nullptr, 0, reinterpret_cast<const std::byte*>(keys.data()), kRow, kRow * kKeys, kRow, kRow};
         return call;
     }
     void attend(Session& session) {

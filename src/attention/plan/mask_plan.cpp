@@ -4,15 +4,6 @@
 #include <cstring>
 
 namespace atlas::attention {
-namespace {
-
-/** Entries of the mask's summary. */
-size_t summary_size(const AttentionCall& call) {
-    const kernels::Mask& mask = call.args.mask;
-    return mask.data ? static_cast<size_t>(mask.n_streams * mask.n_heads * call.args.n_tokens * mask.summary_blocks) : 0;
-}
-
-}  // namespace
 
 bool MaskPlan::is_for(const AttentionCall& call) const {
     return mask_ == call.args.mask.data && n_keys_ == call.n_keys && n_tokens_ == call.args.n_tokens && has_pages_of(call);
@@ -58,7 +49,7 @@ bool MaskPlan::make(const AttentionCall& call, const KeyIndex& index, const Sett
 bool MaskPlan::looks_the_same(const AttentionCall& call, const KeyIndex& index) {
     if (!remembered_ || !is_of(index) || n_keys_ != call.n_keys || n_tokens_ != call.args.n_tokens) return false;
     if (!has_pages_of(call)) return false;
-    const size_t n = summary_size(call);
+    const size_t n = call.summary_size();
     if (summary_.size() != n || (n > 0 && std::memcmp(summary_.data(), call.args.mask.summary, n) != 0)) return false;
     return same_parts(call) && same_order_of_writes(index);
 }
@@ -108,7 +99,7 @@ bool MaskPlan::same_order_of_writes(const KeyIndex& index) {
 }
 
 void MaskPlan::remember(const AttentionCall& call, const KeyIndex& index) {
-    const size_t n = summary_size(call);
+    const size_t n = call.summary_size();
     summary_.assign(call.args.mask.summary, call.args.mask.summary + n);
     const size_t tiles = views_.size() / base_pages_.size();
     writes_.resize(base_pages_.size());

@@ -10,13 +10,10 @@ namespace {
 
 constexpr int64_t kKeys = kernels::kBlockKeys;
 
-/** Bytes from the beginning of a cell's row to its first head. */
-int64_t inside_row(const KvRows& rows) { return static_cast<int64_t>(rows.offset % rows.pages->row_bytes()); }
-
 void append_run(const AttentionCall& call, const kernels::Run& part, std::vector<kernels::Run>* out) {
     if (!out->empty() && !out->back().has_gaps() && out->back().key + out->back().count == part.key &&
-        out->back().k + out->back().count * call.args.k_stride == part.k &&
-        out->back().v + out->back().count * call.args.v_stride == part.v) {
+        call.k.cell(out->back().k, out->back().count) == part.k &&
+        call.v.cell(out->back().v, out->back().count) == part.v) {
         out->back().count += part.count;
     } else {
         out->push_back(part);
@@ -37,9 +34,8 @@ void PinnedCells::append(const AttentionCall& call, int64_t stream, const KeyRan
         const int64_t inside = key % kKeys;
         const int64_t count = std::min(kKeys - inside, keys.key + keys.count - key);
         append_run(call,
-                   {k_.page(base + key / kKeys) + inside * call.args.k_stride,
-                    v_.page(base + key / kKeys) + inside * call.args.v_stride, static_cast<int32_t>(key),
-                    static_cast<int32_t>(count)},
+                   {call.k.cell(k_.page(base + key / kKeys), inside), call.v.cell(v_.page(base + key / kKeys), inside),
+                    static_cast<int32_t>(key), static_cast<int32_t>(count)},
                    out);
         key += count;
     }
@@ -57,25 +53,23 @@ void PinnedCells::decode(const AttentionCall& call, int64_t stream, int64_t page
     const kernels::AttentionArgs& args = call.args;
     const int64_t number = call.base_page(stream) + page;
     if (k)
-        kernels::decode_rows(args.k_type, args.k_decode,
-                             k_.page(number) + inside_row(call.k) + head * call.k.head_stride, args.k_stride, kKeys,
-                             args.d_k, k);
+        kernels::decode_rows(args.k_type, args.k_decode, k_.page(number) + call.k.in_cell(head), call.k.key_stride,
+                             kKeys, args.d_k, k);
     if (v)
-        kernels::decode_rows(args.v_type, args.v_decode,
-                             v_.page(number) + inside_row(call.v) + head * call.v.head_stride, args.v_stride, kKeys,
-                             args.d_v, v);
+        kernels::decode_rows(args.v_type, args.v_decode, v_.page(number) + call.v.in_cell(head), call.v.key_stride,
+                             kKeys, args.d_v, v);
 }
 
 kv::KeyRows::Source PinnedCells::k_rows(const AttentionCall& call, int64_t page) const {
-    return {k_.page(page) + inside_row(call.k), call.k.head_stride, call.args.k_stride};
+    return {k_.page(page) + call.k.in_cell(0), call.k.head_stride, call.k.key_stride};
 }
 
 kv::KeyRows::Source PinnedCells::v_rows(const AttentionCall& call, int64_t page) const {
-    return {v_.page(page) + inside_row(call.v), call.v.head_stride, call.args.v_stride};
+    return {v_.page(page) + call.v.in_cell(0), call.v.head_stride, call.v.key_stride};
 }
 
 kernels::HeadRuns list_of(const AttentionCall& call, int64_t head, std::span<const kernels::Run> runs) {
-    return {runs, inside_row(call.k) + head * call.k.head_stride, inside_row(call.v) + head * call.v.head_stride};
+    return {runs, call.k.in_cell(head), call.v.in_cell(head)};
 }
 
 std::span<const kv::PageRange> PageSet::ranges() {
@@ -111,26 +105,25 @@ Status AllKeys::pin_all(const AttentionCall& call) {
     kv::PageTable::PinRequest requests[2];
     size_t n = 0;
     if (call.k.pages) {
-        add_pages(call, call.k, call.args.k_stride, &k_pages_);
+        add_pages(call, call.k, &k_pages_);
         requests[n++] = {call.k.pages, k_pages_.ranges(), &k_};
     }
     if (call.v.pages) {
-        add_pages(call, call.v, call.args.v_stride, &v_pages_);
+        add_pages(call, call.v, &v_pages_);
         requests[n++] = {call.v.pages, v_pages_.ranges(), &v_};
     }
     return kv::PageTable::pin({requests, n}, kv::PinMode::kThrough);
 }
 
-void AllKeys::add_pages(const AttentionCall& call, const KvRows& rows, int64_t key_stride, PageSet* pages) const {
+void AllKeys::add_pages(const AttentionCall& call, const KvRows& rows, PageSet* pages) const {
     const auto page = static_cast<int64_t>(rows.pages->page_bytes());
     // Cell by cell, other heads lie in the same pages.
     const int64_t heads = call.in_cells() ? 1 : call.args.n_head_kv;
     pages->clear();
     for (int64_t stream = 0; stream < call.args.n_stream; ++stream) {
         for (int64_t head = 0; head < heads; ++head) {
-            const int64_t first =
-                static_cast<int64_t>(rows.offset) + stream * rows.stream_stride + head * rows.head_stride;
-            const int64_t last = first + (call.n_keys - 1) * key_stride + rows.row_bytes - 1;
+            const int64_t first = rows.in_table(stream, head, 0);
+            const int64_t last = rows.in_table(stream, head, call.n_keys - 1) + rows.row_bytes - 1;
             pages->add(first / page, last / page - first / page + 1);
         }
     }
@@ -143,7 +136,7 @@ void AllKeys::mend(const AttentionCall& call, Lists* lists) const {
     const bool known = lists->n_keys == call.n_keys && lists->n_streams == args.n_stream &&
                        lists->first_page == call.base_page(0) && lists->stream_pages == stream_pages &&
                        lists->heads.size() == static_cast<size_t>(args.n_stream * args.n_head_kv) &&
-                       lists->k_inside == inside_row(call.k) && lists->v_inside == inside_row(call.v);
+                       lists->k_inside == call.k.in_cell(0) && lists->v_inside == call.v.in_cell(0);
     if (!known) {
         lists->heads.clear();
         lists->runs.assign(static_cast<size_t>(args.n_stream * pages), {});
@@ -169,20 +162,19 @@ void AllKeys::mend(const AttentionCall& call, Lists* lists) const {
     lists->n_streams = args.n_stream;
     lists->first_page = call.base_page(0);
     lists->stream_pages = stream_pages;
-    lists->k_inside = inside_row(call.k);
-    lists->v_inside = inside_row(call.v);
+    lists->k_inside = call.k.in_cell(0);
+    lists->v_inside = call.v.in_cell(0);
 }
 
 void AllKeys::build(const AttentionCall& call, Lists* lists) const {
     /** Row of a key, and how many keys from it on lie evenly. */
-    const auto row_at = [&](const KvRows& rows, const kv::Pinned& pinned, int64_t key_stride, int64_t stream,
-                            int64_t head, int64_t key, int64_t* count) {
-        const int64_t offset = stream * rows.stream_stride + head * rows.head_stride + key * key_stride;
+    const auto row_at = [&](const KvRows& rows, const kv::Pinned& pinned, int64_t stream, int64_t head, int64_t key,
+                            int64_t* count) {
         *count = call.n_keys - key;
-        if (!rows.pages) return rows.memory + offset;
+        if (!rows.pages) return rows.memory + rows.at(stream, head, key);
         const auto page = static_cast<int64_t>(rows.pages->page_bytes());
-        const int64_t at = static_cast<int64_t>(rows.offset) + offset;
-        *count = std::min(*count, (page - at % page - 1) / key_stride + 1);
+        const int64_t at = rows.in_table(stream, head, key);
+        *count = std::min(*count, (page - at % page - 1) / rows.key_stride + 1);
         return pinned.page(at / page) + at % page;
     };
     std::vector<std::pair<size_t, size_t>> parts;
@@ -193,8 +185,8 @@ void AllKeys::build(const AttentionCall& call, Lists* lists) const {
             for (int64_t key = 0; key < call.n_keys;) {
                 int64_t k_count = 0;
                 int64_t v_count = 0;
-                const std::byte* k = row_at(call.k, k_, call.args.k_stride, stream, head, key, &k_count);
-                const std::byte* v = row_at(call.v, v_, call.args.v_stride, stream, head, key, &v_count);
+                const std::byte* k = row_at(call.k, k_, stream, head, key, &k_count);
+                const std::byte* v = row_at(call.v, v_, stream, head, key, &v_count);
                 const int64_t count = std::min(k_count, v_count);
                 lists->runs.push_back({k, v, static_cast<int32_t>(key), static_cast<int32_t>(count)});
                 key += count;

@@ -92,7 +92,7 @@ private:
         std::vector<kernels::HeadRuns> heads;
     };
     Status pin_all(const AttentionCall& call);
-    void add_pages(const AttentionCall& call, const KvRows& rows, int64_t key_stride, PageSet* pages) const;
+    void add_pages(const AttentionCall& call, const KvRows& rows, PageSet* pages) const;
     void mend(const AttentionCall& call, Lists* lists) const;
     void build(const AttentionCall& call, Lists* lists) const;
 

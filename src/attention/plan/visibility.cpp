@@ -28,9 +28,7 @@ void look(const AttentionCall& call, TileView* view) {
     some.assign(static_cast<size_t>(pages), 0);
     for (int64_t t = 0; t < rows; ++t) {
         if (args.mask.data && args.mask.n_heads == 1) {
-            const BlockVisibility* row =
-                args.mask.summary +
-                ((view->stream % args.mask.n_streams) * args.n_tokens + view->token0 + t) * args.mask.summary_blocks;
+            const BlockVisibility* row = call.summary_row(view->stream, view->token0 + t);
             for (int64_t page = 0; page < pages; ++page) {
                 all[static_cast<size_t>(page)] += row[page] == BlockVisibility::kAll;
                 some[static_cast<size_t>(page)] += row[page] == BlockVisibility::kMixed;

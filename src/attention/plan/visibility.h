@@ -75,13 +75,11 @@ void classify_pages(const AttentionCall& call, const Settings& settings, const K
 inline kernels::BlockVisibility visibility_of(const AttentionCall& call, int64_t stream, int64_t token, int64_t page) {
     const kernels::Mask& mask = call.args.mask;
     if (!mask.data) return kernels::BlockVisibility::kAll;
-    const int64_t head_stride = call.args.n_tokens * mask.summary_blocks;
-    const kernels::BlockVisibility* at = mask.summary + (stream % mask.n_streams) * mask.n_heads * head_stride +
-                                         token * mask.summary_blocks + page;
+    const kernels::BlockVisibility seen = call.summary_row(stream, token)[page];
     for (int64_t head = 1; head < mask.n_heads; ++head) {
-        if (at[head * head_stride] != *at) return kernels::BlockVisibility::kMixed;
+        if (call.summary_row(stream, token, head)[page] != seen) return kernels::BlockVisibility::kMixed;
     }
-    return *at;
+    return seen;
 }
 
 /** Which of the page's keys `token` sees through some mask head: bit per key. */

@@ -114,6 +114,7 @@ attention::KvRows rows_of(const ggml_tensor* tensor) {
     rows.memory = place.pages ? nullptr : static_cast<const std::byte*>(tensor->data);
     rows.head_stride = static_cast<int64_t>(tensor->nb[2]);
     rows.stream_stride = static_cast<int64_t>(tensor->nb[3]);
+    rows.key_stride = static_cast<int64_t>(tensor->nb[1]);
     rows.row_bytes = static_cast<int64_t>(ggml_row_size(tensor->type, tensor->ne[0]));
     return rows;
 }

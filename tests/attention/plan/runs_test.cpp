@@ -61,7 +61,7 @@ TEST(AllKeys, HeadsMayLieInPlanes) {
     Scene scene(256, 1, 2, 2);
     AttentionCall call = scene.call();
     call.n_keys = 128;
-    call.args.k_stride = call.args.v_stride = 64;
+    call.args.k_stride = call.args.v_stride = call.k.key_stride = call.v.key_stride = 64;
     call.k.head_stride = call.v.head_stride = 128 * 64;
     ASSERT_FALSE(call.in_cells());
     AllKeys keys;

@@ -13,6 +13,8 @@
 
 #include <hwy/contrib/math/math-inl.h>
 
+#include "kernels/cpu/settle-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
 namespace {
@@ -161,10 +163,17 @@ HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const u
                     const auto query = hn::Set(DU(), four);
                     a[r] = AddProducts(a[r], code_a, query);
                     b[r] = AddProducts(b[r], code_b, query);
+                    Settle(a[r]);
+                    Settle(b[r]);
                 }
                 if constexpr (!kUnpacked) {
                     word_a = hn::ShiftRight<2>(word_a);
                     word_b = hn::ShiftRight<2>(word_b);
+                    if constexpr (kCount > 4) {
+                        // Sums fill the registers.
+                        PutAside(word_a);
+                        PutAside(word_b);
+                    }
                 }
             }
         }

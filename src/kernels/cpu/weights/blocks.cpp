@@ -8,6 +8,8 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
+#include "kernels/cpu/settle-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
 namespace {
@@ -40,31 +42,115 @@ struct Column {
     float* out;
 };
 
-/** sum + per 32-bit lane the four products of bytes. kWide: codes up to 255, else up to 63. */
-template <bool kWide>
+/** How sums of sub-blocks become sums of the panel. kLargestCode: no code is larger; 128: codes are signed bytes plus 128. */
+template <size_t kSubSize, bool kScalePerSub, int kLargestCode>
+struct Kind {
+    static constexpr size_t kSub = kSubSize;
+    static constexpr bool kPerSub = kScalePerSub;                                 // of the activations
+    static constexpr bool kSigned = kLargestCode == 128 && !ATLAS_QUAD_PRODUCTS;  // panels hold the signed bytes
+    /** So many products of four bytes, two of which are added at a time, fit a sum of 16 bits; activations are within ±128. */
+    static constexpr size_t kRun =
+        std::min(kSubSize / 4, static_cast<size_t>(32767 / (2 * 128 * std::min(kLargestCode, 127))));
+    /** Sums of two widths and the totals are more than there are registers. */
+    static constexpr bool kAside = kRun < kSub / 4 && !ATLAS_QUAD_PRODUCTS;
+};
+
+#if ATLAS_QUAD_PRODUCTS
+/** sum + per 32-bit lane the four products of bytes. */
 HWY_INLINE VI AddProducts(VI sum, VU codes, VU activations) {
     const hn::Repartition<uint8_t, D> d8;
     const hn::Repartition<int8_t, D> di8;
-#if ATLAS_QUAD_PRODUCTS
     return hn::SumOfMulQuadAccumulate(DI(), hn::BitCast(d8, codes), hn::BitCast(di8, activations), sum);
+}
 #else
-    const hn::Repartition<int16_t, D> d16;
-    if constexpr (kWide) {
-        return hn::SumOfMulQuadAccumulate(DI(), hn::BitCast(d8, codes), hn::BitCast(di8, activations), sum);
+using D16 = hn::Repartition<int16_t, D>;
+using V16 = hn::Vec<D16>;
+
+/** Codes of one word of two vectors of rows; of signed ones their sizes. */
+template <class K>
+struct Codes {
+    VU word[2], size[2];
+    HWY_INLINE void Load(const uint32_t* from) {
+        ATLAS_UNROLL
+        for (size_t h = 0; h < 2; ++h) {
+            word[h] = size[h] = hn::Load(DU(), from + h * hn::Lanes(DU()));
+            if (K::kSigned) size[h] = hn::BitCast(DU(), hn::Abs(hn::BitCast(hn::Repartition<int8_t, D>(), word[h])));
+        }
+    }
+    /** Products with four activations, added in pairs. */
+    HWY_INLINE V16 Times(size_t h, VU activations) const {
+        const hn::Repartition<int8_t, D> d8;
+        auto a = hn::BitCast(d8, activations);
+        // The sign moves to the activation, since the multiplication takes unsigned codes only. Where a code is 0, its size is, too.
+        if (K::kSigned) a = hn::IfNegativeThenNegOrUndefIfZero(hn::BitCast(d8, word[h]), a);
+        return hn::SatWidenMulPairwiseAdd(D16(), hn::BitCast(hn::Repartition<uint8_t, D>(), size[h]), a);
+    }
+};
+#endif
+
+/** sum[c][h] += a sub-block's products with C columns, as far as whole numbers go; `words` are the panel's at the first vector of rows. */
+template <class K, size_t C, class Columns>
+HWY_INLINE void AddSubBlock(const uint32_t* HWY_RESTRICT words, const Columns& four_of, VI (&sum)[C][2]) {
+#if ATLAS_QUAD_PRODUCTS
+    const size_t lanes = hn::Lanes(D());
+    ATLAS_UNROLL
+    for (size_t q = 0; q < K::kSub / 4; ++q) {
+        const VU w0 = hn::Load(DU(), words + q * kPanelRows);
+        const VU w1 = hn::Load(DU(), words + q * kPanelRows + lanes);
+        ATLAS_UNROLL
+        for (size_t c = 0; c < C; ++c) {
+            const VU a = four_of(c, q);
+            sum[c][0] = AddProducts(sum[c][0], w0, a);
+            sum[c][1] = AddProducts(sum[c][1], w1, a);
+        }
+    }
+#else
+    // Sums stay 16 bits wide as long as they fit: to widen them takes the same units as to multiply.
+    const auto widen = [](V16 run) HWY_ATTR { return hn::WidenMulPairwiseAdd(DI(), run, hn::Set(D16(), 1)); };
+    if constexpr (K::kRun > 2) {
+        ATLAS_UNROLL
+        for (size_t begin = 0; begin < K::kSub / 4; begin += K::kRun) {
+            V16 run[C][2];
+            ATLAS_UNROLL
+            for (size_t q = 0; q < K::kRun; ++q) {
+                Codes<K> codes;
+                codes.Load(words + (begin + q) * kPanelRows);
+                ATLAS_UNROLL
+                for (size_t c = 0; c < C; ++c) {
+                    const VU a = four_of(c, begin + q);
+                    ATLAS_UNROLL
+                    for (size_t h = 0; h < 2; ++h) {
+                        run[c][h] = q == 0 ? codes.Times(h, a) : hn::Add(run[c][h], codes.Times(h, a));
+                        Settle(run[c][h]);
+                    }
+                }
+            }
+            ATLAS_UNROLL
+            for (size_t c = 0; c < C; ++c) {
+                ATLAS_UNROLL
+                for (size_t h = 0; h < 2; ++h) sum[c][h] = hn::Add(sum[c][h], widen(run[c][h]));
+            }
+        }
     } else {
-        const auto pairs = hn::SatWidenMulPairwiseAdd(d16, hn::BitCast(d8, codes), hn::BitCast(di8, activations));
-        return hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), pairs, hn::Set(d16, 1)));
+        ATLAS_UNROLL
+        for (size_t q = 0; q < K::kSub / 4; q += K::kRun) {
+            Codes<K> codes[K::kRun];
+            ATLAS_UNROLL
+            for (size_t i = 0; i < K::kRun; ++i) codes[i].Load(words + (q + i) * kPanelRows);
+            ATLAS_UNROLL
+            for (size_t c = 0; c < C; ++c) {
+                ATLAS_UNROLL
+                for (size_t h = 0; h < 2; ++h) {
+                    V16 run = codes[0].Times(h, four_of(c, q));
+                    if (K::kRun == 2) run = hn::Add(run, codes[K::kRun - 1].Times(h, four_of(c, q + K::kRun - 1)));
+                    sum[c][h] = hn::Add(sum[c][h], widen(run));
+                    Settle(sum[c][h]);
+                }
+            }
+        }
     }
 #endif
 }
-
-/** How sums of sub-blocks become sums of the panel. */
-template <size_t kSubSize, bool kScalePerSub, bool kWideCodes>
-struct Kind {
-    static constexpr size_t kSub = kSubSize;
-    static constexpr bool kPerSub = kScalePerSub;  // of the activations
-    static constexpr bool kWide = kWideCodes;
-};
 
 /** The panel times C columns. `overwrite`: this is the first part of k. */
 template <class K, size_t C>
@@ -83,19 +169,14 @@ HWY_NOINLINE void Block(const Panel& panel, size_t subs, bool minima, const Colu
             VI sum[C][2];
             ATLAS_UNROLL
             for (size_t c = 0; c < C; ++c) sum[c][0] = sum[c][1] = hn::Set(di, columns[c].first[s]);
-            ATLAS_UNROLL
-            for (size_t q = 0; q < K::kSub / 4; ++q) {
-                const VU w0 = hn::Load(du, words + q * kPanelRows);
-                const VU w1 = hn::Load(du, words + q * kPanelRows + lanes);
-                ATLAS_UNROLL
-                for (size_t c = 0; c < C; ++c) {
+            AddSubBlock<K, C>(
+                words,
+                [&](size_t c, size_t q) HWY_ATTR {
                     uint32_t four;
                     hwy::CopyBytes<4>(columns[c].codes + s * K::kSub + 4 * q, &four);
-                    const VU a = hn::Set(du, four);
-                    sum[c][0] = AddProducts<K::kWide>(sum[c][0], w0, a);
-                    sum[c][1] = AddProducts<K::kWide>(sum[c][1], w1, a);
-                }
-            }
+                    return hn::Set(du, four);
+                },
+                sum);
             const V scale0 = hn::Load(d, panel.scales[s] + v);
             const V scale1 = hn::Load(d, panel.scales[s] + v + lanes);
             ATLAS_UNROLL
@@ -109,6 +190,10 @@ HWY_NOINLINE void Block(const Panel& panel, size_t subs, bool minima, const Colu
                 }
                 total[c][0] = hn::MulAdd(x0, scale0, total[c][0]);
                 total[c][1] = hn::MulAdd(x1, scale1, total[c][1]);
+                if (K::kAside) {
+                    PutAside(total[c][0]);
+                    PutAside(total[c][1]);
+                }
             }
             if (minima) {
                 const V minimum0 = hn::Load(d, panel.minima[s] + v);
@@ -165,7 +250,7 @@ HWY_INLINE void Prepare(const PanelKind& kind, const ActivationLayout& layout, c
     const float* offsets = reinterpret_cast<const float*>(from + layout.offsets) + at / 32;
     for (size_t s = 0; s < subs; ++s) {
         const int32_t sum = pairs ? sums[2 * s] + sums[2 * s + 1] : sums[s];
-        column->first[s] = -kind.code_offset * sum;
+        column->first[s] = K::kSigned ? 0 : -kind.code_offset * sum;
         column->sums[s] = K::kPerSub ? offsets[s] : static_cast<float>(sum);
     }
 }
@@ -182,7 +267,7 @@ void Multiply(const WeightProduct& product, const PanelKind& kind, int64_t begin
             const auto elements = static_cast<size_t>(std::min(kPanelDepth, w.cols - at));
             const auto* data = reinterpret_cast<const uint8_t*>(w.data) + static_cast<size_t>(r) * w.row_stride +
                                weight_row_bytes(w.type, at);
-            const RowBlocks blocks{w.type, data, w.row_stride, rows, elements};
+            const RowBlocks blocks{w.type, data, w.row_stride, rows, elements, K::kSigned ? uint8_t{128} : uint8_t{0}};
             K::kPerSub ? fill_panel_32(blocks, &panel) : fill_panel_256(blocks, &panel);
             const size_t subs = elements / K::kSub;
             Column columns[kColumns];
@@ -203,20 +288,26 @@ void Multiply(const WeightProduct& product, const PanelKind& kind, int64_t begin
 void MultiplyBlocks(const WeightProduct& product, int64_t begin, int64_t end) {
     const PanelKind kind = panel_kind(product.weights.type);
     const bool per_sub = weight_type_info(product.weights.type).activations == ActivationType::kQ8;
-    const bool wide = kind.code_offset == 128;
 #if ATLAS_QUAD_PRODUCTS
-    constexpr bool kWide = false;  // no difference
-    (void)wide;
+    // Sums are wide enough for any code.
+    constexpr int kNibble = 128, kFive = 128, kSix = 128, kByte = 128;
 #else
-    constexpr bool kWide = true;
-    if (!wide) {
-        if (per_sub) return Multiply<Kind<32, true, false>>(product, kind, begin, end);
-        if (kind.sub == 32) return Multiply<Kind<32, false, false>>(product, kind, begin, end);
-    }
+    constexpr int kNibble = 15, kFive = 31, kSix = 63, kByte = 128;
 #endif
-    if (per_sub) return Multiply<Kind<32, true, kWide>>(product, kind, begin, end);
-    if (kind.sub == 32) return Multiply<Kind<32, false, kWide>>(product, kind, begin, end);
-    return Multiply<Kind<16, false, false>>(product, kind, begin, end);
+    switch (kind.largest_code) {
+        case 15:
+            if (per_sub) return Multiply<Kind<32, true, kNibble>>(product, kind, begin, end);
+            if (kind.sub == 32) return Multiply<Kind<32, false, kNibble>>(product, kind, begin, end);
+            return Multiply<Kind<16, false, kNibble>>(product, kind, begin, end);
+        case 31:
+            if (per_sub) return Multiply<Kind<32, true, kFive>>(product, kind, begin, end);
+            return Multiply<Kind<32, false, kFive>>(product, kind, begin, end);
+        case 63:
+            return Multiply<Kind<16, false, kSix>>(product, kind, begin, end);
+        default:
+            if (per_sub) return Multiply<Kind<32, true, kByte>>(product, kind, begin, end);
+            return Multiply<Kind<32, false, kByte>>(product, kind, begin, end);
+    }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
+#include "kernels/cpu/settle-inl.h"
 #include "kernels/cpu/weights/few-inl.h"
 #include "kernels/cpu/weights/unpack-inl.h"
 
@@ -239,6 +240,7 @@ HWY_NOINLINE void Rows(const FewArgs& args, size_t first_column) {
                     const VS a = hn::LoadU(DS(), columns.codes[c] + 256 * b + chunk * kBytes);
                     const V16 pairs = hn::SatWidenMulPairwiseAdd(D16(), codes, a);
                     products[c] = hn::ReorderWidenMulAccumulate(di, pairs, scale, products[c], spare[c]);
+                    if (C > 1) Settle(products[c]);
                 }
             }
             hn::Vec<M32> minima[C];

@@ -24,8 +24,9 @@ struct alignas(64) Panel {
 
 /** What the codes of a type are. */
 struct PanelKind {
-    int sub;          ///< elements per scale: 16 or 32
-    int code_offset;  ///< 8 for q4_0, 128 for signed bytes
+    int sub;           ///< elements per scale: 16 or 32
+    int code_offset;   ///< 8 for q4_0, 128 for signed bytes
+    int largest_code;  ///< 15, 31, 63 or 255: no code is larger
     bool minima;
 };
 PanelKind panel_kind(WeightType type);

@@ -11,24 +11,25 @@ PanelKind panel_kind(WeightType type) {
         case WeightType::kQ8_0:
         case WeightType::kIQ4_NL:
         case WeightType::kIQ4_XS:
-            return {32, 128, false};
+            return {32, 128, 255, false};
         case WeightType::kQ4_0:
-            return {32, 8, false};
+            return {32, 8, 15, false};
         case WeightType::kQ5_0:
-            return {32, 16, false};
+            return {32, 16, 31, false};
         case WeightType::kMXFP4:
-            return {32, 12, false};
+            return {32, 12, 31, false};
         case WeightType::kQ4_1:
-        case WeightType::kQ5_1:
         case WeightType::kQ4_K:
+            return {32, 0, 15, true};
+        case WeightType::kQ5_1:
         case WeightType::kQ5_K:
-            return {32, 0, true};
+            return {32, 0, 31, true};
         case WeightType::kQ2_K:
-            return {16, 0, true};
+            return {16, 0, 15, true};
         case WeightType::kQ3_K:
-            return {16, 4, false};
+            return {16, 4, 15, false};
         case WeightType::kQ6_K:
-            return {16, 32, false};
+            return {16, 32, 63, false};
         case WeightType::kF32:
         case WeightType::kF16:
         case WeightType::kBF16:
