@@ -89,7 +89,7 @@ typedef struct atlas_runtime_params {
     /* Name of a family ("llama") or of an architecture of llama.cpp ("qwen3moe"), any case; NULL, the default: none. With auto_detect_arch it says what
      * to take where the model does not tell. */
     const char* arch_override;
-    /* 0 to 1: share of the inputs of each layer's last product that activation-sparsity leaves out for single tokens, from level 2 on if it is 0.2 or more, or
+    /* 0 to 1: share of the inputs of each layer's last product that activation-sparsity leaves out for single tokens, from level 2 on if it is 0.5 or more, or
      * once the module is loaded by name. Default 0.1. */
     float sparsity_threshold;
     /*

@@ -7,8 +7,7 @@ inline constexpr double kWeights = 1.0;
 inline constexpr double kSparse = 1.0;
 inline constexpr double kMemory = 2.0;
 inline constexpr double kSparsity = 2.0;
-inline constexpr double kLeastSparsity =
-    0.2;  ///< share of inputs below which leaving them out takes longer than reading them
-inline constexpr int kMemoryDivides = 2;  ///< with memories, budget and threshold of sparse attention by this
+inline constexpr double kLeastSparsity = 0.5;  ///< share of inputs below which one of two models was no faster
+inline constexpr int kMemoryDivides = 2;       ///< with memories, budget and threshold of sparse attention by this
 
 }  // namespace atlas::levels

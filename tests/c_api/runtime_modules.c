@@ -214,7 +214,7 @@ static void levels(const struct llama_model* model) {
                    {1.0f, 0.5f, true, true, false, false},
                    {1.5f, 0.5f, true, true, false, false},
                    {2.0f, 0.1f, true, true, true, false},
-                   {2.0f, 0.5f, true, true, true, true}};
+                   {2.0f, 0.7f, true, true, true, true}};
     for (size_t i = 0; i < sizeof presets / sizeof *presets; ++i) {
         atlas_runtime_params params = atlas_runtime_default_params();
         params.optimization_level = presets[i].level;

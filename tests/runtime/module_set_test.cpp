@@ -106,13 +106,13 @@ TEST(ModuleSetTest, ActivationSparsityNeedsAShareThatGains) {
     ModuleSet little(runtime, {}, options);
     EXPECT_FALSE(little.is_loaded(Module::kActivationSparsity));
     EXPECT_EQ(little.reason_of(Module::kActivationSparsity),
-              "a sparsity_threshold of 0.1 gains nothing: a level loads it from 0.2 on");
+              "a sparsity_threshold of 0.1 gains nothing: a level loads it from 0.5 on");
     EXPECT_EQ(ordered(little), "0");
     EXPECT_TRUE(little.load(Module::kActivationSparsity).is_ok()) << "by name";
     EXPECT_EQ(std::stod(ordered(little)), 0.1);
-    options.sparsity = 0.5;
+    options.sparsity = 0.7;
     ModuleSet set(runtime, {}, options);
-    EXPECT_EQ(std::stod(ordered(set)), 0.5);
+    EXPECT_EQ(std::stod(ordered(set)), 0.7);
     set.unload(Module::kWeights);
     EXPECT_FALSE(set.is_loaded(Module::kActivationSparsity));
     EXPECT_EQ(ordered(set), "0");
