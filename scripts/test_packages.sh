@@ -2,9 +2,10 @@
 # Expects: top, cache, root, build_folder(), enter(), say(), die().
 
 as_root || die "scratch roots need root"
-folder=$(build_folder release)
-deb=$(ls -t "$folder"/ggml-atlas_*.deb | head -n 1)
-wheel=$(ls -t "$folder"/packages/ggml_atlas-*.whl | head -n 1)
+# enter() has names of its own: folder, name.
+built=$(build_folder release)
+deb=$(ls -t "$built"/ggml-atlas_*.deb | head -n 1)
+wheel=$(ls -t "$built"/packages/ggml_atlas-*.whl | head -n 1)
 model=$top/models/atlas-tiny.gguf
 sample=$top/tests/models/sample.txt
 scratch=$(mktemp -d "$cache/packages.XXXXXX")
@@ -14,15 +15,15 @@ passed=0
 failed=0
 
 try() {  # NAME COMMAND…: runs it in $root; its output is shown where it fails
-    name=$1
+    title=$1
     shift
     if enter "$@" >"$scratch/log" 2>&1; then
         passed=$((passed + 1))
-        say "passed: $name"
+        say "passed: $title"
     else
         failed=$((failed + 1))
         tail -n 40 "$scratch/log"
-        say "FAILED: $name"
+        say "FAILED: $title"
     fi
 }
 
@@ -50,7 +51,7 @@ by_pkg_config='set -eu
 
 say "a prefix of its own"
 mkdir -p "$scratch/prefix" "$scratch/built"
-try "cmake --install into a folder" cmake --install "$folder" --prefix "$scratch/prefix" --strip
+try "cmake --install into a folder" cmake --install "$built" --prefix "$scratch/prefix" --strip
 try "the launcher in that folder" sh -c "$works" sh "$scratch/prefix/bin/atlas" "$model" "$scratch/said"
 try "find_package(ggml-atlas) and find_package(atlas): five examples are built, one runs" \
     sh -c "$by_cmake" sh "$scratch/built" "$top" "$model" "$sample" "$scratch/prefix"
@@ -79,7 +80,7 @@ try "the formula's archive configures with its arguments" sh -euc '
     mkdir "$2/source"
     tar xzf "$archive" -C "$2/source" --strip-components 1
     # shellcheck disable=SC2046
-    cmake -S "$2/source" -B "$2/source/build" $(sed -n "s/^ *args = %w\[\(.*\)\]$/\1/p" "$1/ggml-atlas.rb")' sh "$folder/packages" "$scratch"
+    cmake -S "$2/source" -B "$2/source/build" $(sed -n "s/^ *args = %w\[\(.*\)\]$/\1/p" "$1/ggml-atlas.rb")' sh "$built/packages" "$scratch"
 
 say "$(basename "$deb")"
 # Hard links: seconds and no space. dpkg replaces files by renaming, so the root itself keeps its own.
