@@ -71,7 +71,7 @@ def expert_faults(args):
         with serve(args, {}, model=model) as server:
             right = server.complete(prompt, TOKENS, cache_prompt=False)["content"]
         good = 0
-        with serve(args, {"ATLAS_WEIGHTS_RAM": "10M", "ATLAS_TEST_FAULTS": "read_eio=0.05,short_read=0.05,after=120,seed=5"}, model=model) as server:
+        with serve(args, {"ATLAS_WEIGHTS_RAM": "10M", "ATLAS_TEST_FAULTS": "read_eio=0.014,short_read=0.014,after=120,seed=5"}, model=model) as server:
             for _ in range(12):
                 with contextlib.suppress(Refused):
                     equal(right, server.complete(prompt, TOKENS, cache_prompt=False)["content"], "with faults")
