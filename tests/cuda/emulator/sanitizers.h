@@ -1,0 +1,51 @@
+#pragma once
+
+// The hooks of AddressSanitizer and ThreadSanitizer for code that switches stacks by itself. This folder's .cpp files are compiled with
+// SIMT_RUNTIME_ASAN or SIMT_RUNTIME_TSAN where the kernels are instrumented; for TSan they are themselves not, so that only kernels' accesses count.
+
+#include <cstddef>
+
+#ifdef SIMT_RUNTIME_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef SIMT_RUNTIME_TSAN
+extern "C" {
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+void __tsan_read_range(void* address, unsigned long bytes);
+void __tsan_write_range(void* address, unsigned long bytes);
+}
+#endif
+
+namespace atlas::simt {
+
+#ifdef SIMT_RUNTIME_ASAN
+inline constexpr size_t kRedZone = 16;  ///< bytes behind each piece of shared memory that nobody may touch
+// Not the macros of their names, which do nothing in a file that is not instrumented.
+inline void poison(void* from, size_t bytes) { __asan_poison_memory_region(from, bytes); }
+inline void unpoison(void* from, size_t bytes) { __asan_unpoison_memory_region(from, bytes); }
+#else
+inline constexpr size_t kRedZone = 0;
+inline void poison(void*, size_t) {}
+inline void unpoison(void*, size_t) {}
+#endif
+
+#ifdef SIMT_RUNTIME_TSAN
+/** What happened before a release of an address happened before a later acquire of it. */
+inline void release(void* address) { __tsan_release(address); }
+inline void acquire(void* address) { __tsan_acquire(address); }
+inline void saw_read(const void* from, size_t bytes) { __tsan_read_range(const_cast<void*>(from), bytes); }
+inline void saw_write(void* to, size_t bytes) { __tsan_write_range(to, bytes); }
+#else
+inline void release(void*) {}
+inline void acquire(void*) {}
+inline void saw_read(const void*, size_t) {}
+inline void saw_write(void*, size_t) {}
+#endif
+
+}  // namespace atlas::simt
