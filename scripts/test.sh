@@ -163,6 +163,12 @@ case ${1:-} in
         valgrind_session
         finish
         ;;
+    --cuda)
+        # All of tests/cuda: the quick part, which `./dev test` has too, and what is left to this by CTest's configuration.
+        build release
+        run_ctest "$(build_folder release)" -j "$jobs" -C cuda -R '^cuda\.'
+        finish
+        ;;
     --hosts)
         shift
         build release ggml-atlas

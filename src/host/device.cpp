@@ -159,6 +159,7 @@ void* registry_proc_address(ggml_backend_reg_t, const char* name) {
     if (wanted == "ggml_backend_split_buffer_type" && owner_mode()) return reinterpret_cast<void*>(&split_buffer_type);
     // Read by `atlas info`.
     if (wanted == "atlas_kernels") return reinterpret_cast<void*>(&kernels::kernel_description);
+    if (wanted == "atlas_cuda") return reinterpret_cast<void*>(&kernels::cuda_description);
     if (wanted == "atlas_asked") return reinterpret_cast<void*>(&asked_text);
     if (wanted == "atlas_statistics") return reinterpret_cast<void*>(&statistics_text);
     if (wanted == "atlas_backend_api") return reinterpret_cast<void*>(&backend_api_text);

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <sstream>
 
-#include "kernels/cpu/amx/usable.h"
 #include "kernels/reference/reference.h"
 
 namespace atlas::kernels::test {
@@ -164,11 +163,6 @@ double row_error(const std::vector<float>& a, const std::vector<float>& b, int64
 
 double output_error(const Case& actual, const Case& expected) {
     return row_error(actual.out, expected.out, expected.args.d_v, kOutputFloor);
-}
-
-double attention_tolerance(const AttentionArgs& args) {
-    const bool many = std::min(args.tokens_per_tile, args.n_tokens) * (args.n_head / args.n_head_kv) > 20;
-    return many && cpu::amx_usable() ? 5e-5 : 1e-5;
 }
 
 double lse_error(const Case& actual, const Case& expected) { return row_error(actual.lse, expected.lse, 1, 1.0); }

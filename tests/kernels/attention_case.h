@@ -66,11 +66,6 @@ inline constexpr double kOutputFloor = 0.01;
 
 /** row_error of the outputs, a row being one head of one token. */
 double output_error(const Case& actual, const Case& expected);
-/**
- * What both may be off by. Tiles multiply numbers split into two bf16 each, whose products are off by up to 2⁻¹⁶ of themselves (split_products.h): many
- * queries are then as exact as that.
- */
-double attention_tolerance(const AttentionArgs& args);
 /** Error of the log-sum-exps, one by one: absolute below 1, since they are logarithms. */
 double lse_error(const Case& actual, const Case& expected);
 

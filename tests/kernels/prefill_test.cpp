@@ -19,7 +19,7 @@ protected:
     }
 };
 
-INSTANTIATE_TEST_SUITE_P(Variants, PrefillTest, testing::Values("avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"),
+INSTANTIATE_TEST_SUITE_P(Variants, PrefillTest, testing::ValuesIn(named_variants()),
                          [](const auto& info) { return info.param; });
 
 TEST_P(PrefillTest, RowsAroundRegisterBlocks) {

@@ -99,7 +99,7 @@ protected:
     }
 };
 
-INSTANTIATE_TEST_SUITE_P(Variants, ScatteredTest, testing::Values("avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"),
+INSTANTIATE_TEST_SUITE_P(Variants, ScatteredTest, testing::ValuesIn(named_variants()),
                          [](const auto& info) { return info.param; });
 
 TEST_P(ScatteredTest, EveryPairOfTypes) {

@@ -6,6 +6,7 @@
 
 #include "attention_case.h"
 #include "kernels/kernel_table.h"
+#include "variants.h"
 
 namespace atlas::kernels::test {
 
@@ -19,6 +20,7 @@ protected:
 
     /** Runs the float64 reference on one case and the kernels on the other; they differ at most in where the keys lie. */
     static void compare(Case& expected, Case& actual, int n_threads, const std::string& what) {
+        if (declines(actual.args)) return;
         const double tolerance = attention_tolerance(actual.args);
         ASSERT_TRUE(reference_table().attention(expected.args, 1).is_ok());
         ASSERT_TRUE(attention(actual.args, n_threads).is_ok());

@@ -42,6 +42,7 @@ def info(args, folder):
           f"--version: {version.stdout}{version.stderr}")
     # Where the processor and the system have tiles, they are named; that they are used is tests/kernels' part.
     has_tiles = "amx_tile" in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    check(re.search(r"^CUDA +\S.*; not used by graphs yet$", atlas(args, "info").stdout, re.M), "info: no line of CUDA")
     for variables, tiles in (({}, has_tiles), ({"ATLAS_KERNEL": "reference"}, False)):
         shown = atlas(args, "info", **variables).stdout
         check(("AMX tiles" in shown) == tiles, f"info, tiles {tiles}: {shown}")

@@ -118,6 +118,7 @@ void look_at_library(const std::string& library, const std::string& searched, Re
     report->add(
         slow ? Verdict::kMind : Verdict::kGood, "kernels", kernels,
         slow ? "this CPU has none of AVX2, AVX-512 and NEON, or ATLAS_KERNEL forces it: everything is slow" : "");
+    if (facts["cuda"].is_string()) report->add(Verdict::kGood, "CUDA", facts["cuda"].get<std::string>());
     const char* path = std::getenv("GGML_BACKEND_PATH");
     std::error_code error;
     if (path && *path && !std::filesystem::equivalent(path, library, error))

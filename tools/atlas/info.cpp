@@ -43,6 +43,7 @@ Json load_plugin(const std::string& library) {
         return describe ? Json(describe()) : Json(nullptr);
     };
     result["kernels"] = text("atlas_kernels");
+    result["cuda"] = text("atlas_cuda");
     result["backend_api"] = text("atlas_backend_api");
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i)
         result["devices"].push_back(describe_device(ggml_backend_dev_get(i)));
@@ -173,8 +174,8 @@ int print_info(const std::string& library, bool json) {
     const auto text = [&](const char* key) {
         return info[key].is_string() ? info[key].get<std::string>() : std::string("unknown");
     };
-    std::printf("loads        yes\nbackend API  %s\nkernels      %s\n", text("backend_api").c_str(),
-                text("kernels").c_str());
+    std::printf("loads        yes\nbackend API  %s\nkernels      %s\nCUDA         %s\n", text("backend_api").c_str(),
+                text("kernels").c_str(), text("cuda").c_str());
     for (const Json& device : info["devices"]) {
         std::printf("device       %-8s %s, %.1f of %.1f GiB free\n", device["name"].get<std::string>().c_str(),
                     device["description"].get<std::string>().c_str(), device["memory_free"].get<double>() / (1 << 30),

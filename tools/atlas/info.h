@@ -5,7 +5,7 @@
 
 namespace atlas::tool {
 
-/** What the plug-in says of itself, loaded in a child as the host would: "loads", "error", "backend_api", "kernels", "devices", "attention". */
+/** What the plug-in says of itself, loaded in a child as the host would: "loads", "error", "backend_api", "kernels", "cuda", "devices", "attention". */
 nlohmann::ordered_json plugin_facts(const std::string& library);
 
 /** What a model's file says, what its KV cache takes, and what Atlas knows of its architecture. The exit status. */

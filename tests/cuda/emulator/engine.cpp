@@ -74,7 +74,9 @@ void prepare_block(dim3 id, dim3 grid, dim3 block) {
     Engine& e = engine;
     const unsigned set = static_cast<unsigned>(e.blocks++ % kSets);
     e.fibers = e.sets[set];
-    e.shared = e.arena + e.arena_bytes * set;
+    unpoison(e.arenas[set], e.arenas[set] ? e.arena_bytes : 0);
+    e.arenas[set] = static_cast<unsigned char*>(new_memory(e.arenas[set], e.arena_bytes));
+    e.shared = e.arenas[set];
     e.threads = e.alive = block.x * block.y * block.z;
     e.warp_count = (e.threads + 31) / 32;
     e.head = e.tail = e.arrived = e.votes = 0;
@@ -103,7 +105,6 @@ void prepare_block(dim3 id, dim3 grid, dim3 block) {
         e.ready[e.tail++] = &f;
     }
     // What no thread has written is NaN in f32, f16 and bf16.
-    unpoison(e.shared, e.arena_bytes);
     auto* words = reinterpret_cast<uint32_t*>(e.shared);
     for (size_t i = 0; i < e.arena_bytes / 4; ++i) words[i] = 0x7FFF7FFF;
 }
@@ -175,8 +176,7 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* 
     e.context = context;
     ++e.launch;
     e.shared_bytes = shared_bytes;
-    e.arena_bytes = (shared_bytes + 64 * kRedZone + 255) / 256 * 256;
-    e.arena = static_cast<unsigned char*>(std::aligned_alloc(256, e.arena_bytes * kSets + 256));
+    e.arena_bytes = (shared_bytes + 64 * kRedZone + 256) / 256 * 256;
     const unsigned blocks = grid.x * grid.y * grid.z;
     auto* order = new unsigned[blocks];
     for (unsigned i = 0; i < blocks; ++i) order[i] = i;
@@ -189,8 +189,12 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void*), void* 
     }
     acquire(&end_sync);
     delete[] order;
-    unpoison(e.arena, e.arena_bytes * kSets);
-    std::free(e.arena);
+    for (unsigned char*& arena : e.arenas) {
+        if (!arena) continue;
+        unpoison(arena, e.arena_bytes);
+        new_memory(arena, 0);
+        arena = nullptr;
+    }
 }
 
 }  // namespace atlas::simt

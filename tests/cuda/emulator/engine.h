@@ -88,10 +88,10 @@ struct Engine {
     unsigned arrived = 0, votes = 0, vote_result = 0;
     uint64_t barriers = 0, blocks = 0;
     Context main;
-    Context* left = nullptr;         ///< the context of the last switch
-    unsigned char* arena = nullptr;  ///< kSets shared memories
-    size_t arena_bytes = 0;          ///< of one of them
-    unsigned char* shared = nullptr;
+    Context* left = nullptr;            ///< the context of the last switch
+    unsigned char* arenas[kSets] = {};  ///< shared memory of the last block of each set
+    size_t arena_bytes = 0;
+    unsigned char* shared = nullptr;  ///< of the block that runs
     size_t shared_bytes = 0;
     void (*body)(void*) = nullptr;
     void* context = nullptr;

@@ -4,6 +4,7 @@
 // SIMT_RUNTIME_ASAN or SIMT_RUNTIME_TSAN where the kernels are instrumented; for TSan they are themselves not, so that only kernels' accesses count.
 
 #include <cstddef>
+#include <cstdlib>
 
 #ifdef SIMT_RUNTIME_ASAN
 #include <sanitizer/asan_interface.h>
@@ -19,6 +20,10 @@ void __tsan_acquire(void* address);
 void __tsan_release(void* address);
 void __tsan_read_range(void* address, unsigned long bytes);
 void __tsan_write_range(void* address, unsigned long bytes);
+void AnnotateIgnoreReadsBegin(const char* file, int line);
+void AnnotateIgnoreReadsEnd(const char* file, int line);
+void AnnotateIgnoreWritesBegin(const char* file, int line);
+void AnnotateIgnoreWritesEnd(const char* file, int line);
 }
 #endif
 
@@ -41,11 +46,28 @@ inline void release(void* address) { __tsan_release(address); }
 inline void acquire(void* address) { __tsan_acquire(address); }
 inline void saw_read(const void* from, size_t bytes) { __tsan_read_range(const_cast<void*>(from), bytes); }
 inline void saw_write(void* to, size_t bytes) { __tsan_write_range(to, bytes); }
+/**
+ * Frees `old` and returns `bytes` of memory (none: nullptr), aligned to 256, that nobody has touched as far as the sanitizer knows: what is ignored here is that
+ * the freed block's last users and the new one's are ordered by nothing, as shared memory of two blocks is.
+ */
+inline void* new_memory(void* old, size_t bytes) {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+    std::free(old);
+    void* memory = bytes ? std::aligned_alloc(256, bytes) : nullptr;
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+    return memory;
+}
 #else
 inline void release(void*) {}
 inline void acquire(void*) {}
 inline void saw_read(const void*, size_t) {}
 inline void saw_write(void*, size_t) {}
+inline void* new_memory(void* old, size_t bytes) {
+    std::free(old);
+    return bytes ? std::aligned_alloc(256, bytes) : nullptr;
+}
 #endif
 
 }  // namespace atlas::simt

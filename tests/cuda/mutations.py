@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Takes one line at a time out of the real kernels (a barrier, a fence, a wait for copies, …) and fails when no test notices.
+
+Compiles emulated_kernels.cpp against a changed copy of src/kernels/cuda with the build's own commands, and links it in place of the right one.
+"""
+
+import argparse
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KERNELS = ROOT / "src/kernels/cuda"
+DEVICE = "Seeds/CudaDevice.EveryKernelAtAnyShape/1:Seeds/CudaDevice.TheSameRowsWhateverTheSplit/1"
+NOT_FINITE = "Variants/PrefillTest.ValuesThatAreNotFiniteStayWithTheRowsThatSeeThem/*"
+
+# File, what is replaced (must be there once), by what, the build whose tests must fail, which tests, what is wrong then.
+MUTATIONS = [
+    ("decode.cuh", "    __syncthreads();\n\n    for (int r = 0; r < s.count", "    for (int r = 0; r < s.count", "tsan", DEVICE,
+     "sums of other warps are read before they are there"),
+    ("merge.cuh", "    __threadfence();\n    __syncthreads();\n", "    __syncthreads();\n", "tsan", DEVICE, "parts are announced before they are written"),
+    ("merge.cuh", "    __threadfence();\n    __syncthreads();\n", "    __threadfence();\n", "tsan", DEVICE, "one thread announces what others still write"),
+    ("merge.cuh", "        __threadfence();\n        *shared", "        *shared", "tsan", DEVICE, "parts of other blocks are read without an acquire"),
+    ("merge.cuh", "        *shared = before;\n    }\n    __syncthreads();\n", "        *shared = before;\n    }\n", "tsan", DEVICE,
+     "the ticket is read before it is drawn"),
+    ("merge.cuh", "simt::write(a.tickets + ticket, 0u);", ";", "plain", "Seeds/CudaDevice.TicketsAreLeftAsTheyWereFound/1", "tickets are not given back"),
+    ("tiles.cuh", "        simt::copy_wait<1>();\n", "        simt::copy_wait<2>();\n", "tsan", DEVICE, "a tile is read before its copy has arrived"),
+    ("tiles.cuh", "        simt::copy_wait<1>();\n        __syncthreads();\n", "        simt::copy_wait<1>();\n", "tsan", DEVICE,
+     "a tile is read while other threads' copies are on their way"),
+    ("tiles.cuh", "        __syncthreads();  // the tile is read", "        // the tile is read", "tsan", DEVICE, "a tile is overwritten while others read it"),
+    ("tiles.cuh", "not_finite);\n    __syncthreads();\n", "not_finite);\n", "tsan", DEVICE, "rows are mended by what other warps have not said yet"),
+    ("tiles.cuh", "if (not_finite[row]) mend_row", "if (false) mend_row", "plain", NOT_FINITE, "a NaN that others see stays in a row"),
+    ("tiles.cuh", "top = simt::most_over_lanes<1, 4>(top);", "top = simt::most_over_lanes<1, 2>(top);", "plain", DEVICE, "lanes of a row differ in its maximum"),
+    ("stream.cuh", "if (!there || (visible.cells[r] >> cell & 1) == 0) continue;", "if (!there) continue;", "plain", DEVICE, "hidden keys count"),
+    ("stream.cuh", "simt::sum_over_lanes<1, kLanes>(product)", "simt::sum_over_lanes<1, kLanes / 2>(product)", "plain", DEVICE, "half of a product is lost"),
+    ("rows.cuh", "const bool odd = (reinterpret_cast<uintptr_t>(from) & 2) != 0;", "const bool odd = false;", "plain", DEVICE, "words are read off their alignment"),
+    ("rows.cuh", "(odd ? 14 : 2)", "(odd ? 16 : 2)", "plain", DEVICE, "bytes of the next block"),
+]
+
+
+def run(command, **options):
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+class Build:
+    """Commands of one instrumented build of test_cuda_kernels."""
+
+    def __init__(self, folder, name):
+        self.folder = folder
+        target = f"test_cuda_kernels_{name}"
+        commands = json.loads((folder / "compile_commands.json").read_text(encoding="utf-8"))
+        self.compile = next(shlex.split(entry["command"]) for entry in commands
+                            if entry["file"].endswith("emulated_kernels.cpp") and f"{target}.dir" in entry["command"])
+        link = run(["ninja", "-C", str(folder), "-t", "commands", "-s", f"tests/cuda/{target}"]).stdout.strip().splitlines()[-1]
+        self.link = [word for word in shlex.split(link) if word not in (":", "&&")]
+        self.object = self.compile[self.compile.index("-o") + 1]
+        self.program = self.link[self.link.index("-o") + 1]
+
+    def program_of(self, sources, scratch):
+        """The program with kernels out of `sources`, or None where they do not compile."""
+        compiled, program = scratch / "kernels.o", scratch / "program"
+        command = [word for word in self.compile if not word.endswith("ccache")]
+        command[command.index("-o") + 1] = str(compiled)
+        # Before all other folders of headers.
+        done = run([command[0], f"-I{sources}", *command[1:]], cwd=self.folder)
+        if done.returncode != 0:
+            return None, done.stderr
+        link = [str(compiled) if word == self.object else str(program) if word == self.program else word for word in self.link]
+        done = run(link, cwd=self.folder)
+        return (program, "") if done.returncode == 0 else (None, done.stderr)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("build", type=pathlib.Path, help="the folder of a release build")
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of mutations")
+    arguments = parser.parse_args()
+    builds, unnoticed = {}, []
+    chosen = arguments.only if arguments.only is not None else range(len(MUTATIONS))
+    for number in chosen:
+        file, old, new, build, tests, fault = MUTATIONS[number]
+        text = (KERNELS / file).read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            unnoticed.append(f"{number}: {file} has {text.count(old)} times {old!r}: mutations.py is stale")
+            continue
+        if build not in builds:
+            builds[build] = Build(arguments.build.resolve(), build)
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = pathlib.Path(folder)
+            changed = scratch / "kernels/cuda"
+            changed.mkdir(parents=True)
+            for path in KERNELS.iterdir():
+                if path.suffix in (".cuh", ".h", ".def"):
+                    (changed / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+            (changed / file).write_text(text.replace(old, new), encoding="utf-8")
+            program, errors = builds[build].program_of(scratch, scratch)
+            if not program:
+                unnoticed.append(f"{number}: {fault}: does not compile: {errors[:500]}")
+                continue
+            done = run([str(program), f"--gtest_filter={tests}"], timeout=1800)
+            noticed = done.returncode != 0 and "0 tests from 0" not in done.stdout
+            print(f"{'noticed' if noticed else 'UNNOTICED':10} {file}, {build}: {fault}", flush=True)
+            if not noticed:
+                unnoticed.append(f"{number}: {file}: {fault}")
+    for line in unnoticed:
+        print(line)
+    print(f"{len(list(chosen))} mutations, {len(unnoticed)} unnoticed")
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
