@@ -6,6 +6,7 @@ Compiles emulated_kernels.cpp against a changed copy of src/kernels/cuda with th
 
 import argparse
 import json
+import os
 import pathlib
 import shlex
 import subprocess
@@ -100,7 +101,8 @@ def main():
             if not program:
                 unnoticed.append(f"{number}: {fault}: does not compile: {errors[:500]}")
                 continue
-            done = run([str(program), f"--gtest_filter={tests}"], timeout=1800)
+            # The first report is enough.
+            done = run([str(program), f"--gtest_filter={tests}"], timeout=1800, env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"})
             noticed = done.returncode != 0 and "0 tests from 0" not in done.stdout
             print(f"{'noticed' if noticed else 'UNNOTICED':10} {file}, {build}: {fault}", flush=True)
             if not noticed:
