@@ -91,7 +91,7 @@ REPORTS = {
         needs=MODELS, picture="tiers.png"),
     "streaming": Report(
         "Models that memory has no room for", "12 quick, 60 long",
-        [Part("Two models of random weights, in a memory cgroup", "bench streaming --repetitions 3 --generate 32 --output {folder}",
+        [Part("Two models of random weights, in a memory cgroup", "bench streaming --repetitions 2 --generate 16 --output {folder}",
               "bench streaming --repetitions 7 --generate 64 --shares 0.75,0.5,0.33,0.25 --output {folder}")],
         needs="root, outside of ./dev shell; 3 GB in /tmp", picture="streaming.png"),
     "weights": Report(

@@ -202,8 +202,9 @@ def shadows(runs):
     """What other rules of who leaves memory would have found of the same choices."""
     experts = runs[-1].weights.get("experts")
     if experts:
-        found = ", ".join(f"{name} {hits / max(experts['choices'], 1):.3f}" for name, hits in experts["shadow_hits"].items())
-        print(f"Hit rates of the shadow caches, prompt included: {found}; followed at the end: {experts['policy']}.")
+        found = ", ".join(f"{name} {hits / max(experts['choices'], 1):.3f}" for name, hits in experts["shadow_hits"].items() if name != "belady")
+        print(f"Of {experts['choices']} choices of an expert the shadow caches found, as they would have from the first on: {found}; followed at the end: "
+              f"{experts['policy']}. Belady's rule, which knows the choices to come: {experts['shadow_hits'].get('belady', 0) / max(experts['choices'], 1):.3f}.")
 
 
 def draw(path, points):
@@ -264,7 +265,7 @@ def main():
     parser.add_argument("--made", default=",".join(MADE), help="which models of random weights (default %(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep these, and take those that are there")
     parser.add_argument("--shares", default="0.5,0.33", help="limits of memory, of the model's file (default %(default)s)")
-    parser.add_argument("--reserve", type=float, default=96, help="MiB of the limit that are not for weights (default %(default)s)")
+    parser.add_argument("--reserve", type=float, default=160, help="MiB of the limit that are not for weights (default %(default)s)")
     parser.add_argument("--generate", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of the disk, before and after every run (default %(default)s)")

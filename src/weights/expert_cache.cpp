@@ -228,6 +228,17 @@ void ExpertCache::done(ExpertMatrix& matrix, ExpertPart& part, int64_t rows) {
     if (!queue_.empty()) serve();
 }
 
+ExpertStats ExpertCache::full_stats() const noexcept {
+    ExpertStats stats = this->stats();
+    const std::lock_guard lock(mutex_);
+    try {
+        stats.most_hits = policy_.most_hits();
+    } catch (const std::bad_alloc&) {
+        stats.most_hits = 0;  // as where nobody knows
+    }
+    return stats;
+}
+
 ExpertStats ExpertCache::stats() const {
     const std::lock_guard lock(mutex_);
     ExpertStats stats;

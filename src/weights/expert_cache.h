@@ -58,6 +58,7 @@ struct ExpertStats {
     uint64_t choices = 0;  ///< of experts, by layers and graphs
     std::array<uint64_t, ExpertPolicy::kRates> shadow_hits{};
     size_t followed = 0;
+    uint64_t most_hits = 0;  ///< ExpertPolicy::most_hits(); only of full_stats()
 };
 
 /**
@@ -100,6 +101,8 @@ public:
     static void used(ExpertMatrix& matrix) { matrix.order.clear(); }
 
     ExpertStats stats() const;
+    /** With what takes longer to say. */
+    ExpertStats full_stats() const noexcept;
 
 private:
     /** Slots of one size. */

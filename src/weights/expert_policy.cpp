@@ -1,6 +1,8 @@
 #include "weights/expert_policy.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 namespace atlas::weights {
@@ -13,6 +15,9 @@ constexpr uint64_t kReview = 2048;
 constexpr double kRemembered = 0.75;
 // What another rate has to be better by: ranks are sorted anew for it.
 constexpr double kBetter = 1.01;
+
+// Choices that are kept, 1 MB of them.
+constexpr size_t kMostTrace = size_t{1} << 18;
 
 double log_of_sum(double a, double b) {
     const double most = std::max(a, b), least = std::min(a, b);
@@ -46,6 +51,7 @@ void ExpertPolicy::resize(size_t experts, size_t room) {
 
 void ExpertPolicy::choose(size_t expert, double times) {
     ++choices_;
+    if (trace_.size() < kMostTrace) trace_.push_back(static_cast<uint32_t>(expert));
     for (size_t i = 0; i < kRates; ++i) {
         const double half_life = rates()[i].half_life;
         double& rank = ranks_[i][expert];
@@ -71,6 +77,31 @@ void ExpertPolicy::choose(size_t expert, double times) {
         shadow.there.emplace(rank, expert);
     }
     if (choices_ % kReview == 0) follow_best();
+}
+
+uint64_t ExpertPolicy::most_hits() const {
+    if (choices_ > trace_.size() || room_ == 0) return 0;
+    std::vector<size_t> next(trace_.size()), seen(ranks_[0].size(), trace_.size());
+    for (size_t i = trace_.size(); i-- > 0;) next[i] = std::exchange(seen[trace_[i]], i);
+    std::vector<size_t> due(seen.size());  // when an expert that is there is chosen again
+    std::vector<bool> has(seen.size(), false);
+    std::set<std::pair<size_t, size_t>> there;  // by that
+    uint64_t hits = 0;
+    for (size_t i = 0; i < trace_.size(); ++i) {
+        const size_t expert = trace_[i];
+        if (has[expert]) {
+            ++hits;
+            there.erase({due[expert], expert});
+        }
+        has[expert] = true;
+        due[expert] = next[i];
+        there.emplace(next[i], expert);
+        if (there.size() <= room_) continue;
+        const auto last = std::prev(there.end());
+        has[last->second] = false;
+        there.erase(last);
+    }
+    return hits;
 }
 
 void ExpertPolicy::follow_best() {

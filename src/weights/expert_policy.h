@@ -41,6 +41,11 @@ public:
     /** Of choices, those that the shadow cache of a rate would have found; of experts per graph, not of tokens. */
     uint64_t shadow_hits(size_t rate) const { return shadows_[rate].hits; }
     uint64_t choices() const { return choices_; }
+    /**
+     * What would have been found by who knows all choices beforehand (Belady), with the room that there is now: no cache finds more. 0 where there
+     * were more choices than are kept. Slow.
+     */
+    uint64_t most_hits() const;
 
 private:
     struct Shadow {
@@ -59,6 +64,7 @@ private:
     double now_ = 0;
     double sequence_ = 0;
     uint64_t choices_ = 0;
+    std::vector<uint32_t> trace_;  // the first choices
 
     // Until enough was seen.
     static constexpr size_t kFirst = 3;

@@ -1,5 +1,7 @@
 #include "weights/streamer.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <sstream>
 #include <system_error>
@@ -17,12 +19,21 @@ constexpr uint64_t kLeastSlots = 16, kMostSlots = 128;
 // Graphs that a process runs in turn: prompts, tokens, a draft model, a model's parts.
 constexpr size_t kMostOrders = 16;
 
+// Pages that the system took back and had to read again: some embeddings of each token always, and all of a program whose memory is too small.
+constexpr uint64_t kFewTokens = 8, kManyFaults = 100;
+
+uint64_t major_faults() {
+    rusage usage{};
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<uint64_t>(usage.ru_majflt) : 0;
+}
+
 ExpertStats sum(const ExpertStats& one, ExpertStats last) {
     last.hits += one.hits;
     last.misses += one.misses;
     last.read_bytes += one.read_bytes;
     last.evictions += one.evictions;
     last.choices += one.choices;
+    last.most_hits += one.most_hits;
     for (size_t i = 0; i < last.shadow_hits.size(); ++i) last.shadow_hits[i] += one.shadow_hits[i];
     return last;
 }
@@ -127,7 +138,7 @@ void Streamer::forget_all() noexcept {
     {
         const std::lock_guard stats_lock(stats_mutex_);
         if (reader_) ended_ = sum(ended_, reader_->stats());
-        if (experts_) ended_experts_ = sum(ended_experts_, experts_->stats());
+        if (experts_) ended_experts_ = sum(ended_experts_, experts_->full_stats());
         reader_ = nullptr;
         experts_ = nullptr;
     }
@@ -227,11 +238,20 @@ Status Streamer::begin(std::span<const WeightUse> uses, int64_t tokens, Pass* ou
 void Streamer::end(int64_t tokens) {
     const std::lock_guard stats_lock(stats_mutex_);
     const uint64_t read = ended_.read_bytes + reader_->stats().read_bytes;
+    const uint64_t faults = major_faults();
     if (tokens == 1) {
         ++decoded_tokens_;
         decoded_read_bytes_ += read - read_before_;
+        decoded_faults_ += faults - faults_before_;
     }
     read_before_ = read;
+    faults_before_ = faults;
+    if (decoded_tokens_ >= kFewTokens && decoded_faults_ > decoded_tokens_ * kManyFaults &&
+        !std::exchange(said_short_, true))
+        log().warn(
+            "weights: for each token the system has to read {} pages of the program again: memory is short beside "
+            "ATLAS_WEIGHTS_RAM={}, and a smaller one would be faster",
+            decoded_faults_ / decoded_tokens_, settings_.ram);
 }
 
 StreamerStats Streamer::stats() const {
@@ -246,12 +266,17 @@ StreamerStats Streamer::stats() const {
     stats.tokens = tokens_;
     stats.decoded_tokens = decoded_tokens_;
     stats.decoded_read_bytes = decoded_read_bytes_;
+    stats.decoded_faults = decoded_faults_;
     stats.direct = direct_;
     return stats;
 }
 
 std::string Streamer::json() const {
-    const StreamerStats stats = this->stats();
+    StreamerStats stats = this->stats();
+    {
+        const std::lock_guard stats_lock(stats_mutex_);
+        if (experts_) stats.experts = sum(ended_experts_, experts_->full_stats());
+    }
     const ReaderStats& reader = stats.reader;
     const ExpertStats& experts = stats.experts;
     std::ostringstream text;
@@ -261,10 +286,10 @@ std::string Streamer::json() const {
          << ", \"read_bytes\": " << reader.read_bytes
          << ", \"read_bytes_per_token\": " << (stats.tokens > 0 ? reader.read_bytes / stats.tokens : 0)
          << ", \"decoded_tokens\": " << stats.decoded_tokens << ", \"decoded_read_bytes\": " << stats.decoded_read_bytes
-         << ", \"asked\": " << reader.asked << ", \"waits\": " << reader.waits
-         << ", \"wait_seconds\": " << reader.wait_seconds << ", \"busy_seconds\": " << reader.busy_seconds
-         << ", \"retries\": " << reader.retries << ", \"failures\": " << reader.failures
-         << ", \"direct\": " << (stats.direct ? "true" : "false");
+         << ", \"decoded_faults\": " << stats.decoded_faults << ", \"asked\": " << reader.asked
+         << ", \"waits\": " << reader.waits << ", \"wait_seconds\": " << reader.wait_seconds
+         << ", \"busy_seconds\": " << reader.busy_seconds << ", \"retries\": " << reader.retries
+         << ", \"failures\": " << reader.failures << ", \"direct\": " << (stats.direct ? "true" : "false");
     if (experts.all_bytes > 0) {
         text << ", \"experts\": {\"bytes\": " << experts.bytes << ", \"all_bytes\": " << experts.all_bytes
              << ", \"hits\": " << experts.hits << ", \"misses\": " << experts.misses
@@ -273,6 +298,7 @@ std::string Streamer::json() const {
              << ExpertPolicy::rates()[experts.followed].name << "\", \"shadow_hits\": {";
         for (size_t i = 0; i < experts.shadow_hits.size(); ++i)
             text << (i > 0 ? ", " : "") << '"' << ExpertPolicy::rates()[i].name << "\": " << experts.shadow_hits[i];
+        if (experts.most_hits > 0) text << ", \"belady\": " << experts.most_hits;
         text << "}}";
     }
     text << "}";

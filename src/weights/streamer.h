@@ -28,6 +28,7 @@ struct StreamerStats {
     uint64_t weight_bytes = 0;  ///< of all dense weights that were used
     uint64_t passes = 0, tokens = 0;
     uint64_t decoded_tokens = 0, decoded_read_bytes = 0;  ///< of passes for one token
+    uint64_t decoded_faults = 0;                          ///< pages of the process that the system read meanwhile
     bool direct = true;
 };
 
@@ -147,7 +148,8 @@ private:
     uint64_t passes_ = 0, tokens_ = 0, pinned_bytes_ = 0, weight_bytes_ = 0;
     bool direct_ = true;
     // Of passes for one token: what prompts read says nothing of how fast tokens come.
-    uint64_t decoded_tokens_ = 0, decoded_read_bytes_ = 0, read_before_ = 0;
+    uint64_t decoded_tokens_ = 0, decoded_read_bytes_ = 0, read_before_ = 0, decoded_faults_ = 0, faults_before_ = 0;
+    bool said_short_ = false;
 };
 
 }  // namespace atlas::weights

@@ -168,7 +168,6 @@ protected:
         const std::string key = "\"" + name + "\": ";
         return std::stoull(experts.substr(experts.find(key) + key.size()));
     }
-
     const MappedFile mapped_{kBytes};
     std::unique_ptr<Streamer> streamer_;
     std::mt19937 random_{3};

@@ -121,6 +121,33 @@ TEST(ExpertPolicy, TheBestRateIsFollowed) {
     }
 }
 
+/** Belady's by a scan for who is chosen latest; who is never chosen again need not stay. */
+TEST(ExpertPolicy, NoneFindsMoreThanWhoKnowsAll) {
+    for (const size_t room : {1u, 5u, 13u, 40u}) {
+        const Trace trace = skewed(48, 300, 0.8, 60);
+        std::vector<size_t> all, there;
+        for (const auto& token : trace) all.insert(all.end(), token.begin(), token.end());
+        uint64_t hits = 0;
+        for (size_t i = 0; i < all.size(); ++i) {
+            const auto found = std::find(there.begin(), there.end(), all[i]);
+            if (found != there.end()) {
+                ++hits;
+                continue;
+            }
+            there.push_back(all[i]);
+            if (there.size() <= room) continue;
+            const auto again = [&](size_t expert) {
+                return std::find(all.begin() + static_cast<ptrdiff_t>(i) + 1, all.end(), expert) - all.begin();
+            };
+            there.erase(
+                std::max_element(there.begin(), there.end(), [&](size_t a, size_t b) { return again(a) < again(b); }));
+        }
+        const ExpertPolicy policy = run(trace, 48, room);
+        EXPECT_EQ(policy.most_hits(), hits) << room;
+        for (size_t i = 0; i < ExpertPolicy::kRates; ++i) EXPECT_LE(policy.shadow_hits(i), hits) << i;
+    }
+}
+
 TEST(ExpertPolicy, RoomMayChange) {
     ExpertPolicy policy;
     policy.resize(8, 0);

@@ -101,6 +101,7 @@ protected:
     const MappedFile mapped_{kBytes};
     std::unique_ptr<Streamer> streamer_;
     bool streaming_ = false;
+    uint64_t seen_ = 0;
 };
 
 TEST_P(StreamerTest, EveryPassGetsTheFilesBytes) {
@@ -275,6 +276,25 @@ TEST_P(StreamerTest, TheReaderMayComeLate) {
     for (int i = 0; i < 4; ++i) expect_good(some);
     usleep(300000);  // the ring fills
     for (int i = 0; i < 2; ++i) expect_good(all());
+}
+
+/** A program whose own pages are taken back and read again for each token is told. */
+TEST_P(StreamerTest, MemoryThatIsShortIsSaid) {
+    open(3 << 20);
+    const MappedFile other(4 << 20, 5);
+    testing::internal::CaptureStderr();
+    for (int i = 0; i < 12; ++i) {
+        EXPECT_TRUE(run({use(1)}).is_ok());
+        madvise(const_cast<std::byte*>(other.memory()), other.bytes(), MADV_DONTNEED);
+        madvise(const_cast<std::byte*>(other.memory()), other.bytes(), MADV_RANDOM);
+        fsync(other.fd());
+        posix_fadvise(other.fd(), 0, 0, POSIX_FADV_DONTNEED);
+        for (size_t at = 0; at < other.bytes(); at += 4096) seen_ += std::to_integer<uint64_t>(other.memory()[at]);
+    }
+    const std::string log = testing::internal::GetCapturedStderr();
+    const std::string said = "memory is short beside ATLAS_WEIGHTS_RAM=3145728";
+    EXPECT_NE(log.find(said), std::string::npos) << log << streamer_->json();
+    EXPECT_EQ(log.find(said), log.rfind(said)) << log;
 }
 
 TEST_P(StreamerTest, ATruncatedFileFailsTheGraph) {
