@@ -11,7 +11,7 @@
 namespace atlas::weights {
 namespace {
 
-// Of a size: one is used while the next ones are read.
+// Of a size: one is used while the next ones are read. Plan leaves experts alone of which so many are too much.
 constexpr uint64_t kLeastSlots = 4;
 
 bool is_there(const ExpertPart& part) {
@@ -70,10 +70,13 @@ uint64_t ExpertCache::least_bytes() const {
 
 void ExpertCache::grow(uint64_t bytes) {
     const std::lock_guard lock(mutex_);
+    // Slots never become fewer, so what a size has beyond its share is not there for the others.
+    uint64_t left = bytes - std::min(bytes, bytes_);
     for (auto& [size, slots] : slots_) {
         const double share = static_cast<double>(slots.all_bytes) / static_cast<double>(all_bytes_);
-        const auto count = std::clamp(static_cast<uint64_t>(static_cast<double>(bytes) * share) / size,
-                                      std::min(kLeastSlots, slots.part_count), slots.part_count);
+        const uint64_t wanted =
+            std::min(static_cast<uint64_t>(static_cast<double>(bytes) * share) / size, slots.slot_count + left / size);
+        const uint64_t count = std::clamp(wanted, std::min(kLeastSlots, slots.part_count), slots.part_count);
         if (count <= slots.slot_count) continue;
         const size_t more = (count - slots.slot_count) * size;
         slabs_.reserve(slabs_.size() + 1);
@@ -86,6 +89,7 @@ void ExpertCache::grow(uint64_t bytes) {
             slots.free.push_back(slabs_.back().memory + (i - 1) * size);
         slots.slot_count = count;
         bytes_ += more;
+        left -= std::min<uint64_t>(left, more);
     }
     policy_.resize(experts_, all_bytes_ > 0
                                  ? static_cast<size_t>(static_cast<double>(experts_) * static_cast<double>(bytes_) /

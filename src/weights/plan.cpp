@@ -12,6 +12,8 @@
 namespace atlas::weights {
 namespace {
 
+// What a cache of experts has slots for at least: four matrices of each size, of which there are two where down is of another type.
+constexpr uint64_t kLeastParts = 8;
 constexpr size_t kSlabBytes = size_t{32} << 20;
 
 }  // namespace
@@ -89,6 +91,13 @@ ExpertMatrix* Plan::experts_of(const WeightUse& use, const Order& order) {
                 "weights: experts with rows of {} bytes stay in the mapped file: {} of them are more than the {} "
                 "of a read",
                 use.row_bytes, kChunkRows, chunk_bytes_);
+        } else if (kLeastParts * made->part_bytes > pinned_limit_) {
+            if (!std::exchange(said_few_, true))
+                log().warn(
+                    "weights: experts stay in the mapped file: {} of their matrices, of {} bytes each, do not fit into "
+                    "the {} bytes for weights that stay",
+                    kLeastParts, made->part_bytes, pinned_limit_);
+            made->parts.clear();
         } else {
             const bool follows = !order.experts.empty() && order.experts.back().use.choice == use.choice;
             experts_.add(*made, follows ? order.experts.back().matrix : nullptr);

@@ -225,6 +225,21 @@ TEST_P(ExpertTest, OthersThanWereSaid) {
     }
 }
 
+/** Of these not even a few would fit into the budget. */
+TEST_P(ExpertTest, LargeExpertsStayMapped) {
+    open(3 << 20);
+    const WeightUse large{mapped_.memory() + kBegin, 1024, kRowBytes, 1, 3, 1024 * kRowBytes, 1, 0};
+    for (int i = 0; i < 2; ++i) {
+        Pass pass;
+        testing::internal::CaptureStderr();
+        ASSERT_TRUE(streamer_->begin(std::vector{large}, 1, &pass).is_ok());
+        const std::string log = testing::internal::GetCapturedStderr();
+        EXPECT_EQ(log.find("experts stay in the mapped file") != std::string::npos, i == 0) << log;
+        EXPECT_EQ(pass.next_experts(large.data), nullptr);
+        EXPECT_TRUE(pass.finish().is_ok());
+    }
+}
+
 TEST_P(ExpertTest, AGraphThatEndsEarlyHarmsNoOther) {
     open(3 << 20);
     for (const size_t stop : {0u, 1u, 2u, 5u, 11u}) {
