@@ -83,7 +83,8 @@ TEST(OptionsTest, WhatFollowsIsNotTakenForAsked) {
 TEST(OptionsTest, WhatBelongsToTheProcessIsNoContextsAndTheReasonIsSaid) {
     for (const TableRow& row : kTable) {
         const Status status = check_context_option(row.name);
-        const bool of_context = row.group != std::string("process") || row.name == std::string("ATLAS_THREADS");
+        const bool of_context = row.group != std::string("process") || row.name == std::string("ATLAS_THREADS") ||
+                                row.name == std::string("ATLAS_SPARSITY");
         EXPECT_EQ(status.is_ok(), of_context) << row.name;
         if (of_context) continue;
         EXPECT_EQ(status.code(), StatusCode::kUnsupported);
