@@ -1,6 +1,7 @@
 """What gpu_check.sh does on a machine with a GPU. Python 3.8 and later, nothing else."""
 
 import argparse
+import ctypes
 import json
 import pathlib
 import re
@@ -112,6 +113,11 @@ def main():
         if not (folder / program).exists():
             print(f"{folder} has no {program}: build the targets test_cuda_gpu and cuda_times, where nvcc is")
             return 2
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        print("no NVIDIA driver: libcuda.so.1 is not there")
+        return 2
     check = Check(folder)
     status, text = check.run("cuda_times", "1", "64")
     if status == 2:

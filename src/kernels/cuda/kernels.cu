@@ -1,4 +1,4 @@
-// The fatbin: kernels.def instantiated by nvcc. Tests compile the same functions with the emulator (tests/cuda/device).
+// The fatbin: kernels.def instantiated by nvcc. Tests compile the same functions with the emulator (tests/cuda/emulated_kernels.cpp).
 #include "kernels/cuda/decode.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/write_rows.cuh"

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <mutex>
+#include <string_view>
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/fatbin.h"
@@ -73,7 +74,9 @@ std::string describe() {
     int version = 0;
     int devices = 0;
     if (!status.is_ok()) {
-        text += "; " + status.message();
+        // Its line begins with the name that stands before the whole text.
+        constexpr std::string_view kName = "CUDA: ";
+        text += "; " + status.message().substr(status.message().starts_with(kName) ? kName.size() : 0);
     } else if (char buffer[32]; const int error = api.init(0)) {
         text += std::string("; the NVIDIA driver does not start: ") + name_of_error(api, error, buffer);
     } else if (api.version(&version) == 0 && api.device_count(&devices) == 0) {
