@@ -228,8 +228,8 @@ ATLAS_API const char* atlas_runtime_arch_name(atlas_arch_type arch);
 ATLAS_API atlas_arch_type atlas_runtime_arch_from_name(const char* name);
 
 /*
- * Modules: "exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights", "activation-sparsity". One that is not loaded leaves its work to the host's own operation
- * (exact-attention, weights), or it is not done. Loading what is loaded, and unloading what is not, succeeds. MODULE_NOT_FOUND: no such module; one that this
+ * Modules: "exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights", "activation-sparsity". One that is not loaded leaves
+ * its work to the host's own operation (exact-attention, weights), or it is not done. Loading what is loaded, and unloading what is not, succeeds. MODULE_NOT_FOUND: no such module; one that this
  * release does not have ("streaming", "cuda", "hybrid-weights"); or one that cannot be in this process, and why. INVALID_PARAMS:
  * atlas-memory without sparse-attention, sparse-attention without exact-attention, activation-sparsity without weights. POOL_EXHAUSTED: max_modules are loaded.
  */

@@ -1,5 +1,6 @@
 #include <ggml.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <exception>
@@ -127,6 +128,7 @@ private:
             MatMul& mat_mul;
         } const end{mat_mul_};
         const ggml_status status = run_all(steps, sampled);
+        if (status == GGML_STATUS_SUCCESS) say_if_all_was_read();
         const Status weights = mat_mul_.end_graph();
         return status == GGML_STATUS_SUCCESS && !weights.is_ok() ? failed(weights) : status;
     }
@@ -209,6 +211,25 @@ private:
     /** Not of operands that are copied out of pages for a call: their weights are at other addresses each time. */
     double left_out() const { return session_.runtime().options().page_all ? 0.0 : session_.left_out(); }
 
+    /** Once, where a token's products read every input although a share was to be left out. */
+    void say_if_all_was_read() {
+        if (left_out() <= 0.0 || said_all_was_read_ || mat_mul_.sparse_products() > 0) return;
+        const bool left_to_host = session_.runtime().options().weights == WeightsMode::kHost;
+        if (products_.empty() && !left_to_host) return;
+        // A prompt reads all: it has a product of several columns with a tensor of the model.
+        const auto is_of_prompt = [](const ggml_tensor* node) {
+            return op_kind(node->op) == OpKind::kMatMul && node->src[0]->op == GGML_OP_NONE &&
+                   ggml_nrows(node->src[1]) > 1;
+        };
+        if (std::any_of(products_.begin(), products_.end(), is_of_prompt)) return;
+        said_all_was_read_ = true;
+        log().warn("activation sparsity takes no part in a context: {}",
+                   left_to_host ? "ATLAS_WEIGHTS=host leaves weights to the program's CPU backend"
+                   : session_.runtime().streamer()
+                       ? "with ATLAS_WEIGHTS_RAM weights are read from their file row by row"
+                       : "no product behind a gated unit has weights in f16, bf16 or f32");
+    }
+
     static ggml_status failed(const Status& status) {
         log().error("weights: {}", status.to_string());
         return GGML_STATUS_FAILED;
@@ -268,6 +289,7 @@ private:
     SpeedSamples samples_{delegate_};
     std::vector<const ggml_tensor*> products_;  // with weights, of this graph
     std::vector<Changed> changed_;              // in place by this graph so far
+    bool said_all_was_read_ = false;
     int host_threads_ = 0;
     ggml_abort_callback abort_callback_ = nullptr;
     void* abort_data_ = nullptr;

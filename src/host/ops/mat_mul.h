@@ -43,8 +43,8 @@ public:
     bool was_sparse() const { return was_sparse_; }
     /**
      * Activations of an earlier graph are forgotten: other values may lie there now. products: those that run() will be called for, in order, whose
-     * weights `streamer`, if there is one, may have to read. left_out: share of inputs that products leave out where SparseColumns can; 0 beside a streamer, which reads rows.
-     * Errors: Streamer::begin(). Throws std::bad_alloc.
+     * weights `streamer`, if there is one, may have to read. left_out: share of inputs that products leave out where SparseColumns can; none are
+     * beside a streamer, which reads rows. Errors: Streamer::begin(). Throws std::bad_alloc.
      */
     Status begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products, double left_out);
     /** Errors: Pass::finish(). Throws std::bad_alloc. */

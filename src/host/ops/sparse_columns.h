@@ -10,12 +10,13 @@
 namespace atlas::host {
 
 /**
- * The last product of a feed-forward layer for a single token, with a share of its inputs left out, the smallest ones: their columns of the weights are not read. Most of what a
- * gated unit lets through is small (TEAL, arXiv 2408.14690), and here the threshold is that of each token itself, so that nothing has to be calibrated. Weights lie by row,
- * and a column's are a cache line apart: they are copied by column when they are first needed. Of one backend instance.
+ * The last product of a feed-forward layer for a single token, with a share of its inputs left out, the smallest ones: their columns of the
+ * weights are not read. Most of what a gated unit lets through is small (TEAL, arXiv 2408.14690), and here the threshold is that of each token
+ * itself, so that nothing has to be calibrated. Weights lie by row, and a column's are a cache line apart: they are copied by column when they
+ * are first needed. Of one backend instance; weights that a program writes anew meanwhile are not noticed.
  *
- * f32, f16 and bf16 alone. Of weights in blocks whole blocks of 32 inputs would have to be left out, which costs ten times as much quality as inputs one by one; and the
- * same codes by column are read no faster than all of them by row, at half of them (docs/design/experiments.md).
+ * f32, f16 and bf16 alone. Of weights in blocks whole blocks of 32 inputs would have to be left out, which costs ten times as much quality as
+ * inputs one by one; and the same codes by column are read no faster than all of them by row, at half of them (docs/design/experiments.md).
  */
 class SparseColumns {
 public:

@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "atlas_device.h"
@@ -132,6 +133,21 @@ TEST_F(SparseColumns, AllElseIsAsTheHosts) {
             theirs(cpu_device(), one.type, 512, 40, one.tokens, one.gated);
         EXPECT_LT(nmse(theirs.run(), ours.run()), 1e-6)
             << ggml_type_name(one.type) << ", tokens " << one.tokens << ", gated " << one.gated;
+    }
+}
+
+TEST_F(SparseColumns, WhereNothingIsLeftOutItIsSaidOnce) {
+    for (const auto& [type, tokens, said] : {std::tuple{GGML_TYPE_Q4_0, 1, true}, std::tuple{GGML_TYPE_Q4_0, 2, false},
+                                             std::tuple{GGML_TYPE_F16, 1, false}}) {
+        Layer layer(device_, type, 512, 40, tokens);
+        testing::internal::CaptureStderr();
+        layer.run();
+        layer.run();
+        const std::string text = testing::internal::GetCapturedStderr();
+        const std::string line = "activation sparsity takes no part in a context: no product behind a gated unit";
+        const size_t at = text.find(line);
+        EXPECT_EQ(at != std::string::npos, said) << ggml_type_name(type) << ", tokens " << tokens << ": " << text;
+        EXPECT_TRUE(!said || text.find(line, at + 1) == std::string::npos) << text;
     }
 }
 

@@ -169,7 +169,7 @@ HWY_INLINE void ScoreRows(const CodeShape& shape, const std::byte* page, const u
                 if constexpr (!kUnpacked) {
                     word_a = hn::ShiftRight<2>(word_a);
                     word_b = hn::ShiftRight<2>(word_b);
-                    if constexpr (kCount > 4) {
+                    if constexpr (kCount > 4 && HWY_TARGET == HWY_AVX2) {
                         // Sums fill the registers.
                         PutAside(word_a);
                         PutAside(word_b);
