@@ -2,16 +2,15 @@
 #include <ggml-backend.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <span>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "bench.h"
 #include "host_attention.h"
 #include "kernels/kernel_table.h"
 #include "machine_limits.h"
@@ -39,13 +38,6 @@ Spread spread(std::vector<double> times) {
     std::sort(times.begin(), times.end());
     if (times.empty()) return {};
     return {times[times.size() / 2], times.front(), times.back()};
-}
-
-template <class F>
-double timed(F f) {
-    const auto start = std::chrono::steady_clock::now();
-    f();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 DataType data_type(const std::string& name) {
@@ -160,20 +152,6 @@ bool bench(const Shape& s, const Settings& settings, double bandwidth, double pe
                 host_reached / 1e9, error, right ? "" : " WRONG");
     std::fflush(stdout);
     return right;
-}
-
-template <class T>
-std::vector<T> list(const char* text) {
-    std::vector<T> values;
-    std::stringstream stream(text);
-    for (std::string item; std::getline(stream, item, ',');) {
-        if constexpr (std::is_same_v<T, std::string>) {
-            values.push_back(item);
-        } else {
-            values.push_back(std::strtoll(item.c_str(), nullptr, 10));
-        }
-    }
-    return values;
 }
 
 constexpr const char* kUsage =

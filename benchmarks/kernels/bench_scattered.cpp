@@ -2,15 +2,14 @@
 // as cells scattered one by one, in the pages of a real arena. Every KV head selects its own, as a sparse planner's heads do.
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "bench.h"
 #include "kernels/kernel_table.h"
 #include "kernels/reference/reference.h"
 #include "kv/page_table.h"
@@ -28,8 +27,6 @@ struct Settings {
     int64_t heads_kv = 8, group = 4, keys = 1536, context = 131072;
     int threads = 2, repeats = 41, evict = 96;  // evict: MiB read between calls, 0: warm caches
 };
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void check(const Status& status) {
     if (status.is_ok()) return;
@@ -172,51 +169,28 @@ private:
     std::vector<kernels::HeadRuns> lists_[2];
 };
 
-struct Times {
-    std::vector<double> values;
-    double median() {
-        std::sort(values.begin(), values.end());
-        return values[values.size() / 2];
-    }
-};
-
 bool bench(const Settings& s, int64_t d, int64_t tokens, DataType type) {
     Problem problem(s, d, tokens, type);
     static std::vector<char> evict(static_cast<size_t>(s.evict) << 20);
-    Times times[2];
+    std::vector<double> times[2];
     double error = 0;
     for (int i = -1; i < (tokens == 1 ? s.repeats : (s.repeats + 3) / 4); ++i) {
         for (const bool scattered : {false, true}) {
             for (size_t at = 0; at < evict.size(); at += 64) evict[at]++;
-            const double start = seconds();
-            problem.attend(scattered);
-            if (i >= 0) times[scattered].values.push_back(seconds() - start);
+            const double time = timed([&] { problem.attend(scattered); });
+            if (i >= 0) times[scattered].push_back(time);
             if (i < 0) error = std::max(error, problem.error());
         }
     }
     const bool right = error < 1e-5;
     const double bytes = 2.0 * static_cast<double>(row_bytes(type, d) * static_cast<size_t>(s.heads_kv * s.keys));
-    const double neighbours = times[0].median(), scattered = times[1].median();
+    const double neighbours = median(times[0]), scattered = median(times[1]);
     std::printf("| %lld | %lld | %s | %.1f (%.1f) | %.1f (%.1f) | %.2f× | %.1f | %.0e%s |\n",
                 static_cast<long long>(tokens), static_cast<long long>(d), data_type_info(type).name, neighbours * 1e6,
-                times[0].values[0] * 1e6, scattered * 1e6, times[1].values[0] * 1e6, scattered / neighbours,
+                *std::min_element(times[0].begin(), times[0].end()) * 1e6, scattered * 1e6, *std::min_element(times[1].begin(), times[1].end()) * 1e6, scattered / neighbours,
                 bytes / scattered / 1e9, error, right ? "" : " WRONG");
     std::fflush(stdout);
     return right;
-}
-
-template <class T>
-std::vector<T> list(const char* text) {
-    std::vector<T> values;
-    std::stringstream stream(text);
-    for (std::string item; std::getline(stream, item, ',');) {
-        if constexpr (std::is_same_v<T, std::string>) {
-            values.push_back(item);
-        } else {
-            values.push_back(std::strtoll(item.c_str(), nullptr, 10));
-        }
-    }
-    return values;
 }
 
 [[noreturn]] void usage() {

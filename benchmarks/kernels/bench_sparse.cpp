@@ -1,17 +1,15 @@
 // Times sparse attention alone, per call, beside exact attention on the same pages: does its cost per token stay flat as the context grows?
 // Settings come from the ATLAS_ variables; the caches of the CPU are emptied between calls, as a model's other layers would.
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "attention/engine.h"
 #include "attention/stats.h"
+#include "bench.h"
 #include "kernels/kernel_table.h"
 
 namespace {
@@ -21,13 +19,6 @@ using namespace atlas;
 struct Shape {
     int64_t heads, heads_kv, d, tokens;
 };
-
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-double median(std::vector<double> times) {
-    std::sort(times.begin(), times.end());
-    return times[times.size() / 2];
-}
 
 /** Keys that turn with their position about a mean that changes every 24 tokens, f16; the tokens are the newest of n_keys. */
 class Problem {
@@ -116,21 +107,19 @@ double bench(const Shape& shape, int64_t n_keys, int threads, int repeats, doubl
     attention::KeyIndex index(problem.k, problem.v, shape.heads_kv, shape.d, shape.d);
     attention::Engine engine(settings);
     std::vector<char> evict(size_t{96} << 20);
-    const auto timed = [&](const auto& work) {
+    const auto timed_cold = [&](const auto& work) {
         for (size_t i = 0; i < evict.size(); i += 64) evict[i]++;
-        const double start = seconds();
-        Problem::check(work());
-        return seconds() - start;
+        return timed([&] { Problem::check(work()); });
     };
     const auto sparse = [&] { return engine.attend(problem.call, index, threads); };
     const auto exact = [&] { return engine.exact(problem.call, threads); };
-    const double first = timed(sparse);
+    const double first = timed_cold(sparse);
     std::vector<double> sparse_times, exact_times, later_layer;
     for (int i = 0; i < repeats; ++i) {
         engine.begin_graph();
-        sparse_times.push_back(timed(sparse));
-        later_layer.push_back(timed(sparse));
-        if (i % 4 == 0) exact_times.push_back(timed(exact));
+        sparse_times.push_back(timed_cold(sparse));
+        later_layer.push_back(timed_cold(sparse));
+        if (i % 4 == 0) exact_times.push_back(timed_cold(exact));
     }
     const double cost = median(later_layer);
     std::printf(
@@ -143,13 +132,6 @@ double bench(const Shape& shape, int64_t n_keys, int threads, int repeats, doubl
     return cost;
 }
 
-std::vector<int64_t> list(const char* text) {
-    std::vector<int64_t> values;
-    std::stringstream stream(text);
-    for (std::string item; std::getline(stream, item, ',');) values.push_back(std::strtoll(item.c_str(), nullptr, 10));
-    return values;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -159,7 +141,7 @@ int main(int argc, char** argv) {
     int repeats = 40;
     for (int i = 1; i + 1 < argc; i += 2) {
         const std::string name = argv[i];
-        const std::vector<int64_t> values = list(argv[i + 1]);
+        const std::vector<int64_t> values = list<int64_t>(argv[i + 1]);
         if (name == "--keys" && !values.empty())
             keys = values;
         else if (name == "--shape" && values.size() == 3)

@@ -3,15 +3,14 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "bench.h"
 #include "host_product.h"
 #include "kernels/kernel_table.h"
 #include "machine_limits.h"
@@ -31,18 +30,6 @@ struct Settings {
     int repeats = 5;
     bool host = true;
 };
-
-template <class F>
-double timed(F f) {
-    const auto start = std::chrono::steady_clock::now();
-    f();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> times) {
-    std::sort(times.begin(), times.end());
-    return times.empty() ? 0 : times[times.size() / 2];
-}
 
 kernels::WeightType weight_type(const std::string& name) {
     for (int i = 0; i < kernels::kWeightTypeCount; ++i) {
@@ -142,20 +129,6 @@ bool bench(const Settings& s, const std::string& type, int64_t n, int threads, c
                 right ? "" : " WRONG");
     std::fflush(stdout);
     return right;
-}
-
-template <class T>
-std::vector<T> list(const char* text) {
-    std::vector<T> values;
-    std::stringstream stream(text);
-    for (std::string item; std::getline(stream, item, ',');) {
-        if constexpr (std::is_same_v<T, std::string>) {
-            values.push_back(item);
-        } else {
-            values.push_back(std::strtoll(item.c_str(), nullptr, 10));
-        }
-    }
-    return values;
 }
 
 constexpr const char* kUsage =

@@ -7,7 +7,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <random>
+
+#include "bench.h"
 
 namespace {
 
@@ -22,18 +23,6 @@ ggml_type type_of(const std::string& name) {
         if (name == ggml_type_name(type)) return type;
     }
     die("unknown KV type");
-}
-
-std::vector<float> normal(size_t n, uint32_t seed) {
-    // Sums of four uniforms: near enough to normal, and fast for gigabytes.
-    std::minstd_rand rng(seed);
-    std::vector<float> values(n);
-    for (float& x : values) {
-        float sum = 0;
-        for (int i = 0; i < 4; ++i) sum += static_cast<float>(rng()) * (1.0f / 2147483648.0f) - 0.5f;
-        x = sum * 1.732f;
-    }
-    return values;
 }
 
 }  // namespace
@@ -74,7 +63,7 @@ HostAttention::HostAttention(const Shape& s, int threads) : state_(std::make_uni
 
     uint32_t seed = 1;
     for (ggml_tensor* tensor : {t.k, t.v, t.q}) {
-        const std::vector<float> values = normal(static_cast<size_t>(ggml_nelements(tensor)), seed++);
+        const std::vector<float> values = fast_normal(static_cast<size_t>(ggml_nelements(tensor)), seed++);
         ggml_quantize_chunk(tensor->type, values.data(), tensor->data, 0, ggml_nelements(tensor) / s.d, s.d, nullptr);
         if (tensor->type == GGML_TYPE_F32) std::copy(values.begin(), values.end(), static_cast<float*>(tensor->data));
     }

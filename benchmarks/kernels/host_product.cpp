@@ -8,7 +8,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
+
+#include "bench.h"
 
 namespace {
 
@@ -23,17 +24,6 @@ ggml_type type_of(const std::string& name) {
         if (known != nullptr && name == known) return static_cast<ggml_type>(i);
     }
     die("ggml does not know this type");
-}
-
-std::vector<float> normal(size_t n, uint32_t seed) {
-    std::minstd_rand rng(seed);
-    std::vector<float> values(n);
-    for (float& x : values) {
-        float sum = 0;
-        for (int i = 0; i < 4; ++i) sum += static_cast<float>(rng()) * (1.0f / 2147483648.0f) - 0.5f;
-        x = sum * 1.732f;
-    }
-    return values;
 }
 
 }  // namespace
@@ -54,7 +44,7 @@ HostProduct::HostProduct(const std::string& name, int64_t rows, int64_t cols, in
     const int64_t different = std::min<int64_t>(rows, 256);
     const size_t row = ggml_row_size(type, cols);
     weights_.resize(row * static_cast<size_t>(rows));
-    const std::vector<float> values = normal(static_cast<size_t>(different * cols), 1);
+    const std::vector<float> values = fast_normal(static_cast<size_t>(different * cols), 1);
     if (type == GGML_TYPE_F32) {
         std::memcpy(weights_.data(), values.data(), values.size() * sizeof(float));
     } else {
@@ -63,7 +53,7 @@ HostProduct::HostProduct(const std::string& name, int64_t rows, int64_t cols, in
     for (int64_t r = different; r < rows; ++r)
         std::memcpy(weights_.data() + static_cast<size_t>(r) * row,
                     weights_.data() + static_cast<size_t>(r % different) * row, row);
-    x_ = normal(static_cast<size_t>(n * cols), 2);
+    x_ = fast_normal(static_cast<size_t>(n * cols), 2);
     if (!keep) return;
 
     t.backend = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr);

@@ -148,7 +148,9 @@ void Streamer::forget_all() noexcept {
     }
     log().error("weights: a read gets no answer; {} bytes of memory are lost until the process ends",
                 work_->plan.pinned_bytes() + work_->experts.bytes() + slots_ * slot_bytes_);
-    static_cast<void>(work_.release());
+    Work* const work = work_.release();
+    work->lost_before = lost_.load();
+    while (!lost_.compare_exchange_weak(work->lost_before, work)) {}
 }
 
 Status Streamer::check_unchanged() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -122,7 +123,10 @@ private:
         Plan plan;
         Order* last = nullptr;
         std::unique_ptr<Reader> reader;  // ends first
+        Work* lost_before = nullptr;     // of lost_
     };
+    // All that have not ended, as a device may still write there. The process has hold of them to its end, so that no search for leaks finds them.
+    inline static std::atomic<Work*> lost_{nullptr};
 
     explicit Streamer(StreamerSettings settings);
     Status check_unchanged() const;
