@@ -68,11 +68,10 @@ static atlas_module_info module_of(atlas_runtime_ctx* runtime, const char* name)
     atlas_module_info infos[16];
     size_t count = 16;
     WORKS(atlas_runtime_get_modules(runtime, infos, &count));
-    for (size_t i = 0; i < count; ++i) {
-        if (strcmp(infos[i].name, name) == 0) return infos[i];
-    }
-    EXPECT(!"no such module");
-    return infos[0];
+    size_t at = 0;
+    while (at < count && strcmp(infos[at].name, name) != 0) ++at;
+    EXPECT(at < count);
+    return infos[at];
 }
 
 static void modules(atlas_runtime_ctx* runtime, struct llama_context* ctx) {
