@@ -1,0 +1,169 @@
+#include "weights/encode.h"
+
+#include <cstring>
+
+#include "weights/encode_fit.h"
+
+namespace atlas::weights {
+namespace {
+
+using kernels::WeightType;
+
+constexpr size_t kBlock = 32;
+constexpr size_t kBlockK = 256;
+
+/** Levels of iq4_nl. */
+struct UnevenLevels {
+    static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    static constexpr float middle(int i) { return 0.5f * static_cast<float>(kLevels[i] + kLevels[i + 1]); }
+    /** Comparisons with all middles, not a table: these are what the compiler turns into vectors. */
+    float operator()(float v) const {
+        float level = kLevels[0];
+        for (int i = 0; i < 15; ++i) level += v > middle(i) ? static_cast<float>(kLevels[i + 1] - kLevels[i]) : 0.0f;
+        return level;
+    }
+    static uint8_t code(float v) {
+        int code = 0;
+        for (int i = 0; i < 15; ++i) code += v > middle(i);
+        return static_cast<uint8_t>(code);
+    }
+};
+
+void put_nibbles(const uint8_t* codes, uint8_t* to) {
+    for (size_t i = 0; i < 16; ++i) to[i] = static_cast<uint8_t>((codes[i] & 15) | (codes[i + 16] & 15) << 4);
+}
+
+void put_fifth_bits(const uint8_t* codes, uint8_t* to) {
+    uint32_t bits = 0;
+    for (size_t i = 0; i < kBlock; ++i) bits |= static_cast<uint32_t>(codes[i] >> 4) << i;
+    for (size_t i = 0; i < 4; ++i) to[i] = static_cast<uint8_t>(bits >> (8 * i));
+}
+
+float of_largest_size(const float* x) {
+    float least = x[0], most = x[0];
+    for (size_t i = 1; i < kBlock; ++i) least = std::min(least, x[i]), most = std::max(most, x[i]);
+    return -least > most ? least : most;
+}
+
+/** q4_0, q5_0: f16 d, fifth bits, nibbles. */
+template <int kBits>
+void encode_even(const float* x, uint8_t* out) {
+    constexpr float kHalf = kBits == 4 ? 8.0f : 16.0f;
+    const EvenLevels levels{-kHalf, kHalf - 1.0f};
+    float w[kBlock];
+    uint8_t codes[kBlock];
+    float scale = 0.0f;
+    if (count_errors(x, kBlock, w)) {
+        const float most = of_largest_size(x);
+        scale =
+            half_scale(fit_scale<kBlock>({x, w}, levels, most, {{-kHalf - 2.0f, 0.25f, 13}, {kHalf - 2.0f, 0.25f, 9}}));
+    }
+    write_codes<kBlock>(x, levels, {scale, 0.0f}, codes);
+    put_half(out, scale);
+    if (kBits == 5) put_fifth_bits(codes, out + 2);
+    put_nibbles(codes, out + (kBits == 5 ? 6 : 2));
+}
+
+/** q4_1, q5_1: f16 d, f16 m, fifth bits, nibbles. */
+template <int kBits>
+void encode_line(const float* x, uint8_t* out) {
+    const EvenLevels levels{0.0f, kBits == 4 ? 15.0f : 31.0f};
+    float w[kBlock];
+    uint8_t codes[kBlock];
+    Line line;
+    if (count_errors(x, kBlock, w)) {
+        float least = x[0], most = x[0];
+        for (size_t i = 1; i < kBlock; ++i) least = std::min(least, x[i]), most = std::max(most, x[i]);
+        line = fit_line<kBlock>({x, w}, levels, least, most, false, {-1.0f, 0.25f, 13});
+        line = {half_scale(line.scale), rounded_to_half(line.offset)};
+    }
+    write_codes<kBlock>(x, levels, line, codes);
+    put_half(out, line.scale);
+    put_half(out + 2, line.offset);
+    if (kBits == 5) put_fifth_bits(codes, out + 4);
+    put_nibbles(codes, out + (kBits == 5 ? 8 : 4));
+}
+
+/** iq4_nl: f16 d, nibbles. */
+void encode_uneven(const float* x, uint8_t* out) {
+    float w[kBlock];
+    uint8_t codes[kBlock];
+    float scale = 0.0f;
+    if (count_errors(x, kBlock, w)) {
+        const float most = of_largest_size(x);
+        scale = half_scale(fit_scale<kBlock>({x, w}, UnevenLevels{}, most, {{-151.0f, 3.0f, 19}, {97.0f, 3.0f, 15}}));
+    }
+    const float inverse = inverse_of(scale);
+    for (size_t i = 0; i < kBlock; ++i) codes[i] = UnevenLevels::code(x[i] * inverse);
+    put_half(out, scale);
+    put_nibbles(codes, out + 2);
+}
+
+/** Finite, and within f16. */
+void clean(const float* from, size_t n, float* to) {
+    for (size_t i = 0; i < n; ++i) {
+        const float x = std::isfinite(from[i]) ? from[i] : 0.0f;
+        to[i] = std::min(std::max(x, -65504.0f), 65504.0f);
+    }
+}
+
+using EncodeBlock = void (*)(const float* x, uint8_t* out);
+
+EncodeBlock encoder_of(WeightType to) {
+    switch (to) {
+        case WeightType::kQ8_0:
+            return [](const float* x, uint8_t* out) { kernels::encode_row(DataType::kQ8_0, x, out, kBlock); };
+        case WeightType::kQ4_0:
+            return encode_even<4>;
+        case WeightType::kQ5_0:
+            return encode_even<5>;
+        case WeightType::kQ4_1:
+            return encode_line<4>;
+        case WeightType::kQ5_1:
+            return encode_line<5>;
+        case WeightType::kIQ4_NL:
+            return encode_uneven;
+        case WeightType::kQ4_K:
+            return encode_q4_K;
+        case WeightType::kQ5_K:
+            return encode_q5_K;
+        case WeightType::kQ6_K:
+            return encode_q6_K;
+        default:
+            return nullptr;
+    }
+}
+
+}  // namespace
+
+bool count_errors(const float* x, size_t n, float* w) {
+    float sum = 0.0f, most = 0.0f;
+#pragma omp simd reduction(+ : sum) reduction(max : most)
+    for (size_t i = 0; i < n; ++i) {
+        sum += x[i] * x[i];
+        most = std::max(most, std::fabs(x[i]));
+    }
+    if (most <= 0x1p-25f) return false;
+    const float factor = static_cast<float>(n) / sum;
+#pragma omp simd
+    for (size_t i = 0; i < n; ++i) w[i] = 1.0f + 0.3f * (x[i] * x[i] * factor);
+    return true;
+}
+
+bool can_encode(WeightType to, int64_t cols) {
+    return encoder_of(to) != nullptr && cols > 0 && cols % kernels::weight_type_info(to).block_elements == 0;
+}
+
+void encode_weights(WeightType to, const float* row, int64_t cols, std::byte* out) {
+    const EncodeBlock encode = encoder_of(to);
+    const kernels::WeightTypeInfo& info = kernels::weight_type_info(to);
+    const auto elements = static_cast<size_t>(info.block_elements);
+    auto* to_block = reinterpret_cast<uint8_t*>(out);
+    float x[kBlockK];
+    for (size_t i = 0; i < static_cast<size_t>(cols); i += elements, to_block += info.block_bytes) {
+        clean(row + i, elements, x);
+        encode(x, to_block);
+    }
+}
+
+}  // namespace atlas::weights
