@@ -1,5 +1,6 @@
 #include "weights/encode.h"
 
+#include <array>
 #include <cstring>
 
 #include "weights/encode_fit.h"
@@ -16,18 +17,28 @@ constexpr size_t kBlockK = 256;
 struct UnevenLevels {
     static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     static constexpr float middle(int i) { return 0.5f * static_cast<float>(kLevels[i] + kLevels[i + 1]); }
-    /** Comparisons with all middles, not a table: these are what the compiler turns into vectors. */
     float operator()(float v) const {
-        float level = kLevels[0];
-        for (int i = 0; i < 15; ++i) level += v > middle(i) ? static_cast<float>(kLevels[i + 1] - kLevels[i]) : 0.0f;
-        return level;
+        return kTable[static_cast<size_t>(std::min(std::max(2.0f * v + 256.0f, 0.0f), 511.0f))];
     }
+    /** The level nearest to v where 2v + 256 is i … i + 1: middles are multiples of a half. */
+    static const std::array<float, 512> kTable;
     static uint8_t code(float v) {
         int code = 0;
         for (int i = 0; i < 15; ++i) code += v > middle(i);
         return static_cast<uint8_t>(code);
     }
 };
+
+constexpr std::array<float, 512> make_table() {
+    std::array<float, 512> table{};
+    for (int i = 0; i < 512; ++i) {
+        int code = 0;
+        while (code < 15 && 0.5f * static_cast<float>(i - 256) >= UnevenLevels::middle(code)) ++code;
+        table[static_cast<size_t>(i)] = UnevenLevels::kLevels[code];
+    }
+    return table;
+}
+constexpr std::array<float, 512> UnevenLevels::kTable = make_table();
 
 void put_nibbles(const uint8_t* codes, uint8_t* to) {
     for (size_t i = 0; i < 16; ++i) to[i] = static_cast<uint8_t>((codes[i] & 15) | (codes[i + 16] & 15) << 4);
