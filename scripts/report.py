@@ -100,6 +100,12 @@ REPORTS = {
               f"bench -m {{model:{name}}} {WEIGHTS} --depths 0,2048 --prompt 512 --generate 32 --repetitions 7 --output {{folder}}/{name}")
          for name, title in (("qwen", "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M"), ("gemma3", "Gemma 3 270M, Q4_K_M"), ("smollm2", "SmolLM2-135M-Instruct, Q4_1"))],
         needs=MODELS),
+    "formats": Report(
+        "Weights rounded while a model is loaded", "12 quick, 40 long",
+        [Part(title, f"bench formats -m {{model:{name}}} --repetitions 3 {more}", f"bench formats -m {{model:{name}}} --repetitions 7 --chunks 16 {more}")
+         for name, title, more in (("smollm2", "SmolLM2-135M-Instruct, in f16", ""),
+                                   ("qwen", "Qwen2.5-Coder-1.5B-Instruct, in f16", "--formats native,int8,int8+head,int4+head,auto:5.5+head --files q8_0,q4_K --chunks 2 --prompt 128 --generate 16"))],
+        needs=MODELS + "; 9 GB in /var/tmp"),
     "sparsity": Report(
         "Activation sparsity: inputs left out of each layer's last product", "8 quick, 20 long",
         [Part(title, f"bench sparsity -m {{model:{name}}} --rounds 5", f"bench sparsity -m {{model:{name}}} --rounds 11 --tokens 256")

@@ -187,7 +187,8 @@ bool bench(const Settings& s, int64_t d, int64_t tokens, DataType type) {
     const double neighbours = median(times[0]), scattered = median(times[1]);
     std::printf("| %lld | %lld | %s | %.1f (%.1f) | %.1f (%.1f) | %.2f× | %.1f | %.0e%s |\n",
                 static_cast<long long>(tokens), static_cast<long long>(d), data_type_info(type).name, neighbours * 1e6,
-                *std::min_element(times[0].begin(), times[0].end()) * 1e6, scattered * 1e6, *std::min_element(times[1].begin(), times[1].end()) * 1e6, scattered / neighbours,
+                *std::min_element(times[0].begin(), times[0].end()) * 1e6, scattered * 1e6,
+                *std::min_element(times[1].begin(), times[1].end()) * 1e6, scattered / neighbours,
                 bytes / scattered / 1e9, error, right ? "" : " WRONG");
     std::fflush(stdout);
     return right;

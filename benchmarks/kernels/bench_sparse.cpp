@@ -24,7 +24,9 @@ struct Shape {
 class Problem {
 public:
     Problem(const Shape& shape, int64_t n_keys)
-        : row_(static_cast<size_t>(shape.heads_kv * shape.d) * 2), k(tier_, clock_, row_, n_keys), v(tier_, clock_, row_, n_keys) {
+        : row_(static_cast<size_t>(shape.heads_kv * shape.d) * 2),
+          k(tier_, clock_, row_, n_keys),
+          v(tier_, clock_, row_, n_keys) {
         std::mt19937 random(1);
         std::normal_distribution<float> normal;
         std::vector<uint16_t> values(row_ / 2);

@@ -280,6 +280,15 @@ private:
         }
         if (out_.weights_ram_bytes > 0 && out_.weights == WeightsMode::kHost)
             return not_allowed("ATLAS_WEIGHTS_RAM", text("ATLAS_WEIGHTS_RAM"), "0 with ATLAS_WEIGHTS=host");
+        if (!out_.weight_format.empty() && out_.weight_format != "native") {
+            // Only mapped weights in Atlas's hands are rounded; streamed ones are read as the file has them.
+            const char* without = out_.device == DeviceMode::kAccel    ? "ATLAS_DEVICE=accel"
+                                  : out_.weights == WeightsMode::kHost ? "ATLAS_WEIGHTS=host"
+                                  : out_.weights_ram_bytes > 0         ? "ATLAS_WEIGHTS_RAM"
+                                                                       : nullptr;
+            if (without)
+                return not_allowed("ATLAS_WEIGHT_FORMAT", out_.weight_format, std::string("native with ") + without);
+        }
         if (!out_.kv_disk.empty() && out_.kv_ram_bytes == 0)
             return not_allowed("ATLAS_KV_DISK", out_.kv_disk, "none without ATLAS_KV_RAM, beyond which pages go there");
         // A plain blend also goes with the window alone: the mission's first form.

@@ -119,7 +119,8 @@ private:
             const OpKind kind = op_kind(step.node->op);
             if (kind == OpKind::kMatMul || kind == OpKind::kMatMulId) products_.push_back(step.node);
         }
-        if (const Status status = mat_mul_.begin_graph(session_.runtime().streamer(), products_, left_out());
+        if (const Status status = mat_mul_.begin_graph(
+                {session_.runtime().streamer(), session_.runtime().formats()}, products_, left_out(), threads());
             !status.is_ok())
             return failed(status);
         // Other graphs wait for the end of this one, whatever it throws.

@@ -104,21 +104,25 @@ bool device_supports_buft(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
 }
 
 void mapping_ends(ggml_backend_buffer_t buffer) {
-    runtime::plugin_runtime()->streamer()->remove(
-        static_cast<const std::byte*>(reinterpret_cast<abi::Buffer*>(buffer)->context));
+    const auto* const memory = static_cast<const std::byte*>(reinterpret_cast<abi::Buffer*>(buffer)->context);
+    if (weights::Streamer* streamer = runtime::plugin_runtime()->streamer()) streamer->remove(memory);
+    if (weights::FormatStore* formats = runtime::plugin_runtime()->formats()) formats->remove(memory);
 }
 
-/** Weights are read where the model file is mapped; or, where memory has no room for it, from the file. */
+/** Weights are read where the model file is mapped; or, where memory has no room for it, from the file; or what they are rounded to is. */
 ggml_backend_buffer_t device_buffer_from_host_ptr(ggml_backend_dev_t, void* memory, size_t size, size_t) {
     ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(memory, size);
     weights::Streamer* streamer = runtime::plugin_runtime()->streamer();
-    if (!buffer || !streamer) return buffer;
+    weights::FormatStore* formats = runtime::plugin_runtime()->formats();
+    if (!buffer || (!streamer && !formats)) return buffer;
     try {
-        streamer->add(static_cast<const std::byte*>(memory), size);
+        if (streamer) streamer->add(static_cast<const std::byte*>(memory), size);
+        if (formats) formats->add(static_cast<const std::byte*>(memory), size);
         // The memory is not the buffer's, which therefore has nothing to do itself when it ends.
         reinterpret_cast<abi::Buffer*>(buffer)->iface.free_buffer = mapping_ends;
     } catch (const std::bad_alloc&) {
-        log().warn("ATLAS_WEIGHTS_RAM takes no part for {} bytes of weights: no memory left", size);
+        log().warn("{} takes no part for {} bytes of weights: no memory left",
+                   streamer ? "ATLAS_WEIGHTS_RAM" : "ATLAS_WEIGHT_FORMAT", size);
     }
     return buffer;
 }

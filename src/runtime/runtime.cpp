@@ -25,6 +25,9 @@ Status Runtime::open_disk() {
         const weights::StreamerSettings settings{options_.weights_ram_bytes, options_.test_faults};
         if (Status status = weights::Streamer::open(settings, &streamer_); !status.is_ok()) return status;
     }
+    weights::FormatSettings format;
+    if (Status status = weights::parse_format(options_.weight_format, &format); !status.is_ok()) return status;
+    if (!format.is_native() && !formats_) formats_ = std::make_unique<weights::FormatStore>(format);
     if (options_.kv_disk.empty() || pager_) return Status::ok();
     std::unique_ptr<kv::DiskTier> disk;
     const kv::DiskOptions options{options_.kv_disk, options_.kv_disk_limit, options_.test_faults, true};
@@ -78,6 +81,7 @@ std::string Runtime::statistics() const {
     text.insert(text.rfind('}'), ", \"absent\": " + absences().json());
     if (pager_) text.insert(text.rfind('}'), ", \"kv\": " + pager_->json());
     if (streamer_) text.insert(text.rfind('}'), ", \"weights\": " + streamer_->json());
+    if (formats_) text.insert(text.rfind('}'), ", \"formats\": " + formats_->json());
     return text;
 }
 
@@ -85,7 +89,7 @@ void Runtime::write_statistics() const noexcept {
     const std::string& target = options_.stats;
     if (target.empty()) return;
     try {
-        if (stats_.empty() && absences().empty() && !pager_ && !streamer_) return;
+        if (stats_.empty() && absences().empty() && !pager_ && !streamer_ && !formats_) return;
         std::string text = statistics();
         if (target == "1") {
             std::erase(text, '\n');

@@ -16,6 +16,7 @@
 #include "runtime/pools.h"
 #include "runtime/registry.h"
 #include "side_car/use.h"
+#include "weights/format_store.h"
 #include "weights/streamer.h"
 
 namespace atlas::side_car {
@@ -32,7 +33,7 @@ class Session;
  *
  * Its end. Sessions share its ownership, so it ends when the last of them and whoever made it have let go, in whatever order: a host may free contexts as
  * late as in static destructors. A session that ends hands in its statistics, which are written; then end, in this order: the list of sessions, empty by
- * then; the side-car, which memories of sessions shared; the statistics; the streamer of weights; pager, write clock and budget of the KV caches; the options. Page tables hold references
+ * then; the side-car, which memories of sessions shared; the statistics; the streamer of weights and their formats; pager, write clock and budget of the KV caches; the options. Page tables hold references
  * to clock and budget, so whoever makes them keeps the runtime: the plug-in's never ends.
  */
 class Runtime {
@@ -62,9 +63,11 @@ public:
     void close_metrics() noexcept { metrics_.reset(); }
     /** What reads weights that memory has no room for; nullptr without ATLAS_WEIGHTS_RAM. */
     weights::Streamer* streamer() const { return streamer_.get(); }
+    /** What rounds weights while they are loaded; nullptr without ATLAS_WEIGHT_FORMAT. */
+    weights::FormatStore* formats() const { return formats_.get(); }
     /**
-     * Opens what the options ask for of disks, before any table is made: the disk tier, the streamer of weights. Errors: of the folder, of
-     * ATLAS_WEIGHTS_RAM, of ATLAS_TEST_FAULTS. Throws std::bad_alloc.
+     * Opens what the options ask for, before any table is made: the disk tier, the streamer of weights, their formats. Errors: of the folder, of
+     * ATLAS_WEIGHTS_RAM, of ATLAS_WEIGHT_FORMAT, of ATLAS_TEST_FAULTS. Throws std::bad_alloc.
      */
     Status open_disk();
     attention::Stats& stats() { return stats_; }
@@ -85,8 +88,8 @@ public:
     AbsenceCounts absences() const;
 
     /**
-     * {"layers": […], "absent": […], "kv": {…}, "weights": {…}}: attention::Stats::json(), AbsenceCounts::json(), with a disk kv::Pager::json(), with
-     * ATLAS_WEIGHTS_RAM weights::Streamer::json().
+     * {"layers": […], "absent": […], "kv": {…}, "weights": {…}, "formats": {…}}: attention::Stats::json(), AbsenceCounts::json(), with a disk
+     * kv::Pager::json(), with ATLAS_WEIGHTS_RAM weights::Streamer::json(), with ATLAS_WEIGHT_FORMAT weights::FormatStore::json().
      */
     std::string statistics() const;
     /** Writes statistics() where ATLAS_STATS wants it, if there is anything to say. Called when a session ends, and at the end of the process for those that never do. */
@@ -99,6 +102,7 @@ private:
     std::unique_ptr<kv::Pager> pager_;
     Pools pools_{kv_budget_, pager_};
     std::unique_ptr<weights::Streamer> streamer_;
+    std::unique_ptr<weights::FormatStore> formats_;
     attention::Stats stats_;
     mutable std::mutex mutex_;
     AbsenceCounts absences_;  // of sessions that ended; guarded by mutex_

@@ -1,3 +1,4 @@
+#include "base/vector_loop.h"
 #include "weights/encode.h"
 
 #include <array>
@@ -149,14 +150,12 @@ EncodeBlock encoder_of(WeightType to) {
 
 bool count_errors(const float* x, size_t n, float* w) {
     float sum = 0.0f, most = 0.0f;
-#pragma omp simd reduction(+ : sum) reduction(max : most)
-    for (size_t i = 0; i < n; ++i) {
-        sum += x[i] * x[i];
-        most = std::max(most, std::fabs(x[i]));
-    }
+    ATLAS_VECTOR_SUM(sum)
+    for (size_t i = 0; i < n; ++i) sum += x[i] * x[i];
+    for (size_t i = 0; i < n; ++i) most = std::max(most, std::fabs(x[i]));
     if (most <= 0x1p-25f) return false;
     const float factor = static_cast<float>(n) / sum;
-#pragma omp simd
+    ATLAS_VECTOR_LOOP
     for (size_t i = 0; i < n; ++i) w[i] = 1.0f + 0.3f * (x[i] * x[i] * factor);
     return true;
 }

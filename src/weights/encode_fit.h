@@ -7,6 +7,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "base/vector_loop.h"
 #include "kernels/row_codec.h"
 
 namespace atlas::weights {
@@ -76,7 +77,7 @@ float error_of(const Samples<N>& s, const Levels& levels, Line line) {
     const float* x = s.x;
     const float* w = s.w;
     float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
+    ATLAS_VECTOR_SUM(sum)
     for (size_t i = 0; i < N; ++i) {
         const float rest = x[i] - line.offset;
         const float off = rest - line.scale * levels(rest * inverse);
@@ -92,7 +93,7 @@ float refined_scale(const Samples<N>& s, const Levels& levels, float scale, floa
     const float* x = s.x;
     const float* w = s.w;
     float wxq = 0.0f, wqq = 0.0f;
-#pragma omp simd reduction(+ : wxq, wqq)
+    ATLAS_VECTOR_SUM(wxq, wqq)
     for (size_t i = 0; i < N; ++i) {
         const float q = levels(x[i] * inverse);
         wxq += w[i] * x[i] * q;
@@ -138,7 +139,7 @@ Moments moments_of(const Samples<N>& s, const EvenLevels& levels, Line line) {
     const float* x = s.x;
     const float* w = s.w;
     float ww = 0.0f, wx = 0.0f, wq = 0.0f, wqq = 0.0f, wxq = 0.0f;
-#pragma omp simd reduction(+ : ww, wx, wq, wqq, wxq)
+    ATLAS_VECTOR_SUM(ww, wx, wq, wqq, wxq)
     for (size_t i = 0; i < N; ++i) {
         const float q = levels((x[i] - line.offset) * inverse);
         ww += w[i];
@@ -193,7 +194,7 @@ Line fit_line(const Samples<N>& s, const EvenLevels& levels, float least, float 
 template <size_t N>
 void write_codes(const float* x, const EvenLevels& levels, Line line, uint8_t* codes) {
     const float inverse = inverse_of(line.scale);
-#pragma omp simd
+    ATLAS_VECTOR_LOOP
     for (size_t i = 0; i < N; ++i)
         codes[i] = static_cast<uint8_t>(static_cast<int32_t>(levels((x[i] - line.offset) * inverse) - levels.lowest));
 }

@@ -10,7 +10,7 @@ foreach(scenario
         greedy_no_kv_offload greedy_one_layer_outside greedy_no_layer greedy_split_row greedy_group_attention accel accel_q8_0 kernel_avx2 kernel_reference threads attention_ops
         weights_host weights_no_mmap weights_one_layer_outside weights_host_context_shift_q8_0 mat_mul_ops mat_mul_id_ops
         rms_norm_ops gated_ops rope_ops
-        attention_ops_paged attention_ops_accel set_rows_ops set_rows_ops_paged set_rows_ops_accel bench experts prompt_cache refusals logging parallel)
+        attention_ops_paged attention_ops_accel set_rows_ops set_rows_ops_paged set_rows_ops_accel bench experts weight_formats prompt_cache refusals logging parallel)
     add_test(NAME host.${scenario}
         COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/programs_test.py --plugin $<TARGET_FILE:ggml-atlas>
             --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${backend_ops} ${scenario})

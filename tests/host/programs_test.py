@@ -34,6 +34,9 @@ GREEDY = {
     "greedy_group_attention": ["-c", "256", "--grp-attn-n", "4", "--grp-attn-w", "64", "-n", "96"],
 }
 
+# Word, most nats of mean KL, bits of a weight with its share of scales.
+FORMATS = [("int8", 0.001, 8.5), ("int6", 0.003, 7.1), ("int5", 0.01, 5.8), ("int4", 0.04, 4.5), ("auto:6", 0.006, 6.0), ("int8+head", 0.001, 8.5)]
+
 # Every type; one expert of a token and more, with a column each or one for all; rows that fill no panel; few tokens and many.
 EXPERT_CASES = (r"type_b=f32,(n_mats=4,n_used=2,b=0,m=(512,n=(1|32)|64,n=16|8,n=1|8,n=16),|n_mats=4,n_used=[14],b=[01],m=512,n=(5|129),|"
                 r"n_mats=8,n_used=4,b=[01],m=512,n=17,|n_mats=16,|n_mats=4,n_used=4,b=0,m=16,)")
@@ -77,7 +80,7 @@ def backend_ops(args, device, operation, pattern, minimum, **variables):
     print(found[0])
 
 
-def expect_close(args, extra, most):
+def expect_close(args, extra, most, **variables):
     """
     Distributions of next tokens over some hundred tokens of text are within `most` nats (mean KL) of the host's own. For caches of few bits:
     a text cannot be compared, since rounding decides between likeliest tokens that are as good as equal. The mean is that of the last row
@@ -93,14 +96,14 @@ def expect_close(args, extra, most):
         without = run(command)
         if without.returncode != 0 or not base.is_file():
             raise Failed(f"{command}: status {without.returncode}\n{without.stderr[-3000:]}")
-        result = run([*command, "--kl-divergence"], args.plugin)
+        result = run([*command, "--kl-divergence"], args.plugin, **variables)
     rows = re.findall(r"^ +\d+ +\S+ ± +\S+ +\S+ ± +\S+ +(\S+) ±", result.stdout, re.MULTILINE)
     if result.returncode != 0 or not rows:
         raise Failed(f"{command}: status {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
     print(f"mean KL {rows[-1]} of {len(rows)} chunks")
     # None at all would be the host itself.
     if not 1e-5 < float(rows[-1]) < most:
-        raise Failed(f"{' '.join(extra)}: mean KL to the host without Atlas is {rows[-1]}, not between 1e-5 and {most}")
+        raise Failed(f"{' '.join(extra)} {variables}: mean KL to the host without Atlas is {rows[-1]}, not between 1e-5 and {most}")
 
 
 def bench(args):
@@ -117,6 +120,31 @@ def experts(args):
         args.model = scenarios.model_of_experts(pathlib.Path(folder, "experts.gguf"))
         expect_same(args, ["--ignore-eos"])
         expect_close(args, [], 0.005)
+
+
+def weight_formats(args):
+    """Weights in f16 are rounded while they are loaded, and no more of them than that; a model that holds none, or is not mapped, is said."""
+    with tempfile.TemporaryDirectory() as folder:
+        stats = pathlib.Path(folder, "stats.json")
+        for word, most, bits in FORMATS:
+            expect_close(args, [], most, ATLAS_WEIGHT_FORMAT=word, ATLAS_STATS=stats)
+            found = json.loads(stats.read_text(encoding="utf-8"))["formats"]
+            if found["matrices"] < 14 or found["bits_each"] > bits + 0.01:
+                raise Failed(f"{word}: {found}")
+            print(f"{word}: {found}")
+        result = run(["llama-bench", "-m", args.model, "-p", "16", "-n", "2", "-r", "1", "-lm", "none"], args.plugin, ATLAS_WEIGHT_FORMAT="int8")
+        if result.returncode != 0 or "ATLAS_WEIGHT_FORMAT takes no part: the program has not mapped" not in result.stdout + result.stderr:
+            raise Failed(f"not mapped: status {result.returncode}\n{result.stdout}{result.stderr}")
+        args.model = scenarios.model_of_experts(pathlib.Path(folder, "experts.gguf"), "f16")
+        expect_close(args, [], 0.02, ATLAS_WEIGHT_FORMAT="int8", ATLAS_STATS=stats)
+        found = json.loads(stats.read_text(encoding="utf-8"))["formats"]
+        # Four layers: attention, and three matrices of eight experts each that are one.
+        if found["matrices"] != 4 * 7:
+            raise Failed(f"experts: {found}")
+        print(f"experts: {found}")
+    bad = run(["llama-completion", "--list-devices"], args.plugin, ATLAS_WEIGHT_FORMAT="int8", ATLAS_WEIGHTS_RAM="64M")
+    if "ATLAS_WEIGHT_FORMAT=int8: allowed is native with ATLAS_WEIGHTS_RAM" not in bad.stdout + bad.stderr:
+        raise Failed(bad.stdout + bad.stderr)
 
 
 def prompt_cache(args):
@@ -201,6 +229,7 @@ SCENARIOS = {
     "set_rows_ops_accel": lambda args: backend_ops(args, "ATLAS", "SET_ROWS", "", 100),
     "bench": bench,
     "experts": experts,
+    "weight_formats": weight_formats,
     "prompt_cache": prompt_cache,
     "refusals": refusals,
     "logging": logging,

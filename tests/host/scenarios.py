@@ -29,11 +29,11 @@ def sample(characters, begin=0):
     return (ROOT / "tests/models/sample.txt").read_text(encoding="utf-8")[begin:begin + characters]
 
 
-def model_of_experts(path):
+def model_of_experts(path, kind="q8_0"):
     """A small model of random weights, 2 of 8 experts in each layer: 5 MB of weights that every token needs, 13 MB of experts."""
     maker = ROOT / "benchmarks/end_to_end/make_model.py"
     command = [sys.executable, maker, "--layers", "4", "--width", "512", "--heads", "8", "--kv-heads", "4", "--head-size", "64", "--ffn", "256",
-               "--vocabulary", "4096", "--type", "q8_0", "--experts", "8", "--experts-used", "2", path]
+               "--vocabulary", "4096", "--type", kind, "--experts", "8", "--experts-used", "2", path]
     made = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if "No module named" in made.stderr:
         skip(made.stderr.splitlines()[-1])

@@ -10,6 +10,7 @@
 #include "host/buffers/owner_buffer.h"
 #include "host/graph/op_kind.h"
 #include "host/ops/streamed_product.h"
+#include "host/ops/weight_format.h"
 
 namespace atlas::host {
 namespace {
@@ -34,10 +35,10 @@ int64_t columns_of(const ggml_tensor* columns) { return columns->ne[1] * columns
 struct Shares {
     int64_t rows, panels, count;
 
-    Shares(const ggml_tensor* weights, int64_t columns, int n_threads)
-        : rows(weights->ne[1]), panels((rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel) {
+    Shares(const kernels::WeightMatrix& weights, int64_t columns, int n_threads)
+        : rows(weights.rows), panels((rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel) {
         const auto threads = static_cast<int64_t>(std::max(n_threads, 1));
-        const auto bytes = static_cast<int64_t>(weights->nb[1]) * rows * columns;
+        const auto bytes = static_cast<int64_t>(weights.row_stride) * rows * columns;
         // Kernels for many columns lay them out anew in every share.
         const int64_t most = columns > kManyColumns ? 2 * threads : 8 * threads;
         count = std::min(panels, std::clamp(bytes / MatMul::kLeastShare, threads, most));
@@ -81,10 +82,14 @@ Status check_mat_mul(const ggml_tensor* node) {
     return Status::ok();
 }
 
-Status MatMul::begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products, double left_out) {
+Status MatMul::begin_graph(const WeightSource& source, std::span<const ggml_tensor* const> products, double left_out,
+                           int n_threads) {
+    weights::Streamer* const streamer = source.streamer;
     columns_ = nullptr;
     sparse_products_ = 0;
     left_out_ = streamer ? 0.0 : left_out;
+    formats_ = source.formats;
+    if (formats_) round_weights(products, n_threads);
     if (!streamer) return Status::ok();
     uses_.clear();
     int64_t tokens = 0;
@@ -114,6 +119,19 @@ Status MatMul::begin_graph(weights::Streamer* streamer, std::span<const ggml_ten
     return streamer->begin(uses_, tokens, &pass_);
 }
 
+void MatMul::round_weights(std::span<const ggml_tensor* const> products, int n_threads) {
+    using Part = weights::FormatStore::Part;
+    for (const Part part : {Part::kLayers, Part::kHead}) {
+        if (part == Part::kHead && !formats_->rounds_head()) continue;
+        to_round_.clear();
+        for (const ggml_tensor* node : products) {
+            if (part_to_round(node->src[0]) == part) to_round_.push_back(matrix_of(node->src[0], nullptr));
+        }
+        formats_->round(part, to_round_, decode_weights, n_threads);
+    }
+    formats_->say_if_nothing_is_rounded(products.size());
+}
+
 Status MatMul::run(const ggml_tensor* node, const ggml_tensor* next, int n_threads) {
     was_sparse_ = left_out_ > 0.0 && SparseColumns::is_possible(node);
     if (was_sparse_) {
@@ -131,34 +149,36 @@ Status MatMul::run(const ggml_tensor* node, const ggml_tensor* next, int n_threa
 }
 
 void MatMul::multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t first, int64_t n, int n_threads) {
-    const ggml_tensor* weights = node->src[0];
     const ggml_tensor* columns = node->src[1];
-    const auto type = *weight_type_of(weights);
-    const kernels::ActivationType activations = kernels::weight_type_info(type).activations;
-    const int64_t k = weights->ne[0];
-    const int64_t rows = weights->ne[1];
+    const kernels::WeightMatrix weights = matrix_of(node->src[0], formats_);
+    const kernels::ActivationType activations = kernels::weight_type_info(weights.type).activations;
+    const int64_t k = weights.cols;
+    const int64_t rows = weights.rows;
     std::byte* quantised = nullptr;
     const bool known = activations_of(columns, activations, k, n, first == 0, &quantised);
     const kernels::ActivationArgs args{activations, k, static_cast<const float*>(columns->data) + first * k,
                                        static_cast<size_t>(k) * sizeof(float), quantised};
-    const kernels::WeightProduct product{
-        .weights = {type, static_cast<const std::byte*>(weights->data), rows, k, weights->nb[1]},
-        .activations = quantised,
-        .n = n,
-        .out = static_cast<float*>(node->data) + first * rows,
-        .out_stride = static_cast<size_t>(rows)};
+    const kernels::WeightProduct product{.weights = weights,
+                                         .activations = quantised,
+                                         .n = n,
+                                         .out = static_cast<float*>(node->data) + first * rows,
+                                         .out_stride = static_cast<size_t>(rows)};
     const Shares shares(weights, n, n_threads);
+    kernels::WeightMatrix of_next{};
+    if (next) {
+        of_next = matrix_of(next->src[0], formats_);
+        of_next.rows = next->src[0]->ne[1];
+    }
     // What the thread of a share does next is most likely the share so many threads further on, or one of the next product's.
     const auto multiply_share = [&](int64_t i) {
         kernels::WeightProduct share = product;
         const int64_t later = i + std::max(n_threads, 1);
         if (later < shares.count) {
-            share.next = product.weights.data + static_cast<size_t>(shares.begin(later)) * weights->nb[1];
+            share.next = weights.data + static_cast<size_t>(shares.begin(later)) * weights.row_stride;
         } else if (next) {
-            const Shares of_next(next->src[0], n, n_threads);
-            const int64_t first_row = of_next.begin(std::min(later - shares.count, of_next.count - 1));
-            share.next = static_cast<const std::byte*>(next->src[0]->data) +
-                         static_cast<size_t>(first_row) * next->src[0]->nb[1];
+            const Shares next_shares(of_next, n, n_threads);
+            const int64_t first_row = next_shares.begin(std::min(later - shares.count, next_shares.count - 1));
+            share.next = of_next.data + static_cast<size_t>(first_row) * of_next.row_stride;
         }
         kernels::multiply_weights(share, shares.begin(i), shares.begin(i + 1));
     };

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "host/ops/sparse_columns.h"
 #include "kernels/weights.h"
+#include "weights/format_store.h"
 #include "weights/streamer.h"
 
 namespace atlas::host {
@@ -29,6 +30,12 @@ Status check_mat_mul(const ggml_tensor* node);
 /** The same of MUL_MAT_ID: several such matrices, and for each column of a token the number of the one that it is multiplied with. */
 Status check_mat_mul_id(const ggml_tensor* node);
 
+/** Where weights come from but from where they are mapped; each may be null. */
+struct WeightSource {
+    weights::Streamer* streamer = nullptr;    ///< reads those that memory has no room for
+    weights::FormatStore* formats = nullptr;  ///< rounds them when they are first used
+};
+
 /**
  * MUL_MAT and MUL_MAT_ID of one backend instance. Columns are quantised once for all products that follow each other with the same ones (Q, K, V;
  * gate, up).
@@ -43,10 +50,11 @@ public:
     bool was_sparse() const { return was_sparse_; }
     /**
      * Activations of an earlier graph are forgotten: other values may lie there now. products: those that run() will be called for, in order, whose
-     * weights `streamer`, if there is one, may have to read. left_out: share of inputs that products leave out where SparseColumns can; none are
-     * beside a streamer, which reads rows. Errors: Streamer::begin(). Throws std::bad_alloc.
+     * weights come from `source`. left_out: share of inputs that products leave out where SparseColumns can; none are beside a streamer, which
+     * reads rows. Errors: Streamer::begin(). Throws std::bad_alloc.
      */
-    Status begin_graph(weights::Streamer* streamer, std::span<const ggml_tensor* const> products, double left_out);
+    Status begin_graph(const WeightSource& source, std::span<const ggml_tensor* const> products, double left_out,
+                       int n_threads);
     /** Errors: Pass::finish(). Throws std::bad_alloc. */
     Status end_graph() { return pass_.finish(); }
     /** The same where nobody wants to know; to be called if end_graph() was not. */
@@ -80,14 +88,17 @@ private:
     void multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t first, int64_t n, int n_threads);
     Status sort_by_expert(const ggml_tensor* node, int64_t token, int64_t count);
     void multiply_chosen(const ggml_tensor* node, int64_t token, int64_t count, int n_threads);
-    void share_out(const ggml_tensor* weights, int64_t threads);
+    void round_weights(std::span<const ggml_tensor* const> products, int n_threads);
+    void share_out(const ggml_tensor* weights, size_t row_bytes, int64_t threads);
     void share_out(const ggml_tensor* weights, int64_t threads, weights::ExpertMatrix& streamed);
     /** Where n quantised columns lie or are to lie, from the first of the tensor or not; whether they are there already. */
     bool activations_of(const ggml_tensor* columns, kernels::ActivationType type, int64_t k, int64_t n, bool first,
                         std::byte** quantised);
 
     weights::Pass pass_;
+    weights::FormatStore* formats_ = nullptr;  // of this graph
     std::vector<weights::WeightUse> uses_;
+    std::vector<kernels::WeightMatrix> to_round_;
     const ggml_tensor* columns_ = nullptr;  // that `memory_` holds, quantised
     kernels::ActivationType type_ = kernels::ActivationType::kF32;
     std::vector<std::byte> memory_;

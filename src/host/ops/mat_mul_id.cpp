@@ -3,6 +3,7 @@
 
 #include "base/parallel.h"
 #include "host/ops/mat_mul.h"
+#include "host/ops/weight_format.h"
 
 namespace atlas::host {
 namespace {
@@ -84,8 +85,11 @@ Status MatMul::sort_by_expert(const ggml_tensor* node, int64_t token, int64_t co
 void MatMul::multiply_chosen(const ggml_tensor* node, int64_t token, int64_t count, int n_threads) {
     const ggml_tensor* weights = node->src[0];
     const ggml_tensor* columns = node->src[1];
-    const auto type = *weight_type_of(weights);
-    const kernels::ActivationType activations = kernels::weight_type_info(type).activations;
+    const kernels::WeightMatrix all = matrix_of(weights, formats_);
+    // Of rounded ones the experts follow each other; the model's own may lie apart.
+    const size_t expert_stride =
+        all.data == weights->data ? weights->nb[2] : all.row_stride * static_cast<size_t>(weights->ne[1]);
+    const kernels::ActivationType activations = kernels::weight_type_info(all.type).activations;
     const int64_t k = weights->ne[0];
     const int64_t rows = weights->ne[1];
     const int64_t n = count * columns->ne[1];
@@ -100,17 +104,15 @@ void MatMul::multiply_chosen(const ggml_tensor* node, int64_t token, int64_t cou
     if (streamed) {
         share_out(weights, threads, *streamed);
     } else {
-        share_out(weights, threads);
+        share_out(weights, all.row_stride, threads);
     }
     const auto multiply_share = [&](int64_t i) {
         const Share& share = shares_[static_cast<size_t>(i)];
-        const std::byte* data = share.chunk
-                                    ? pass_.wait(*share.chunk)
-                                    : static_cast<const std::byte*>(weights->data) + share.expert * weights->nb[2];
+        const std::byte* data = share.chunk ? pass_.wait(*share.chunk) : all.data + share.expert * expert_stride;
         if (!data) return;
         const int64_t first_row = share.chunk ? share.chunk->first_row : 0;
         kernels::WeightProduct product{
-            .weights = {type, data, share.chunk ? share.chunk->rows : rows, k, weights->nb[1]},
+            .weights = {all.type, data, share.chunk ? share.chunk->rows : rows, k, all.row_stride},
             .activations = quantised,
             .n = static_cast<int64_t>(first_of_[share.expert + 1] - first_of_[share.expert]),
             .out = static_cast<float*>(node->data) + token * node->ne[1] * rows + first_row,
@@ -118,10 +120,9 @@ void MatMul::multiply_chosen(const ggml_tensor* node, int64_t token, int64_t cou
             .columns = pairs_.data() + first_of_[share.expert]};
         if (const auto later = static_cast<size_t>(i + threads); later < shares_.size()) {
             const Share& next = shares_[later];
-            const std::byte* there = next.chunk
-                                         ? weights::Pass::peek(*next.chunk)
-                                         : static_cast<const std::byte*>(weights->data) + next.expert * weights->nb[2];
-            product.next = there ? there + static_cast<size_t>(next.begin) * weights->nb[1] : nullptr;
+            const std::byte* there =
+                next.chunk ? weights::Pass::peek(*next.chunk) : all.data + next.expert * expert_stride;
+            product.next = there ? there + static_cast<size_t>(next.begin) * all.row_stride : nullptr;
         }
         kernels::multiply_weights(product, share.begin, share.end);
         if (share.chunk) pass_.done(*streamed, streamed->parts[share.expert], share.end - share.begin);
@@ -138,14 +139,14 @@ void MatMul::multiply_chosen(const ggml_tensor* node, int64_t token, int64_t cou
 }
 
 /** shares_: an expert's rows in whole panels, in as many shares as there are threads where they are worth it. */
-void MatMul::share_out(const ggml_tensor* weights, int64_t threads) {
+void MatMul::share_out(const ggml_tensor* weights, size_t row_bytes, int64_t threads) {
     shares_.clear();
     const int64_t rows = weights->ne[1];
     const int64_t panels = (rows + kernels::kWeightPanel - 1) / kernels::kWeightPanel;
     for (size_t e = 0; e + 1 < first_of_.size(); ++e) {
         const auto columns = static_cast<int64_t>(first_of_[e + 1] - first_of_[e]);
         if (columns == 0) continue;
-        const auto work = static_cast<int64_t>(weights->nb[1]) * rows * columns;
+        const auto work = static_cast<int64_t>(row_bytes) * rows * columns;
         const int64_t parts = std::min(panels, std::clamp<int64_t>(work / kLeastShare, 1, threads));
         for (int64_t p = 0; p < parts; ++p)
             shares_.push_back({e, panels * p / parts * kernels::kWeightPanel,
