@@ -131,6 +131,7 @@ void Engine::find_plan(const AttentionCall& call, const KeyIndex& index) {
 
 Status Engine::refresh(const AttentionCall& call, KeyIndex& index, int n_threads) {
     stale_.clear();
+    index.begin_call();
     for (const TileView& view : *views_) {
         if (view.exact) continue;
         size_t part = 0;

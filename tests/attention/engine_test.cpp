@@ -188,6 +188,37 @@ TEST(Engine, AlternatingCellsAreSparseToo) {
     EXPECT_LT(nmse(scene.out, scene.exact()), 0.1);
 }
 
+/** More parts of a page in one call than the index keeps from call to call: many sequences, and tokens of a batch that no window makes exact. */
+TEST(Engine, EveryTokenMaySeeAnotherPartOfAPage) {
+    constexpr int64_t kTokens = 40, kKeys = 1024;
+    Scene scene(kKeys, kTokens);
+    const auto set_sequences = [&](int64_t first) {
+        for (int64_t token = 0; token < kTokens; ++token) {
+            for (int64_t key = 0; key < kKeys; ++key)
+                scene.mask[static_cast<size_t>(token * kKeys + key)] = (key + first) % 64 <= token ? 0 : 0xFC00;
+        }
+        scene.summarize();
+    };
+    KeyIndex index = scene.make_index();
+    Settings settings = bare();
+    const auto expect_better_than_dropping = [&](const std::vector<float>& estimated) {
+        Settings dropping = settings;
+        dropping.rest = Rest::kDrop;
+        const std::vector<float> exact = scene.exact();
+        EXPECT_LT(nmse(estimated, exact), nmse(scene.attend(dropping, index), exact));
+    };
+    for (const int64_t first : {0, 7, 0}) {
+        set_sequences(first);
+        KeyIndex fresh = scene.make_index();
+        const auto expected = scene.attend(settings, fresh);
+        expect_better_than_dropping(expected);
+        EXPECT_EQ(scene.attend(settings, index), expected) << first;
+    }
+    scene.set_causal();
+    settings.sinks = settings.window = 0;
+    expect_better_than_dropping(scene.attend(settings, index));
+}
+
 /** Features of models: with all keys selected they give what exact attention gives, and with few, something close. */
 struct Feature {
     const char* name;

@@ -91,12 +91,22 @@ const KeyIndex::Part* KeyIndex::find_part(int64_t page, uint64_t cells) const {
     return nullptr;
 }
 
+bool KeyIndex::has_part(int64_t page, uint64_t cells) {
+    auto* part = const_cast<Part*>(find_part(page, cells));
+    if (part) part->call = call_;
+    return part != nullptr;
+}
+
 void KeyIndex::begin_part(int64_t page, uint64_t cells) {
     std::vector<Part>& parts = parts_[page];
-    Part part{cells, std::vector<int8_t>(static_cast<size_t>(n_heads_ * d_v_)),
+    Part part{cells, call_, std::vector<int8_t>(static_cast<size_t>(n_heads_ * d_v_)),
               std::vector<float>(static_cast<size_t>(n_heads_))};
-    if (parts.size() == kMostParts) {
-        parts.erase(parts.begin());
+    while (parts.size() >= kMostParts) {
+        // What this call needs is about to be read.
+        const auto oldest =
+            std::find_if(parts.begin(), parts.end(), [&](const Part& known) { return known.call != call_; });
+        if (oldest == parts.end()) break;
+        parts.erase(oldest);
         bytes_ -= part_bytes();
     }
     parts.push_back(std::move(part));

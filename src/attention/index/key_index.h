@@ -74,15 +74,17 @@ public:
     void end(int64_t page) { pages_[static_cast<size_t>(page)].encoded = true; }
 
     /**
-     * Mean values of a part of a page's keys, for tokens that see no more of it (sequences whose cells alternate). has_part: whether there is one as the
-     * page is now. begin_part makes room, forgetting the oldest of more than kMostParts, and throws std::bad_alloc; update_part, of each head, may run for
-     * different heads at the same time. All of a page that is not being encoded.
+     * Mean values of a part of a page's keys, for tokens that see no more of it (sequences whose cells alternate). begin_call comes before what one call
+     * asks for: parts that has_part found or begin_part made since then stay, however many a page has. has_part: whether there is one as the page is now.
+     * begin_part makes room, forgetting the oldest of a page that has kMostParts, and throws std::bad_alloc; update_part, of each head, may run for
+     * different heads at the same time. All of a page that is not being encoded; all but update_part not thread-safe.
      */
     static constexpr size_t kMostParts = 16;
-    bool has_part(int64_t page, uint64_t cells) const { return find_part(page, cells) != nullptr; }
+    void begin_call() { ++call_; }
+    bool has_part(int64_t page, uint64_t cells);
     void begin_part(int64_t page, uint64_t cells);
     void update_part(int64_t page, uint64_t cells, int64_t head, const float* v);
-    /** has_part must hold, or `cells` be all. */
+    /** The part must be there, or `cells` be all. */
     kernels::ValueMean mean_of(int64_t page, uint64_t cells, int64_t head) const;
 
     uint64_t bytes() const { return bytes_; }
@@ -90,6 +92,7 @@ public:
 private:
     struct Part {
         uint64_t cells;
+        uint64_t call;              // the last one that asked for it
         std::vector<int8_t> means;  // [head][d_v]
         std::vector<float> scales;  // [head]
     };
@@ -117,6 +120,7 @@ private:
     std::vector<std::unique_ptr<std::byte[], Free>> chunks_;
     std::vector<Page> pages_;
     std::map<int64_t, std::vector<Part>> parts_;  // by page; few pages have any
+    uint64_t call_ = 0;
     uint64_t bytes_ = 0;
     uint64_t reserved_ = 0;  // of the budget
 };
