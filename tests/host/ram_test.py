@@ -127,13 +127,16 @@ def fit(args):
     """-fit leaves context and layers as they are, although the device may have less memory than they take."""
     with folder() as path:
         for variables in ({}, {"ATLAS_KV_DISK": path}):
-            result = run(["llama-completion", "-m", args.model, "-p", "Once", "-n", "2", "-c", "0", "--temp", "0", "-no-cnv", "--simple-io", "-fit", "on", "-v"],
+            result = run(["llama-completion", "-m", args.model, "-p", "Once", "-n", "2", "--temp", "0", "-no-cnv", "--simple-io", "-fit", "on", "-v"],
                          args.plugin, **{"ATLAS_RAM": "8M", **variables})
             require(result.returncode == 0, f"status {result.returncode}\n{result.stderr[-2000:]}")
             trained = re.search(r"n_ctx_train += (\d+)", result.stderr)
-            context = re.search(r"llama_context: n_ctx += (\d+)", result.stderr)
-            require(trained and context and trained[1] == context[1], f"trained for {trained}, context {context}")
-            require(re.search(r"offloaded (\d+)/\1 layers", result.stderr), "not all layers are Atlas's")
+            # The last ones are of the program itself, those before it of its trials.
+            context = re.findall(r"llama_context: n_ctx += (\d+)", result.stderr)
+            layers = re.findall(r"offloaded (\d+)/(\d+) layers", result.stderr)
+            print(re.findall(r"projected to use [^\n]*", result.stderr), context, layers)
+            require(trained and context and trained[1] == context[-1], f"trained for {trained}, contexts {context}")
+            require(layers and layers[-1][0] == layers[-1][1], f"not all layers are Atlas's: {layers}")
 
 
 SCENARIOS = {function.__name__: function for function in (fits, grows, little, disk, slots, draft, full, bad_settings, fit)}
