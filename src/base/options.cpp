@@ -277,25 +277,43 @@ private:
                 return not_allowed("ATLAS_KV_RAM", text("ATLAS_KV_RAM"), "0 with ATLAS_DEVICE=accel");
             if (out_.weights_ram_bytes > 0)
                 return not_allowed("ATLAS_WEIGHTS_RAM", text("ATLAS_WEIGHTS_RAM"), "0 with ATLAS_DEVICE=accel");
+            if (out_.ram_bytes > 0) return not_allowed("ATLAS_RAM", text("ATLAS_RAM"), "0 with ATLAS_DEVICE=accel");
         }
-        if (out_.weights_ram_bytes > 0 && out_.weights == WeightsMode::kHost)
-            return not_allowed("ATLAS_WEIGHTS_RAM", text("ATLAS_WEIGHTS_RAM"), "0 with ATLAS_WEIGHTS=host");
+        if (Status status = check_ram(); !status.is_ok()) return status;
         if (!out_.weight_format.empty() && out_.weight_format != "native") {
             // Only mapped weights in Atlas's hands are rounded; streamed ones are read as the file has them.
             const char* without = out_.device == DeviceMode::kAccel    ? "ATLAS_DEVICE=accel"
                                   : out_.weights == WeightsMode::kHost ? "ATLAS_WEIGHTS=host"
                                   : out_.weights_ram_bytes > 0         ? "ATLAS_WEIGHTS_RAM"
+                                  : out_.ram_bytes > 0                 ? "ATLAS_RAM"
                                                                        : nullptr;
             if (without)
                 return not_allowed("ATLAS_WEIGHT_FORMAT", out_.weight_format, std::string("native with ") + without);
         }
-        if (!out_.kv_disk.empty() && out_.kv_ram_bytes == 0)
-            return not_allowed("ATLAS_KV_DISK", out_.kv_disk, "none without ATLAS_KV_RAM, beyond which pages go there");
         // A plain blend also goes with the window alone: the mission's first form.
         const bool windowed = out_.sparse.mode == AttentionMode::kWindow && out_.memory.mode == MemoryMode::kBlend;
         if (out_.memory.enabled && given("ATLAS_MEMORY") && given("ATLAS_MODE") &&
             out_.sparse.mode != AttentionMode::kSparse && !windowed)
             return not_allowed("ATLAS_MEMORY", "1", "0 with ATLAS_MODE=" + mode);
+        return Status::ok();
+    }
+
+    /** One number for all, or one for weights and one for the KV cache. */
+    Status check_ram() const {
+        if (out_.ram_bytes > 0) {
+            for (const char* part : {"ATLAS_KV_RAM", "ATLAS_WEIGHTS_RAM"}) {
+                if (text(part) != "0")
+                    return not_allowed("ATLAS_RAM", text("ATLAS_RAM"),
+                                       std::string("0 with ") + part + "=" + text(part));
+            }
+            if (out_.weights == WeightsMode::kHost)
+                return not_allowed("ATLAS_RAM", text("ATLAS_RAM"), "0 with ATLAS_WEIGHTS=host");
+        }
+        if (out_.weights_ram_bytes > 0 && out_.weights == WeightsMode::kHost)
+            return not_allowed("ATLAS_WEIGHTS_RAM", text("ATLAS_WEIGHTS_RAM"), "0 with ATLAS_WEIGHTS=host");
+        if (!out_.kv_disk.empty() && out_.kv_ram_bytes == 0 && out_.ram_bytes == 0)
+            return not_allowed("ATLAS_KV_DISK", out_.kv_disk,
+                               "none without ATLAS_KV_RAM or ATLAS_RAM, beyond which pages go there");
         return Status::ok();
     }
 

@@ -119,8 +119,9 @@ private:
             const OpKind kind = op_kind(step.node->op);
             if (kind == OpKind::kMatMul || kind == OpKind::kMatMulId) products_.push_back(step.node);
         }
-        if (const Status status = mat_mul_.begin_graph(
-                {session_.runtime().streamer(), session_.runtime().formats()}, products_, left_out(), threads());
+        if (runtime::RamShares* shares = session_.runtime().ram_shares()) shares->settle(written_bytes(steps));
+        if (const Status status = mat_mul_.begin_graph({session_.runtime().streamer(), session_.runtime().formats()},
+                                                       products_, left_out(), threads());
             !status.is_ok())
             return failed(status);
         // Other graphs wait for the end of this one, whatever it throws.
@@ -132,6 +133,17 @@ private:
         if (status == GGML_STATUS_SUCCESS) say_if_all_was_read();
         const Status weights = mat_mul_.end_graph();
         return status == GGML_STATUS_SUCCESS && !weights.is_ok() ? failed(weights) : status;
+    }
+
+    /** What a graph writes into caches by the numbers of their cells, which is all but a few of its writes there. */
+    static uint64_t written_bytes(std::span<const Step> steps) {
+        uint64_t bytes = 0;
+        for (const Step& step : steps) {
+            if (step.kind != StepKind::kOwn || op_kind(step.node->op) != OpKind::kSetRows) continue;
+            bytes +=
+                ggml_row_size(step.node->type, step.node->ne[0]) * static_cast<size_t>(ggml_nrows(step.node->src[0]));
+        }
+        return bytes;
     }
 
     ggml_status run_all(std::span<const Step> steps, size_t sampled) {
@@ -227,7 +239,7 @@ private:
         log().warn("activation sparsity takes no part in a context: {}",
                    left_to_host ? "ATLAS_WEIGHTS=host leaves weights to the program's CPU backend"
                    : session_.runtime().streamer()
-                       ? "with ATLAS_WEIGHTS_RAM weights are read from their file row by row"
+                       ? "with ATLAS_WEIGHTS_RAM or ATLAS_RAM weights are read from their file row by row"
                        : "no product behind a gated unit has weights in f16, bf16 or f32");
     }
 

@@ -60,7 +60,8 @@ void device_memory(ggml_backend_dev_t, size_t* free, size_t* total) {
             *free += pager->disk().room();
         }
     }
-    // Weights that memory has no room for stay in their file, so that no layer has to go to another device.
+    // Weights that memory has no room for stay in their file, so that no layer has to go to another device; nor, with ATLAS_RAM, has the context to be
+    // shorter, for which they give way.
     if (runtime::plugin_runtime()->streamer()) {
         *total += kAnyModel;
         *free += kAnyModel;
@@ -121,8 +122,7 @@ ggml_backend_buffer_t device_buffer_from_host_ptr(ggml_backend_dev_t, void* memo
         // The memory is not the buffer's, which therefore has nothing to do itself when it ends.
         reinterpret_cast<abi::Buffer*>(buffer)->iface.free_buffer = mapping_ends;
     } catch (const std::bad_alloc&) {
-        log().warn("{} takes no part for {} bytes of weights: no memory left",
-                   streamer ? "ATLAS_WEIGHTS_RAM" : "ATLAS_WEIGHT_FORMAT", size);
+        log().warn("weights: {} bytes count in no budget and are not rounded: no memory left", size);
     }
     return buffer;
 }

@@ -19,7 +19,7 @@ ggml_backend_reg_t atlas_registry();
 abi::Layout host_layout();
 void set_host_layout(abi::Layout layout);
 
-/** What the KV caches of the device share: the RAM budget (ATLAS_KV_RAM), and the order of writes. */
+/** What the KV caches of the device share: the RAM budget (ATLAS_KV_RAM or ATLAS_RAM), and the order of writes. */
 kv::Budget& kv_budget();
 kv::WriteClock& write_clock();
 /** What moves their pages between memory and disk; nullptr without ATLAS_KV_DISK. */

@@ -28,6 +28,10 @@ public:
     /** Gives back what reserve() took. */
     void release(uint64_t bytes) noexcept;
 
+    /** What all who use it could come to take, of pages and of indexes beside them: see Claim. */
+    uint64_t claimed_pages() const noexcept { return claimed_pages_.load(std::memory_order_relaxed); }
+    uint64_t claimed_indexes() const noexcept { return claimed_indexes_.load(std::memory_order_relaxed); }
+
     uint64_t in_use() const noexcept { return in_use_.load(std::memory_order_relaxed); }
     uint64_t limit() const noexcept { return limit_.load(std::memory_order_relaxed); }
     /** A limit below what is in use takes nothing away: it only refuses more. */
@@ -37,10 +41,26 @@ public:
     std::string to_string() const;
 
 private:
+    friend class Claim;
+
     const std::string name_;
     std::function<bool(uint64_t)> relief_;
     std::atomic<uint64_t> limit_;
     std::atomic<uint64_t> in_use_{0};
+    std::atomic<uint64_t> claimed_pages_{0}, claimed_indexes_{0};
+};
+
+/** Says how many bytes of a budget a cache will take when it is full, and an index of all of it. Takes nothing. The budget outlives it. */
+class Claim {
+public:
+    Claim(Budget& budget, uint64_t pages, uint64_t index) noexcept;
+    ~Claim();
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+
+private:
+    Budget& budget_;
+    const uint64_t pages_, index_;
 };
 
 }  // namespace atlas::kv

@@ -92,7 +92,8 @@ void add_memory(Runtime& runtime, const Held& held, Text* text) {
                {"kind=\"index\"", of(held.index_bytes)},
                {"kind=\"memories\"", of(held.memory_bytes)},
                {"kind=\"scratch\"", of(held.scratch_bytes)}});
-    text->add("pool_limit_bytes", "gauge", "What the pool may take (ATLAS_KV_RAM, or a runtime's pool); 0: no limit.",
+    text->add("pool_limit_bytes", "gauge",
+              "What the pool may take (ATLAS_KV_RAM, a share of ATLAS_RAM, or a runtime's pool); 0: no limit.",
               {{"", of(runtime.kv_budget().limit())}});
     text->add("memories", "gauge", "Test-time memories: one per layer, KV head and sequence.",
               {{"", of(held.memories)}});
@@ -129,6 +130,13 @@ void add_weights(const weights::StreamerStats& stats, Text* text) {
     text->add("weights_read_errors_total", "counter", "Reads that failed twice.", {{"", of(stats.reader.failures)}});
 }
 
+void add_shares(const RamShares::State& now, Text* text) {
+    text->add("ram_bytes", "gauge", "How ATLAS_RAM is split now.",
+              {{"share=\"weights\"", of(now.split.weights)}, {"share=\"kv\"", of(now.split.kv)}});
+    text->add("ram_needed_bytes", "gauge", "What models have, and KV caches could come to hold.",
+              {{"share=\"weights\"", of(now.needs.weights)}, {"share=\"kv\"", of(now.needs.kv)}});
+}
+
 /** What was asked for and took no part, by reason. */
 void add_absences(const AbsenceCounts& absences, Text* text) {
     const auto label = [](size_t why) {
@@ -158,6 +166,7 @@ std::string metrics_text(Runtime& runtime) {
     add_absences(runtime.absences(), &text);
     if (const kv::Pager* pager = runtime.pager()) add_tiers(*pager, &text);
     if (const weights::Streamer* streamer = runtime.streamer()) add_weights(streamer->stats(), &text);
+    if (const RamShares* shares = runtime.ram_shares()) add_shares(shares->state(), &text);
     return text.take();
 }
 

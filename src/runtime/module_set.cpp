@@ -65,7 +65,9 @@ std::string ModuleSet::absence_of(Module module) const {
                        : "the library was loaded with ATLAS_WEIGHTS=host, which leaves weights to the host";
         case Module::kActivationSparsity:
             if (const std::string absence = absence_of(Module::kWeights); !absence.empty()) return absence;
-            return runtime_.streamer() ? "with ATLAS_WEIGHTS_RAM weights are read from their file row by row" : "";
+            return runtime_.streamer()
+                       ? "with ATLAS_WEIGHTS_RAM or ATLAS_RAM weights are read from their file row by row"
+                       : "";
     }
     return {};
 }

@@ -50,4 +50,10 @@ void Pools::remove(const void* owner) noexcept {
     budget_.set_limit(limit());
 }
 
+void Pools::set_own_limit(uint64_t bytes) noexcept {
+    const std::lock_guard lock(mutex_);
+    own_limit_ = bytes;
+    budget_.set_limit(limit());
+}
+
 }  // namespace atlas::runtime

@@ -13,7 +13,7 @@ namespace atlas::runtime {
 
 /**
  * What programs allow their runtimes, of which the budget of KV caches, indexes and memories gets the sum: none of these belongs to one of them. Where the process has a limit of its own
- * (ATLAS_KV_RAM), the smaller counts. Thread-safe.
+ * (ATLAS_KV_RAM, a share of ATLAS_RAM), the smaller counts. Thread-safe.
  */
 class Pools {
 public:
@@ -28,14 +28,16 @@ public:
     Status set(const void* owner, uint64_t bytes);
     /** Takes back what `owner` has. */
     void remove(const void* owner) noexcept;
+    /** The process's own limit is another one from now on. What is in use stays. */
+    void set_own_limit(uint64_t bytes) noexcept;
 
 private:
     uint64_t limit() const;
 
     kv::Budget& budget_;
     const std::unique_ptr<kv::Pager>& pager_;
-    const uint64_t own_limit_;
     std::mutex mutex_;
+    uint64_t own_limit_;                     // guarded by mutex_
     std::map<const void*, uint64_t> pools_;  // guarded by mutex_
 };
 

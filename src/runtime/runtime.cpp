@@ -11,29 +11,62 @@
 
 namespace atlas::runtime {
 
+namespace {
+
+/** Of the KV caches, before models and caches are there: all of ATLAS_RAM. */
+uint64_t first_kv_limit(const Options& options) {
+    return options.ram_bytes > 0 ? options.ram_bytes : options.kv_ram_bytes;
+}
+
+/** What a line about this share of ATLAS_RAM, or about its own number, names. */
+std::string share(const Options& options, const char* own, const char* of_ram) {
+    return options.ram_bytes > 0 ? std::string("ATLAS_RAM's share for ") + of_ram : own;
+}
+
+}  // namespace
+
 Runtime::Runtime(Options options)
     : options_(std::move(options)),
-      kv_budget_(options_.kv_ram_bytes),
+      kv_budget_(first_kv_limit(options_), share(options_, "ATLAS_KV_RAM", "the KV cache")),
       side_car_(options_.side_car, options_.model, options_.memory.budget_bytes) {}
 
+Status Runtime::open_streamer() {
+    const uint64_t ram = options_.ram_bytes > 0 ? options_.ram_bytes : options_.weights_ram_bytes;
+    if (ram == 0 || streamer_) return Status::ok();
+    std::string ram_text;
+    (void)get_option(options_, "ATLAS_RAM", &ram_text);
+    if (options_.ram_bytes > 0 && ram < kLeastRam)
+        return Status::invalid_argument("ATLAS_RAM=" + ram_text + ": allowed is 0, or " + std::to_string(kLeastRam) +
+                                        " bytes and more");
+    weights::StreamerSettings settings{ram, options_.test_faults};
+    settings.name = share(options_, "ATLAS_WEIGHTS_RAM", "weights");
+    return weights::Streamer::open(settings, &streamer_);
+}
+
 Status Runtime::open_disk() {
-    if (options_.kv_disk.empty() && options_.weights_ram_bytes == 0 && !options_.test_faults.empty())
+    const bool streams = options_.weights_ram_bytes > 0 || options_.ram_bytes > 0;
+    if (options_.kv_disk.empty() && !streams && !options_.test_faults.empty())
         return Status::invalid_argument("ATLAS_TEST_FAULTS=" + options_.test_faults +
-                                        ": allowed is NAME=SHARE,… together with ATLAS_KV_DISK or ATLAS_WEIGHTS_RAM, "
-                                        "whose transfers are to fail");
-    if (options_.weights_ram_bytes > 0 && !streamer_) {
-        const weights::StreamerSettings settings{options_.weights_ram_bytes, options_.test_faults};
-        if (Status status = weights::Streamer::open(settings, &streamer_); !status.is_ok()) return status;
+                                        ": allowed is NAME=SHARE,… together with ATLAS_KV_DISK, ATLAS_WEIGHTS_RAM or "
+                                        "ATLAS_RAM, whose transfers are to fail");
+    if (Status status = open_streamer(); !status.is_ok()) return status;
+    if (!options_.kv_disk.empty() && !pager_) {
+        std::unique_ptr<kv::DiskTier> disk;
+        const kv::DiskOptions options{options_.kv_disk, options_.kv_disk_limit, options_.test_faults, true};
+        if (Status status = kv::DiskTier::open(options, &disk); !status.is_ok()) return status;
+        const bool lru = options_.kv_evict == Eviction::kLru;
+        pager_ = std::make_unique<kv::Pager>(kv_budget_, std::move(disk), lru ? kv::lru_policy() : kv::score_policy());
+    }
+    if (options_.ram_bytes > 0 && !ram_shares_) {
+        std::string text;
+        (void)get_option(options_, "ATLAS_RAM", &text);
+        const bool indexed = options_.sparse.mode == AttentionMode::kSparse;
+        ram_shares_ = std::make_unique<RamShares>(options_.ram_bytes, std::move(text), indexed,
+                                                  RamShares::Parts{kv_budget_, pools_, pager_.get(), *streamer_});
     }
     weights::FormatSettings format;
     if (Status status = weights::parse_format(options_.weight_format, &format); !status.is_ok()) return status;
     if (!format.is_native() && !formats_) formats_ = std::make_unique<weights::FormatStore>(format);
-    if (options_.kv_disk.empty() || pager_) return Status::ok();
-    std::unique_ptr<kv::DiskTier> disk;
-    const kv::DiskOptions options{options_.kv_disk, options_.kv_disk_limit, options_.test_faults, true};
-    if (Status status = kv::DiskTier::open(options, &disk); !status.is_ok()) return status;
-    const bool lru = options_.kv_evict == Eviction::kLru;
-    pager_ = std::make_unique<kv::Pager>(kv_budget_, std::move(disk), lru ? kv::lru_policy() : kv::score_policy());
     return Status::ok();
 }
 
@@ -82,6 +115,7 @@ std::string Runtime::statistics() const {
     if (pager_) text.insert(text.rfind('}'), ", \"kv\": " + pager_->json());
     if (streamer_) text.insert(text.rfind('}'), ", \"weights\": " + streamer_->json());
     if (formats_) text.insert(text.rfind('}'), ", \"formats\": " + formats_->json());
+    if (ram_shares_) text.insert(text.rfind('}'), ", \"ram\": " + ram_shares_->json());
     return text;
 }
 

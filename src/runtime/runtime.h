@@ -14,6 +14,7 @@
 #include "runtime/metrics_server.h"
 #include "runtime/participation.h"
 #include "runtime/pools.h"
+#include "runtime/ram_shares.h"
 #include "runtime/registry.h"
 #include "side_car/use.h"
 #include "weights/format_store.h"
@@ -45,7 +46,7 @@ public:
     Runtime& operator=(const Runtime&) = delete;
 
     const Options& options() const { return options_; }
-    /** What the KV caches share: the RAM that ATLAS_KV_RAM allows, and the order of writes. */
+    /** What the KV caches share: the RAM that ATLAS_KV_RAM or ATLAS_RAM allows, and the order of writes. */
     kv::Budget& kv_budget() { return kv_budget_; }
     kv::WriteClock& write_clock() { return write_clock_; }
     /** What moves pages between memory and disk; nullptr without ATLAS_KV_DISK. */
@@ -61,13 +62,15 @@ public:
      */
     Status open_metrics();
     void close_metrics() noexcept { metrics_.reset(); }
-    /** What reads weights that memory has no room for; nullptr without ATLAS_WEIGHTS_RAM. */
+    /** What reads weights that memory has no room for; nullptr without ATLAS_WEIGHTS_RAM and ATLAS_RAM. */
     weights::Streamer* streamer() const { return streamer_.get(); }
+    /** What splits ATLAS_RAM; nullptr without it. */
+    RamShares* ram_shares() const { return ram_shares_.get(); }
     /** What rounds weights while they are loaded; nullptr without ATLAS_WEIGHT_FORMAT. */
     weights::FormatStore* formats() const { return formats_.get(); }
     /**
      * Opens what the options ask for, before any table is made: the disk tier, the streamer of weights, their formats. Errors: of the folder, of
-     * ATLAS_WEIGHTS_RAM, of ATLAS_WEIGHT_FORMAT, of ATLAS_TEST_FAULTS. Throws std::bad_alloc.
+     * ATLAS_RAM, of ATLAS_WEIGHTS_RAM, of ATLAS_WEIGHT_FORMAT, of ATLAS_TEST_FAULTS. Throws std::bad_alloc.
      */
     Status open_disk();
     attention::Stats& stats() { return stats_; }
@@ -89,13 +92,16 @@ public:
 
     /**
      * {"layers": […], "absent": […], "kv": {…}, "weights": {…}, "formats": {…}}: attention::Stats::json(), AbsenceCounts::json(), with a disk
-     * kv::Pager::json(), with ATLAS_WEIGHTS_RAM weights::Streamer::json(), with ATLAS_WEIGHT_FORMAT weights::FormatStore::json().
+     * kv::Pager::json(), with ATLAS_WEIGHTS_RAM weights::Streamer::json(), with ATLAS_WEIGHT_FORMAT weights::FormatStore::json(),
+     * with ATLAS_RAM "weights" and "ram", RamShares::json().
      */
     std::string statistics() const;
     /** Writes statistics() where ATLAS_STATS wants it, if there is anything to say. Called when a session ends, and at the end of the process for those that never do. */
     void write_statistics() const noexcept;
 
 private:
+    Status open_streamer();
+
     const Options options_;
     kv::Budget kv_budget_;
     kv::WriteClock write_clock_;
@@ -103,6 +109,7 @@ private:
     Pools pools_{kv_budget_, pager_};
     std::unique_ptr<weights::Streamer> streamer_;
     std::unique_ptr<weights::FormatStore> formats_;
+    std::unique_ptr<RamShares> ram_shares_;  // of all above
     attention::Stats stats_;
     mutable std::mutex mutex_;
     AbsenceCounts absences_;  // of sessions that ended; guarded by mutex_

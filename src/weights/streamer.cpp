@@ -99,18 +99,31 @@ Status Streamer::open(const StreamerSettings& settings, std::unique_ptr<Streamer
     return Status::ok();
 }
 
-Streamer::Streamer(StreamerSettings settings)
-    : settings_(std::move(settings)),
-      slot_bytes_(std::clamp(settings_.ram / 64 / kLeastSlot * kLeastSlot, kLeastSlot, kMostSlot)),
-      slots_(std::clamp(settings_.ram / 8 / slot_bytes_, kLeastSlots, kMostSlots)) {}
+Streamer::Streamer(StreamerSettings settings) : settings_(std::move(settings)), ram_(settings_.ram) { lay_out_ring(); }
 
 Streamer::~Streamer() { forget_all(); }
+
+void Streamer::lay_out_ring() noexcept {
+    const std::lock_guard stats_lock(stats_mutex_);
+    slot_bytes_ = std::clamp(ram() / 64 / kLeastSlot * kLeastSlot, kLeastSlot, kMostSlot);
+    slots_ = std::clamp(ram() / 8 / slot_bytes_, kLeastSlots, kMostSlots);
+}
+
+void Streamer::set_ram(uint64_t bytes) noexcept {
+    if (bytes == ram()) return;
+    const std::lock_guard lock(mutex_);
+    forget_all();
+    ram_ = bytes;
+    lay_out_ring();
+    const std::lock_guard stats_lock(stats_mutex_);
+    pinned_bytes_ = 0;
+}
 
 void Streamer::add(const std::byte* memory, size_t bytes) {
     remove(memory);  // a host that has not said that an earlier mapping ended
     std::unique_ptr<ModelFile> file;
     if (const Status status = ModelFile::open(memory, bytes, &file); !status.is_ok()) {
-        log().warn("ATLAS_WEIGHTS_RAM takes no part for {} bytes of weights: {}", bytes, status.message());
+        log().warn("{} takes no part for {} bytes of weights: {}", settings_.name, bytes, status.message());
         return;
     }
     const std::lock_guard lock(mutex_);
@@ -163,7 +176,7 @@ Status Streamer::check_unchanged() const {
 Status Streamer::start() {
     if (work_) return Status::ok();
     const uint64_t ring = slots_ * slot_bytes_;
-    auto work = std::make_unique<Work>(files_, slot_bytes_, settings_.ram - ring);
+    auto work = std::make_unique<Work>(files_, slot_bytes_, ram() - ring);
     const ReaderSettings settings{slots_, slot_bytes_, settings_.faults, settings_.uring, settings_.patience_seconds};
     try {
         if (Status status = Reader::open(settings, &work->reader); !status.is_ok()) return status;
@@ -172,9 +185,8 @@ Status Streamer::start() {
     }
     work->experts.read_with(work->reader.get());
     work_ = std::move(work);
-    log().info(
-        "weights: {} bytes are mapped; of ATLAS_WEIGHTS_RAM={} {} are for those that stay, {} for {} reads ahead",
-        mapped_bytes_, settings_.ram, settings_.ram - ring, ring, slots_);
+    log().info("weights: {} bytes are mapped; of {} {} are for those that stay, {} for {} reads ahead", mapped_bytes(),
+               bound(), ram() - ring, ring, slots_);
     const std::lock_guard stats_lock(stats_mutex_);
     reader_ = work_->reader.get();
     experts_ = &work_->experts;
@@ -187,13 +199,13 @@ Status Streamer::begin(std::span<const WeightUse> uses, int64_t tokens, Pass* ou
     std::unique_lock lock(mutex_);
     if (files_.empty()) {
         if (!std::exchange(said_unmapped_, true))
-            log().warn("ATLAS_WEIGHTS_RAM takes no part: no weights lie in a mapped file (--load-mode mmap)");
+            log().warn("{} takes no part: no weights lie in a mapped file (--load-mode mmap)", settings_.name);
         return Status::ok();
     }
-    if (mapped_bytes_ <= settings_.ram) {
+    if (mapped_bytes() <= ram()) {
         if (!std::exchange(said_fits_, true))
-            log().info("weights: {} bytes are mapped, which ATLAS_WEIGHTS_RAM={} has room for: none are streamed",
-                       mapped_bytes_, settings_.ram);
+            log().info("weights: {} bytes are mapped, which {} has room for: none are streamed", mapped_bytes(),
+                       bound());
         return Status::ok();
     }
     if (Status status = check_unchanged(); !status.is_ok()) return status;
@@ -252,8 +264,8 @@ void Streamer::end(int64_t tokens) {
         !std::exchange(said_short_, true))
         log().warn(
             "weights: for each token the system has to read {} pages of the program again: memory is short beside "
-            "ATLAS_WEIGHTS_RAM={}, and a smaller one would be faster",
-            decoded_faults_ / decoded_tokens_, settings_.ram);
+            "{}, and a smaller one would be faster",
+            decoded_faults_ / decoded_tokens_, bound());
 }
 
 StreamerStats Streamer::stats() const {
@@ -282,7 +294,7 @@ std::string Streamer::json() const {
     const ReaderStats& reader = stats.reader;
     const ExpertStats& experts = stats.experts;
     std::ostringstream text;
-    text << "{\"ram\": " << settings_.ram << ", \"ring_bytes\": " << stats.ring_bytes
+    text << "{\"ram\": " << ram() << ", \"ring_bytes\": " << stats.ring_bytes
          << ", \"pinned_bytes\": " << stats.pinned_bytes << ", \"weight_bytes\": " << stats.weight_bytes
          << ", \"passes\": " << stats.passes << ", \"tokens\": " << stats.tokens << ", \"reads\": " << reader.reads
          << ", \"read_bytes\": " << reader.read_bytes

@@ -20,6 +20,7 @@ struct StreamerSettings {
     std::string faults;  ///< of ATLAS_TEST_FAULTS
     bool uring = true;   ///< false: one read after the other, as where there is no io_uring
     double patience_seconds = 30;
+    std::string name = "ATLAS_WEIGHTS_RAM";  ///< what a user bounds these bytes by, for messages
 };
 
 struct StreamerStats {
@@ -85,7 +86,7 @@ private:
 };
 
 /**
- * Weights of which memory holds a part. Models whose mappings together fit into `ram` are left as they are. Of others a fixed subset is read once and
+ * Weights of which memory holds a part. Models whose mappings together fit into ram() are left as they are. Of others a fixed subset is read once and
  * stays, and the rest is read anew for each graph, in the order of its use and ahead of it. Their bytes come from the models' files; where they are
  * mapped nobody looks at them. Thread-safe.
  */
@@ -101,6 +102,14 @@ public:
     void add(const std::byte* memory, size_t bytes);
     /** That mapping is about to end; nothing is computed with it any more. Nothing for one that was not added. */
     void remove(const std::byte* memory) noexcept;
+    /** Of all mappings that were added and can be streamed. */
+    uint64_t mapped_bytes() const { return mapped_bytes_.load(std::memory_order_relaxed); }
+    /**
+     * Weights may take so many bytes from the next graph on, kLeastWeightsRam or more unless all that is mapped fits. Waits until no graph is under way; what
+     * stayed in memory is given back and read anew.
+     */
+    void set_ram(uint64_t bytes) noexcept;
+    uint64_t ram() const { return ram_.load(std::memory_order_relaxed); }
 
     /**
      * A graph that multiplies with these weights, in this order, for `tokens` tokens. `out` is not streaming where all of them are to be read as mapped.
@@ -135,19 +144,24 @@ private:
     Status start();
     void forget_all() noexcept;
 
-    const StreamerSettings settings_;
-    size_t slot_bytes_, slots_;
+    void lay_out_ring() noexcept;
+    /** "ATLAS_WEIGHTS_RAM=4194304". */
+    std::string bound() const { return settings_.name + "=" + std::to_string(ram()); }
 
-    std::mutex mutex_;  // held by a pass; guards what follows
+    const StreamerSettings settings_;
+
+    std::mutex mutex_;           // held by a pass; guards what follows
+    std::atomic<uint64_t> ram_;  // looked at without it too, as the next one is
     Plan::Files files_;
-    uint64_t mapped_bytes_ = 0;  // of files_
+    std::atomic<uint64_t> mapped_bytes_{0};  // of files_
     std::unique_ptr<Work> work_;
     bool said_unmapped_ = false, said_fits_ = false;
 
     mutable std::mutex stats_mutex_;  // guards what follows; taken after mutex_
     const Reader* reader_ = nullptr;  // of work_
     const ExpertCache* experts_ = nullptr;
-    ReaderStats ended_;  // of readers that ended
+    size_t slot_bytes_ = 0, slots_ = 0;  // of the ring; changed while both are held
+    ReaderStats ended_;                  // of readers that ended
     ExpertStats ended_experts_;
     uint64_t passes_ = 0, tokens_ = 0, pinned_bytes_ = 0, weight_bytes_ = 0;
     bool direct_ = true;

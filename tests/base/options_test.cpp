@@ -214,6 +214,14 @@ TEST(OptionsTest, ContradictionsNameBothValues) {
         {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_MODE", "sparse"}},
          "ATLAS_MODE=sparse: allowed is exact with ATLAS_DEVICE=accel"},
         {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_KV_RAM", "1G"}}, "ATLAS_KV_RAM=1G: allowed is 0 with ATLAS_DEVICE=accel"},
+        {{{"ATLAS_RAM", "1G"}, {"ATLAS_KV_RAM", "1536M"}}, "ATLAS_RAM=1G: allowed is 0 with ATLAS_KV_RAM=1536M"},
+        {{{"ATLAS_RAM", "1G"}, {"ATLAS_WEIGHTS_RAM", "64M"}}, "ATLAS_RAM=1G: allowed is 0 with ATLAS_WEIGHTS_RAM=64M"},
+        {{{"ATLAS_RAM", "1G"}, {"ATLAS_WEIGHTS", "host"}}, "ATLAS_RAM=1G: allowed is 0 with ATLAS_WEIGHTS=host"},
+        {{{"ATLAS_RAM", "1G"}, {"ATLAS_LEVEL", "0"}}, "ATLAS_RAM=1G: allowed is 0 with ATLAS_WEIGHTS=host"},
+        {{{"ATLAS_RAM", "1G"}, {"ATLAS_DEVICE", "accel"}}, "ATLAS_RAM=1G: allowed is 0 with ATLAS_DEVICE=accel"},
+        {{{"ATLAS_KV_DISK", "/d"}},
+         "ATLAS_KV_DISK=/d: allowed is none without ATLAS_KV_RAM or ATLAS_RAM, beyond which pages go there"},
+        {{{"ATLAS_RAM", "1G"}, {"ATLAS_KV_RAM", "0"}, {"ATLAS_KV_DISK", "/d"}}, ""},
         {{{"ATLAS_MEMORY", "1"}, {"ATLAS_MODE", "window"}}, "ATLAS_MEMORY=1: allowed is 0 with ATLAS_MODE=window"}};
     for (const auto& [environment, text] : cases) {
         Options options;

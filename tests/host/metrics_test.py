@@ -112,7 +112,7 @@ def bad_addresses(args):
 
 def dashboard(args):
     """Every metric of the dashboard and of the page is one that a server has, and none is left out."""
-    with serve(args, ATLAS_METRICS="127.0.0.1:0", ATLAS_KV_RAM="64M", ATLAS_KV_DISK="/var/tmp", ATLAS_WEIGHTS_RAM="4M") as server:
+    with serve(args, ATLAS_METRICS="127.0.0.1:0", ATLAS_RAM="64M", ATLAS_KV_DISK="/var/tmp") as server:
         has = {name.split("{")[0] for name in scrape(re.search(r"metrics: http://([\d.:]+)/", server.log())[1])}
     board = json.loads((scenarios.ROOT / "tools/grafana/atlas.json").read_text(encoding="utf-8"))
     shown = {name for panel in board["panels"] for target in panel["targets"] for name in re.findall(r"atlas_\w+", target["expr"])}

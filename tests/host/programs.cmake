@@ -47,6 +47,13 @@ if(ATLAS_TEST_SERVER)
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
         set_tests_properties(host_streaming.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
     endforeach()
+    # One budget for both.
+    foreach(scenario fits grows little disk slots draft full bad_settings fit)
+        add_test(NAME host_ram.${scenario}
+            COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/ram_test.py --plugin $<TARGET_FILE:ggml-atlas>
+                --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})
+        set_tests_properties(host_ram.${scenario} PROPERTIES LABELS host SKIP_RETURN_CODE 77 TIMEOUT 900)
+    endforeach()
     add_test(NAME host_streaming.hanging
         COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/streaming_test.py --plugin $<TARGET_FILE:ggml-atlas>
             --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf hanging)

@@ -79,6 +79,8 @@ TEST(LaunchTest, ProgramsGetTheFlagsThatTheyNeed) {
     EXPECT_EQ(plan_launch({"my-own-program"}, "l").command, (Strings{"my-own-program"}));
     EXPECT_EQ(plan_launch({"llama-server", "-m", "x", "--atlas-weights-ram", "2G"}, "l").command,
               (Strings{"llama-server", "-m", "x", "--no-warmup"}));
+    EXPECT_EQ(plan_launch({"llama-server", "-m", "x", "--atlas-ram", "2G"}, "l").command,
+              (Strings{"llama-server", "-m", "x", "--no-warmup"}));
     EXPECT_EQ(plan_launch({"llama-server", "--warmup", "--atlas-weights-ram", "2G"}, "l").command,
               (Strings{"llama-server", "--warmup"}));
     EXPECT_EQ(plan_launch({"llama-perplexity", "--atlas-weights-ram", "2G"}, "l").command,

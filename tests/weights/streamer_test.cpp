@@ -127,6 +127,56 @@ TEST_P(StreamerTest, WhatFitsIsLeftWhereItIs) {
     EXPECT_EQ(number("reads"), 0u);
 }
 
+TEST_P(StreamerTest, AnotherBudgetHoldsFromTheNextPassOn) {
+    open(kBytes);
+    expect_good(all());
+    EXPECT_FALSE(streaming_);
+    EXPECT_EQ(streamer_->mapped_bytes(), kBytes - kBegin);
+    uint64_t read = 0;
+    for (const uint64_t ram : {uint64_t{4} << 20, uint64_t{3} << 20, uint64_t{6} << 20}) {
+        streamer_->set_ram(ram);
+        EXPECT_EQ(number("pinned_bytes"), 0u);
+        for (int i = 0; i < 3; ++i) expect_good(all());
+        EXPECT_TRUE(streaming_);
+        EXPECT_EQ(number("ram"), ram);
+        EXPECT_LE(number("pinned_bytes"), ram - (1 << 20));
+        EXPECT_GT(number("pinned_bytes"), ram - (1 << 20) - (128 << 10));
+        EXPECT_GT(number("read_bytes"), read) << "what was read before counts";
+        read = number("read_bytes");
+    }
+    streamer_->set_ram(kBytes);
+    expect_good(all());
+    EXPECT_FALSE(streaming_);
+    EXPECT_EQ(number("read_bytes"), read);
+    streamer_->remove(mapped_.memory() + kBegin);
+    EXPECT_EQ(streamer_->mapped_bytes(), 0u);
+}
+
+TEST_P(StreamerTest, AnotherBudgetWaitsForThePassUnderWay) {
+    open(4 << 20);
+    std::atomic<bool> set{false};
+    std::thread other;
+    {
+        Pass pass;
+        const std::vector<WeightUse> uses = all();
+        ASSERT_TRUE(streamer_->begin(uses, 1, &pass).is_ok());
+        other = std::thread([&] {
+            streamer_->set_ram(3 << 20);
+            set = true;
+        });
+        for (const WeightUse& one : uses) {
+            StreamedWeight* weight = pass.next(one.data);
+            ASSERT_NE(weight, nullptr);
+            EXPECT_TRUE(read_weight(pass, *weight, mapped_, GetParam().threads));
+        }
+        EXPECT_FALSE(set);
+        EXPECT_TRUE(pass.finish().is_ok());
+    }
+    other.join();
+    EXPECT_EQ(streamer_->ram(), uint64_t{3} << 20);
+    expect_good(all());
+}
+
 TEST_P(StreamerTest, WeightsThatFitBesideTheRingAreReadOnce) {
     open(4 << 20);
     std::vector<WeightUse> some = all();

@@ -213,7 +213,7 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
     if (launch.error = choose_plugin(library, &launch.notes); !launch.error.empty()) return launch;
     launch.environment.emplace_back("GGML_BACKEND_PATH", library);
     add_side_car(&launch);
-    add_needed_flags(&launch.command, accel, is_set(launch, "ATLAS_WEIGHTS_RAM"));
+    add_needed_flags(&launch.command, accel, is_set(launch, "ATLAS_WEIGHTS_RAM") || is_set(launch, "ATLAS_RAM"));
     return launch;
 }
 

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -113,6 +114,12 @@ Json facts_of(int pid, const Scrape& scraped) {
     for (const char* kind : {"kv", "index", "memories", "scratch"})
         memory[kind] = whole(of("memory_bytes", "kind", kind));
     facts["memory"] = memory;
+    if (of.has("ram_bytes{share=\"kv\"}")) {
+        Json& shares = facts["ram"];
+        for (const char* share : {"weights", "kv"})
+            shares[share] = {{"bytes", whole(of("ram_bytes", "share", share))},
+                             {"needed", whole(of("ram_needed_bytes", "share", share))}};
+    }
     if (of.has("kv_disk_bytes"))
         facts["disk"] = {{"bytes", whole(of("kv_disk_bytes"))},
                          {"read", whole(of("kv_disk_transferred_bytes_total", "direction", "read"))},
@@ -159,6 +166,16 @@ void print(const Json& facts) {
                 bytes_text(memory["index"]).c_str(), bytes_text(memory["memories"]).c_str(),
                 bytes_text(memory["scratch"]).c_str(),
                 memory["limit"] == 0 ? "none" : bytes_text(memory["limit"]).c_str());
+    if (facts.contains("ram")) {
+        const Json& weights = facts["ram"]["weights"];
+        const Json& kv = facts["ram"]["kv"];
+        const auto share = [](const Json& one) {
+            return bytes_text(std::min(one["bytes"], one["needed"])) + " of " + bytes_text(one["needed"]);
+        };
+        std::printf("ATLAS_RAM    %s: weights %s, KV cache %s\n",
+                    size_text(weights["bytes"].get<uint64_t>() + kv["bytes"].get<uint64_t>()).c_str(),
+                    share(weights).c_str(), share(kv).c_str());
+    }
     if (facts.contains("disk")) {
         const Json& disk = facts["disk"];
         std::printf("disk         %s there, %s read, %s written; pages asked for: %s in memory, %s on disk\n",

@@ -38,8 +38,14 @@ std::string words_of(const ggml_tensor* tensor) {
 
 }  // namespace
 
+// An index takes a tenth of what its keys and values would as f16, of whatever type they are: two bits per element of a key, scales, and a mean value.
+OwnerMemory::Table::Table(kv::Budget& budget, kv::RamTier& tier, kv::WriteClock& clock, const ggml_tensor* tensor)
+    : pages(tier, clock, tensor->nb[1], static_cast<int64_t>(ggml_nbytes(tensor) / tensor->nb[1])),
+      claim(budget, static_cast<uint64_t>(pages.pages()) * tier.page_size(pages.page_bytes()),
+            static_cast<uint64_t>(ggml_nelements(tensor)) / 5) {}
+
 OwnerMemory::OwnerMemory(size_t bytes, kv::Budget& budget, kv::Pager* pager, kv::WriteClock& clock)
-    : clock_(clock), tier_(budget, pager), reserved_(round_up(std::max<size_t>(bytes, 1))) {
+    : budget_(budget), clock_(clock), tier_(budget, pager), reserved_(round_up(std::max<size_t>(bytes, 1))) {
     void* base = mmap(nullptr, reserved_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base != MAP_FAILED) base_ = static_cast<std::byte*>(base);
 }
@@ -62,7 +68,7 @@ bool OwnerMemory::open_all() {
     for (const auto& [address, table] : tables_) {
         std::byte* table_begin = base_ + (address - base_);
         if (begin < table_begin && !open(begin, static_cast<size_t>(table_begin - begin)).is_ok()) return false;
-        begin = table_begin + round_up(table->bytes());
+        begin = table_begin + round_up(table->pages.bytes());
     }
     if (begin < base_ + reserved_ && !open(begin, static_cast<size_t>(base_ + reserved_ - begin)).is_ok()) return false;
     ordinary_.clear();
@@ -79,14 +85,14 @@ Status OwnerMemory::open(std::byte* begin, size_t bytes) {
 
 bool OwnerMemory::overlaps_table(const std::byte* begin, size_t bytes) const {
     return std::any_of(tables_.begin(), tables_.end(), [&](const auto& entry) {
-        return entry.first < begin + bytes && begin < entry.first + round_up(entry.second->bytes());
+        return entry.first < begin + bytes && begin < entry.first + round_up(entry.second->pages.bytes());
     });
 }
 
 bool OwnerMemory::forget_overlapping(const std::byte* begin, size_t bytes) {
     if (!overlaps_table(begin, bytes)) return false;
     std::erase_if(tables_, [&](const auto& entry) {
-        return entry.first < begin + bytes && begin < entry.first + round_up(entry.second->bytes());
+        return entry.first < begin + bytes && begin < entry.first + round_up(entry.second->pages.bytes());
     });
     changed();
     return true;
@@ -133,10 +139,10 @@ Status OwnerMemory::add_locked(const ggml_tensor* tensor, bool page_all) {
     const size_t row_bytes = tensor->nb[1];
     const auto rows = static_cast<int64_t>(bytes / row_bytes);
     const auto found = tables_.find(address);
-    if (found != tables_.end() && found->second->row_bytes() == row_bytes && found->second->rows() == rows)
+    if (found != tables_.end() && found->second->pages.row_bytes() == row_bytes && found->second->pages.rows() == rows)
         return Status::ok();
     forget_overlapping(address, bytes);
-    tables_[address] = std::make_unique<kv::PageTable>(tier_, clock_, row_bytes, rows);
+    tables_[address] = std::make_unique<Table>(budget_, tier_, clock_, tensor);
     changed();
     if (all_ordinary_) mprotect(address, round_up(bytes), PROT_NONE);
     return Status::ok();
@@ -149,7 +155,7 @@ const OwnerMemory::Regions& OwnerMemory::regions() {
     auto regions = std::make_unique<Regions>();
     regions->reserve(tables_.size() + ordinary_.size());
     for (const auto& [address, table] : tables_)
-        regions->push_back({address, address + round_up(table->bytes()), table.get()});
+        regions->push_back({address, address + round_up(table->pages.bytes()), &table->pages});
     for (const auto& [address, bytes] : ordinary_) regions->push_back({address, address + bytes, nullptr});
     std::sort(regions->begin(), regions->end(), [](const Region& a, const Region& b) { return a.begin < b.begin; });
     made_.reserve(made_.size() + 1);
@@ -193,10 +199,10 @@ Status OwnerMemory::fill(uint8_t value) {
     for (auto& [address, table] : tables_) {
         Status status;
         try {
-            status = table->fill(0, value, table->bytes());
+            status = table->pages.fill(0, value, table->pages.bytes());
         } catch (const std::bad_alloc&) {
             status = Status(StatusCode::kOutOfMemory, {});
-            table->mark_damaged(0, table->bytes(), status);
+            table->pages.mark_damaged(0, table->pages.bytes(), status);
         }
         if (!status.is_ok() && result.is_ok()) result = std::move(status);
     }
@@ -211,7 +217,7 @@ Status OwnerMemory::fill(uint8_t value) {
     std::byte* begin = base_;
     for (const auto& [address, table] : tables_) {
         if (begin < address) std::memset(begin, value, static_cast<size_t>(address - begin));
-        begin = base_ + (address - base_) + round_up(table->bytes());
+        begin = base_ + (address - base_) + round_up(table->pages.bytes());
     }
     if (begin < base_ + reserved_) std::memset(begin, value, static_cast<size_t>(base_ + reserved_ - begin));
     return result;

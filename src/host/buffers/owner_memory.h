@@ -61,6 +61,12 @@ private:
         kv::PageTable* table;  ///< nullptr: ordinary memory
     };
     using Regions = std::vector<Region>;  // in order of addresses, without overlap
+    /** The pages of a cache, and what they will take of the budget. */
+    struct Table {
+        Table(kv::Budget& budget, kv::RamTier& tier, kv::WriteClock& clock, const ggml_tensor* tensor);
+        kv::PageTable pages;
+        kv::Claim claim;
+    };
 
     const Regions& regions();
     static const Region* region_at(const Regions& regions, const std::byte* address);
@@ -71,15 +77,16 @@ private:
     bool forget_overlapping(const std::byte* begin, size_t bytes);
     void changed() { published_.store(nullptr, std::memory_order_release); }
 
+    kv::Budget& budget_;
     kv::WriteClock& clock_;
     kv::RamTier tier_;
     std::byte* base_ = nullptr;
     size_t reserved_ = 0;
 
-    std::mutex mutex_;                                                   // guards changes of all below
-    std::atomic<bool> all_ordinary_{false};                              // all but the tables' regions
-    std::map<const std::byte*, std::unique_ptr<kv::PageTable>> tables_;  // by address
-    std::map<const std::byte*, size_t> ordinary_;  // opened one by one, while all_ordinary_ is false
+    std::mutex mutex_;                                           // guards changes of all below
+    std::atomic<bool> all_ordinary_{false};                      // all but the tables' regions
+    std::map<const std::byte*, std::unique_ptr<Table>> tables_;  // by address
+    std::map<const std::byte*, size_t> ordinary_;                // opened one by one, while all_ordinary_ is false
     // What find() looks into without a lock: made anew after changes. Earlier ones stay, as another thread may still look into them.
     std::atomic<const Regions*> published_{nullptr};
     std::vector<std::unique_ptr<const Regions>> made_;

@@ -11,10 +11,11 @@ constexpr int kMaxOps = 512;
 
 std::array<OpKind, kMaxOps> look_up_kinds() {
     static constexpr std::pair<const char*, OpKind> kNames[] = {
-        {"NONE", OpKind::kView},      {"VIEW", OpKind::kView},        {"RESHAPE", OpKind::kView},
-        {"PERMUTE", OpKind::kView},   {"TRANSPOSE", OpKind::kView},   {"CPY", OpKind::kCopy},
-        {"CONT", OpKind::kCopy},      {"DUP", OpKind::kCopy},         {"ROPE", OpKind::kRope},
-        {"MUL_MAT", OpKind::kMatMul}, {"GET_ROWS", OpKind::kGetRows}, {"MUL_MAT_ID", OpKind::kMatMulId},
+        {"NONE", OpKind::kView},        {"VIEW", OpKind::kView},        {"RESHAPE", OpKind::kView},
+        {"PERMUTE", OpKind::kView},     {"TRANSPOSE", OpKind::kView},   {"CPY", OpKind::kCopy},
+        {"CONT", OpKind::kCopy},        {"DUP", OpKind::kCopy},         {"ROPE", OpKind::kRope},
+        {"MUL_MAT", OpKind::kMatMul},   {"GET_ROWS", OpKind::kGetRows}, {"MUL_MAT_ID", OpKind::kMatMulId},
+        {"SET_ROWS", OpKind::kSetRows},
     };
     std::array<OpKind, kMaxOps> kinds;
     kinds.fill(OpKind::kOther);

@@ -5,7 +5,7 @@
 namespace atlas::host {
 
 /** What an operation is to the graph walk. Operations that Atlas runs itself are in ops/table.h, whatever their kind. */
-enum class OpKind { kView, kCopy, kRope, kMatMul, kMatMulId, kGetRows, kOther };
+enum class OpKind { kView, kCopy, kRope, kMatMul, kMatMulId, kGetRows, kSetRows, kOther };
 
 /** Kind of an op number. Numbers move between versions of ggml, so they are looked up by name once. */
 OpKind op_kind(ggml_op op);
