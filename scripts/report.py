@@ -101,11 +101,14 @@ REPORTS = {
          for name, title in (("qwen", "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M"), ("gemma3", "Gemma 3 270M, Q4_K_M"), ("smollm2", "SmolLM2-135M-Instruct, Q4_1"))],
         needs=MODELS),
     "formats": Report(
-        "Weights rounded while a model is loaded", "12 quick, 40 long",
-        [Part(title, f"bench formats -m {{model:{name}}} --repetitions 3 {more}", f"bench formats -m {{model:{name}}} --repetitions 7 --chunks 16 {more}")
-         for name, title, more in (("smollm2", "SmolLM2-135M-Instruct, in f16", ""),
-                                   ("qwen", "Qwen2.5-Coder-1.5B-Instruct, in f16", "--formats native,int8,int8+head,int4+head,auto:5.5+head --files q8_0,q4_K --chunks 2 --prompt 128 --generate 16"))],
-        needs=MODELS + "; 9 GB in /var/tmp"),
+        "Weights rounded while a model is loaded", "14 quick, 60 long",
+        [Part("SmolLM2-135M-Instruct, in f16",
+              "bench formats -m {model:smollm2} --repetitions 2 --formats int8,int6,int5,int4,auto:5.5,int4+head --files q8_0,q4_K",
+              "bench formats -m {model:smollm2} --repetitions 7 --chunks 16"),
+         Part("Qwen2.5-Coder-1.5B-Instruct, in f16",
+              "bench formats -m {model:qwen} --repetitions 1 --formats int8,int8+head,int4+head,auto:5.5+head --files q4_K --chunks 1 --prompt 128 --generate 16",
+              "bench formats -m {model:qwen} --repetitions 5 --chunks 8")],
+        needs=MODELS + "; 5 GB in /var/tmp (9 long)"),
     "sparsity": Report(
         "Activation sparsity: inputs left out of each layer's last product", "8 quick, 20 long",
         [Part(title, f"bench sparsity -m {{model:{name}}} --rounds 5", f"bench sparsity -m {{model:{name}}} --rounds 11 --tokens 256")
