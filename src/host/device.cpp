@@ -47,18 +47,14 @@ size_t memory_line(const char* name) {
 }
 
 void device_memory(ggml_backend_dev_t, size_t* free, size_t* total) {
-    // The host fits layers to what is reported; the KV budget is the honest figure where one is set.
+    // The host fits layers to what is reported: weights, compute buffers, caches and 1 GiB to spare together. ATLAS_KV_RAM is for caches alone; were it
+    // reported, a model larger than it would be left to the CPU, and its caches with it, without any limit.
     *total = memory_line("MemTotal");
     *free = memory_line("MemAvailable");
-    if (const uint64_t budget = kv_budget().limit(); budget > 0 && owner_mode()) {
-        *total = std::min<size_t>(*total, budget);
-        const uint64_t used = std::min<uint64_t>(kv_budget().in_use(), budget);
-        *free = std::min<size_t>(*free, budget - used);
-        // What memory has no room for goes to disk, so that a long context fits.
-        if (kv::Pager* pager = kv_pager()) {
-            *total += pager->disk().stats().in_use + pager->disk().room();
-            *free += pager->disk().room();
-        }
+    // What memory has no room for goes to disk, so that a long context fits.
+    if (kv::Pager* pager = owner_mode() ? kv_pager() : nullptr) {
+        *total += pager->disk().stats().in_use + pager->disk().room();
+        *free += pager->disk().room();
     }
     // Weights that memory has no room for stay in their file, so that no layer has to go to another device; nor, with ATLAS_RAM, has the context to be
     // shorter, for which they give way.

@@ -91,7 +91,7 @@ def contradictory(args):
     require(len(text) > len(PROMPT) + 10, text)
 
 
-# By default the programs place as many layers on a device as its reported memory allows, and a small budget leaves Atlas none.
+# By default the programs try first whether the model fits into memory, which takes time here.
 NO_FIT = ["-fit", "off"]
 
 

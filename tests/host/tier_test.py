@@ -170,14 +170,17 @@ def bad_settings(args):
 
 
 def capacity(args):
-    """The device offers what disk and memory hold together, so that -fit leaves the context as it is."""
+    """The device offers what disk and memory hold together, so that -fit, on by default, leaves all layers with it and the context as it is."""
     with folder() as disk:
-        for variables, less in (({}, False), ({"ATLAS_KV_RAM": "64M"}, True), ({"ATLAS_KV_RAM": "64M", "ATLAS_KV_DISK": disk, "ATLAS_KV_DISK_LIMIT": "8G"}, False)):
+        for variables in ({}, {"ATLAS_KV_RAM": "8M"}, {"ATLAS_KV_RAM": "8M", "ATLAS_KV_DISK": disk, "ATLAS_KV_DISK_LIMIT": "8G"}):
             result = run(["llama-bench", "--list-devices"], args.plugin, **variables)
             found = re.search(r"ATLAS0: [^\n]*\((\d+) MiB, (\d+) MiB free\)", result.stdout + result.stderr)
             require(found, f"no device in\n{result.stdout}\n{result.stderr[-1000:]}")
             print(variables, found[0])
-            require((int(found[2]) <= 64) == less, f"{variables}: {found[0]}")
+            result = run(["llama-completion", "-m", args.model, "-p", "Once", "-n", "2", "-no-cnv", "--no-warmup", "-t", "2", "-lv", "4"], args.plugin, **variables)
+            layers = re.search(r"offloaded (\d+)/(\d+) layers", result.stdout + result.stderr)
+            require(layers and layers[1] == layers[2], f"{variables}: {layers and layers[0]}\n{result.stderr[-2000:]}")
+            require("CPU KV buffer" not in result.stdout + result.stderr, f"{variables}: a cache is not Atlas's\n{result.stderr[-2000:]}")
 
 
 SCENARIOS = {function.__name__: function for function in (greedy, single_keys, quantised, lru, memory, slots, context_shift, slot_save, layer_in_pieces, full_disk, rare_faults,
