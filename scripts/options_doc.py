@@ -23,7 +23,7 @@ A program can give one context values of its own, while it runs, with
 the library is loaded.
 
 Refused too, naming both: `ATLAS_BUDGET_FLOOR` above `ATLAS_BUDGET` when both are set (of one alone,
-the other follows); `ATLAS_MODE` other than `exact`, or an `ATLAS_KV_RAM`, with
+the other follows); `ATLAS_MODE` other than `exact` (or an `ATLAS_LEVEL` that asks for one), or an `ATLAS_KV_RAM`, with
 `ATLAS_DEVICE=accel`, which has no pages; an `ATLAS_KV_DISK` without `ATLAS_KV_RAM`;
 `ATLAS_MEMORY=1` with an `ATLAS_MODE` other than `sparse` (a blend goes with `window` too).
 """
