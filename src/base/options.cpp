@@ -234,6 +234,7 @@ private:
 
     void follow() {
         if (out_.debug && !given("ATLAS_LOG_LEVEL")) out_.log_level = LogLevel::kDebug;
+        if (out_.stats == "0") out_.stats.clear();
         if (out_.stats == "1" && !given("ATLAS_LOG_LEVEL")) out_.log_level = std::min(out_.log_level, LogLevel::kInfo);
         if (out_.log_level == LogLevel::kVerbose) out_.log_level = LogLevel::kDebug;
         if (given("ATLAS_LEVEL")) follow_level();
@@ -273,6 +274,8 @@ private:
             // Only pages know when they were written, and only their memory is counted.
             if (out_.sparse.mode != AttentionMode::kExact)
                 return not_allowed("ATLAS_MODE", mode, "exact with ATLAS_DEVICE=accel");
+            if (given("ATLAS_LEVEL") && !given("ATLAS_MODE") && out_.level >= levels::kSparse)
+                return not_allowed("ATLAS_LEVEL", text("ATLAS_LEVEL"), "less than 1 with ATLAS_DEVICE=accel");
             if (out_.kv_ram_bytes > 0)
                 return not_allowed("ATLAS_KV_RAM", text("ATLAS_KV_RAM"), "0 with ATLAS_DEVICE=accel");
             if (out_.weights_ram_bytes > 0)

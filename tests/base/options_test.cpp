@@ -119,6 +119,8 @@ TEST(OptionsTest, StatisticsInTheLogAreSeen) {
     EXPECT_EQ(options.log_level, LogLevel::kInfo);
     ASSERT_TRUE(parse({{"ATLAS_STATS", "1"}, {"ATLAS_LOG_LEVEL", "error"}}, &options).is_ok());
     EXPECT_EQ(options.log_level, LogLevel::kError);
+    ASSERT_TRUE(parse({{"ATLAS_STATS", "0"}}, &options).is_ok());
+    EXPECT_EQ(options.stats, "");
     ASSERT_TRUE(parse({{"ATLAS_STATS", "file.json"}}, &options).is_ok());
     EXPECT_EQ(options.log_level, LogLevel::kWarn);
 }
@@ -213,6 +215,8 @@ TEST(OptionsTest, ContradictionsNameBothValues) {
          "ATLAS_BUDGET_FLOOR=600: allowed is at most ATLAS_BUDGET=500"},
         {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_MODE", "sparse"}},
          "ATLAS_MODE=sparse: allowed is exact with ATLAS_DEVICE=accel"},
+        {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_LEVEL", "1"}},
+         "ATLAS_LEVEL=1: allowed is less than 1 with ATLAS_DEVICE=accel"},
         {{{"ATLAS_DEVICE", "accel"}, {"ATLAS_KV_RAM", "1G"}}, "ATLAS_KV_RAM=1G: allowed is 0 with ATLAS_DEVICE=accel"},
         {{{"ATLAS_RAM", "1G"}, {"ATLAS_KV_RAM", "1536M"}}, "ATLAS_RAM=1G: allowed is 0 with ATLAS_KV_RAM=1536M"},
         {{{"ATLAS_RAM", "1G"}, {"ATLAS_WEIGHTS_RAM", "64M"}}, "ATLAS_RAM=1G: allowed is 0 with ATLAS_WEIGHTS_RAM=64M"},

@@ -192,6 +192,7 @@ def launcher(args):
     check("ATLAS_SPARSITY=1.5: allowed is " in done.stderr, f"--atlas-sparsity: {done.stderr}")
     help_text = atlas(args, "--help").stdout
     check(len(help_text.splitlines()) <= 56 and max(map(len, help_text.splitlines())) <= 120, f"help: {len(help_text.splitlines())} lines")
+    check("127.0.0.1:9464" in help_text, f"a line of help ends within an address: {help_text}")
 
 
 def completion(args, folder):

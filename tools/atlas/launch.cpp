@@ -190,7 +190,7 @@ Launch plan_launch(const Arguments& arguments, const std::string& library) {
         if (equals != std::string::npos) {
             value = argument.substr(equals + 1);
         } else if (setting->implies_one) {
-            // As help has it ("0, 1", "a file, or 1"): no program takes a bare 0 or 1 there.
+            // As help has it ("0, 1", "a file, 0 or 1"): no program takes a bare 0 or 1 there.
             const bool is_next = i + 1 < arguments.size() && (arguments[i + 1] == "0" || arguments[i + 1] == "1");
             value = is_next ? arguments[++i] : "1";
         } else if (i + 1 < arguments.size()) {

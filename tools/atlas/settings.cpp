@@ -35,7 +35,8 @@ std::string short_line(const std::string& flag, const std::string& help) {
     constexpr size_t kColumn = 24, kWidth = 92, kLeast = 24;
     std::string line = "  --" + flag;
     line.resize(std::max(line.size() + 1, kColumn), ' ');
-    const size_t end = help.find_first_of(":;", kLeast);
+    // Not of an address with its port.
+    const size_t end = std::min(help.find(": ", kLeast), help.find("; ", kLeast));
     std::string text = help.substr(0, end);
     if (line.size() + text.size() > kWidth) text = text.substr(0, text.rfind(' ', kWidth - line.size() - 2)) + " …";
     return line + text + "\n";

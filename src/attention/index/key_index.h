@@ -102,7 +102,7 @@ private:
     /** Pages whose codes are allocated together: neighbours in a scan. */
     static constexpr int64_t kChunk = 16;
     struct Page {
-        PageVersion version;   // when its codes were begun
+        PageVersion version;  // when its codes were begun
         bool encoded = false;
         std::atomic<bool> broken{false};  // some head is not finite
     };
