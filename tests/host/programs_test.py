@@ -35,7 +35,7 @@ GREEDY = {
 }
 
 # Word, most nats of mean KL, bits of a weight with its share of scales.
-FORMATS = [("int8", 0.001, 8.5), ("int6", 0.003, 7.1), ("int5", 0.01, 5.8), ("int4", 0.04, 4.5), ("auto:6", 0.006, 6.0), ("int8+head", 0.001, 8.5)]
+FORMATS = [("int4", 0.04, 4.5), ("auto:6", 0.006, 6.0), ("int8+head", 0.001, 8.5)]
 
 # Every type; one expert of a token and more, with a column each or one for all; rows that fill no panel; few tokens and many.
 EXPERT_CASES = (r"type_b=f32,(n_mats=4,n_used=2,b=0,m=(512,n=(1|32)|64,n=16|8,n=1|8,n=16),|n_mats=4,n_used=[14],b=[01],m=512,n=(5|129),|"
