@@ -1,9 +1,9 @@
-#include "base/vector_loop.h"
 #include "weights/encode.h"
 
 #include <array>
 #include <cstring>
 
+#include "base/vector_loop.h"
 #include "weights/encode_fit.h"
 
 namespace atlas::weights {
@@ -57,29 +57,9 @@ float of_largest_size(const float* x) {
     return -least > most ? least : most;
 }
 
-/** q4_0, q5_0: f16 d, fifth bits, nibbles. */
-template <int kBits>
-void encode_even(const float* x, uint8_t* out) {
-    constexpr float kHalf = kBits == 4 ? 8.0f : 16.0f;
-    const EvenLevels levels{-kHalf, kHalf - 1.0f};
-    float w[kBlock];
-    uint8_t codes[kBlock];
-    float scale = 0.0f;
-    if (count_errors(x, kBlock, w)) {
-        const float most = of_largest_size(x);
-        scale =
-            half_scale(fit_scale<kBlock>({x, w}, levels, most, {{-kHalf - 2.0f, 0.25f, 13}, {kHalf - 2.0f, 0.25f, 9}}));
-    }
-    write_codes<kBlock>(x, levels, {scale, 0.0f}, codes);
-    put_half(out, scale);
-    if (kBits == 5) put_fifth_bits(codes, out + 2);
-    put_nibbles(codes, out + (kBits == 5 ? 6 : 2));
-}
-
-/** q4_1, q5_1: f16 d, f16 m, fifth bits, nibbles. */
-template <int kBits>
+/** q5_1: f16 d, f16 m, fifth bits, nibbles. */
 void encode_line(const float* x, uint8_t* out) {
-    const EvenLevels levels{0.0f, kBits == 4 ? 15.0f : 31.0f};
+    const EvenLevels levels{0.0f, 31.0f};
     float w[kBlock];
     uint8_t codes[kBlock];
     Line line;
@@ -92,8 +72,8 @@ void encode_line(const float* x, uint8_t* out) {
     write_codes<kBlock>(x, levels, line, codes);
     put_half(out, line.scale);
     put_half(out + 2, line.offset);
-    if (kBits == 5) put_fifth_bits(codes, out + 4);
-    put_nibbles(codes, out + (kBits == 5 ? 8 : 4));
+    put_fifth_bits(codes, out + 4);
+    put_nibbles(codes, out + 8);
 }
 
 /** iq4_nl: f16 d, nibbles. */
@@ -125,14 +105,8 @@ EncodeBlock encoder_of(WeightType to) {
     switch (to) {
         case WeightType::kQ8_0:
             return [](const float* x, uint8_t* out) { kernels::encode_row(DataType::kQ8_0, x, out, kBlock); };
-        case WeightType::kQ4_0:
-            return encode_even<4>;
-        case WeightType::kQ5_0:
-            return encode_even<5>;
-        case WeightType::kQ4_1:
-            return encode_line<4>;
         case WeightType::kQ5_1:
-            return encode_line<5>;
+            return encode_line;
         case WeightType::kIQ4_NL:
             return encode_uneven;
         case WeightType::kQ4_K:

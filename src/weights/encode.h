@@ -8,8 +8,8 @@
 namespace atlas::weights {
 
 /**
- * Whether rows of `cols` weights can be rounded to type `to`: one of q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl, q6_K, q5_K and q4_K, and cols a
- * positive multiple of its block.
+ * Whether rows of `cols` weights can be rounded to type `to`: one of q8_0, q5_1, iq4_nl, q6_K, q5_K and q4_K, and cols a positive
+ * multiple of its block.
  */
 bool can_encode(kernels::WeightType to, int64_t cols);
 

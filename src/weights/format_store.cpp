@@ -199,11 +199,19 @@ void FormatStore::round_one(const WeightMatrix& matrix, WeightType to, WeightDec
         }
     });
     const WeightMatrix result{to, memory.get(), matrix.rows, matrix.cols, row_bytes};
-    const WeightType types[] = {to};
+    double signal = 0.0, noise = 0.0;
+    std::vector<float> exact(static_cast<size_t>(matrix.cols)), rounded(exact.size());
+    const int64_t rows = std::min(matrix.rows, kSampleRows);
+    for (int64_t i = 0; i < rows; ++i) {
+        const auto at = static_cast<size_t>(matrix.rows * i / rows);
+        decode(matrix.type, matrix.data + at * matrix.row_stride, matrix.cols, exact.data());
+        decode(to, memory.get() + at * row_bytes, matrix.cols, rounded.data());
+        signal += square_sum(exact.data(), matrix.cols);
+        noise += square_error(exact.data(), rounded.data(), matrix.cols);
+    }
     const std::unique_lock lock(mutex_);
     const ModelFile* file = file_of(matrix);
     if (!file) return;  // its mapping has ended
-    const Sample sample = measure(matrix, types, decode);
     file->drop(matrix.data, source_bytes(matrix));
     const uint64_t bytes = row_bytes * static_cast<size_t>(matrix.rows);
     rounded_[matrix.data] = {result, std::move(memory)};
@@ -212,8 +220,8 @@ void FormatStore::round_one(const WeightMatrix& matrix, WeightType to, WeightDec
     stats_.bytes += bytes;
     stats_.held_bytes += bytes;
     stats_.weights += static_cast<double>(matrix.rows) * static_cast<double>(matrix.cols);
-    stats_.signal += sample.signal;
-    stats_.noise += sample.noise[0];
+    stats_.signal += signal;
+    stats_.noise += noise;
 }
 
 FormatStats FormatStore::stats() const {

@@ -52,7 +52,7 @@ void print(const Json& stats) {
                     static_cast<unsigned long long>(one.at("calls").get<uint64_t>()));
     }
     // Kept as they are: what they mean is said in docs/guide.md.
-    for (const char* part : {"kv", "weights", "ram"}) {
+    for (const char* part : {"kv", "weights", "formats", "ram"}) {
         if (stats.contains(part)) std::printf("%-12s %s\n", part, stats[part].dump().c_str());
     }
 }
