@@ -9,6 +9,7 @@
 #include "attention/absence.h"
 #include "attention/select/rest.h"
 #include "base/parallel.h"
+#include "base/per_thread.h"
 #include "kernels/merge.h"
 
 namespace atlas::attention {
@@ -175,14 +176,15 @@ Status Engine::encode(const AttentionCall& call, KeyIndex& index, std::span<cons
     const int64_t heads = call.args.n_head_kv;
     const auto n = static_cast<int64_t>(stale_pages.size()) * heads;
     const Status status = for_lists(n, n_threads, [&](int64_t i, int) {
-        thread_local std::vector<float> rows, work;
+        thread_local PerThread<std::vector<float>> of_rows, of_work;
+        std::vector<float>& rows = of_rows.get();
         const Stale& stale = stale_pages[static_cast<size_t>(i / heads)];
         rows.resize(static_cast<size_t>(kv::kPageRows * (call.args.d_k + call.args.d_v)));
         float* values = rows.data() + kv::kPageRows * call.args.d_k;
         stale_cells_.decode(call, stale.stream, stale.first, i % heads,
                             stale.cells == kAllCells ? rows.data() : nullptr, values);
         if (stale.cells == kAllCells) {
-            index.update(stale.page, i % heads, rows.data(), values, &work);
+            index.update(stale.page, i % heads, rows.data(), values, &of_work.get());
         } else {
             index.update_part(stale.page, stale.cells, i % heads, values);
         }

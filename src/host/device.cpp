@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/per_thread.h"
 #include "host/abi/interfaces.h"
 #include "host/buffers/owner_buffer.h"
 #include "host/ops/table.h"
@@ -133,13 +134,13 @@ ggml_backend_buffer_type_t split_buffer_type(int, const float*) { return owner_b
 /** For `atlas info`: the result of `make`, valid until the thread's next call; "" without memory for it. */
 template <typename Make>
 const char* text_of(const Make& make) noexcept {
-    thread_local std::string text;
+    thread_local PerThread<std::string> text;
     try {
-        text = make(*runtime::plugin_runtime());
+        text.get() = make(*runtime::plugin_runtime());
+        return text.get().c_str();
     } catch (const std::bad_alloc&) {
         return "";
     }
-    return text.c_str();
 }
 
 const char* statistics_text() {

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/parallel.h"
+#include "base/per_thread.h"
 #include "weights/encode.h"
 
 namespace atlas::weights {
@@ -190,7 +191,8 @@ void FormatStore::round_one(const WeightMatrix& matrix, WeightType to, WeightDec
     }
     const int64_t tasks = (matrix.rows + kRowsPerTask - 1) / kRowsPerTask;
     parallel_for(tasks, n_threads, Schedule::kDynamic, [&](int64_t task, int) {
-        thread_local std::vector<float> row;
+        thread_local PerThread<std::vector<float>> of_row;
+        std::vector<float>& row = of_row.get();
         row.resize(static_cast<size_t>(matrix.cols));
         for (int64_t r = task * kRowsPerTask; r < std::min(matrix.rows, (task + 1) * kRowsPerTask); ++r) {
             const auto at = static_cast<size_t>(r);

@@ -37,6 +37,9 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 HOST_HEADER = re.compile(r"^(ggml|llama|gguf)([-_.].*)?\.h$|^(ggml|llama)-cpp\.h$")
 GETENV = re.compile(r"\b(secure_)?getenv\s*\(|\benviron\b")
 OPENMP = re.compile(r"^\s*#\s*pragma\s+omp\b|^\s*#\s*include\s*[<\"]omp\.h[>\"]|\b_Pragma\s*\(\s*\"omp\b")
+# What has a destructor is registered with the C library, which ends the process where it has no memory for that.
+DESTROYED_WITH_THREAD = re.compile(
+    r"\bthread_local\s+(?!(?:const\s+|constexpr\s+)?(?:(?:atlas::)?PerThread<|bool\b|char\b|u?int\d+_t\b|int\b|size_t\b|[\w:]+\s*\*))")
 STDERR = re.compile(r"std::cerr|std::cout|\bf?printf\s*\(\s*(stderr|stdout|\")")
 # A struct of ggml or llama.cpp, a function of theirs declared by hand, or more of the private interface.
 PRIVATE = re.compile(r'^[ \t]*(?:(?:struct|union)\s+(?:ggml|llama)_\w+\s*\{|extern\s+"C"[^;{]*\b(?:ggml|llama)_\w+\([^{;]*;'
@@ -81,6 +84,8 @@ def check_source(root, path, breaches):
     for number, line in enumerate(without_comments(raw).splitlines(), 1):
         if GETENV.search(line) and relative.as_posix() != "base/options.cpp":
             breaches.append(f"{path.relative_to(root)}:{number}: the environment is read in src/base/options.cpp alone")
+        if DESTROYED_WITH_THREAD.search(line):
+            breaches.append(f"{path.relative_to(root)}:{number}: what threads keep that has a destructor is in a PerThread (base/per_thread.h)")
         if STDERR.search(line):
             breaches.append(f"{path.relative_to(root)}:{number}: the library prints through base/log.h alone")
         if OPENMP.search(line) and not relative.as_posix().startswith("base/parallel."):

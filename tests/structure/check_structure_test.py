@@ -72,6 +72,8 @@ class CheckStructure(unittest.TestCase):
             ("src/kernels/b.h", "#  pragma omp barrier\n", "base/parallel.h"),
             ("src/runtime/b.cpp", "#include <omp.h>\n", "base/parallel.h"),
             ("src/host/b.cpp", '_Pragma("omp parallel")\n', "base/parallel.h"),
+            ("src/kv/b.cpp", "thread_local std::vector<int> a;\n", "in a PerThread"),
+            ("src/kv/b.cpp", "static thread_local Scratch a;\n", "in a PerThread"),
             ("src/extra/b.cpp", "int a;\n", "do not know"),
             ("tools/atlas/b.cpp", '#include "base/options.h"\n', "public headers only"),
             ("src/base/options.def", ROW + ROW.replace("ATLAS_DEVICE", "ATLAS_OTHER"), "process.device has two rows"),

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/per_thread.h"
+
 namespace atlas::attention {
 namespace {
 
@@ -23,7 +25,9 @@ void look(const AttentionCall& call, TileView* view) {
     const int64_t pages = (n_keys + kBlockKeys - 1) / kBlockKeys;
     const int64_t rows = tokens_of(call, *view);
     // Per page: how many tokens see all of it, and how many see a part. Short counters keep the loops in vector registers.
-    thread_local std::vector<uint16_t> all, some;
+    thread_local PerThread<std::vector<uint16_t>> of_all, of_some;
+    std::vector<uint16_t>& all = of_all.get();
+    std::vector<uint16_t>& some = of_some.get();
     all.assign(static_cast<size_t>(pages), 0);
     some.assign(static_cast<size_t>(pages), 0);
     for (int64_t t = 0; t < rows; ++t) {
@@ -43,7 +47,8 @@ void look(const AttentionCall& call, TileView* view) {
     }
     view->use.assign(static_cast<size_t>(pages), PageUse::kSkip);
     view->parts.clear();
-    thread_local std::vector<int64_t> seen;  // keys per token
+    thread_local PerThread<std::vector<int64_t>> of_seen;
+    std::vector<int64_t>& seen = of_seen.get();  // keys per token
     seen.assign(static_cast<size_t>(rows), 0);
     int64_t everywhere = 0;  // keys that all tokens see
     for (int64_t page = 0; page < pages; ++page) {
@@ -124,7 +129,8 @@ void take_sinks(const AttentionCall& call, const Settings& settings, const TileV
 /** Makes the most recently written keys exact, in whole pages, those that are exact anyway included in the count. */
 void take_window(const Settings& settings, const KeyIndex& index, const std::vector<uint8_t>& keys, TileView* view,
                  std::vector<uint8_t>* exact) {
-    thread_local std::vector<int64_t> seen;
+    thread_local PerThread<std::vector<int64_t>> of_seen;
+    std::vector<int64_t>& seen = of_seen.get();
     seen.clear();
     bool ordered = true;
     for (size_t page = 0; page < view->use.size(); ++page) {
@@ -182,7 +188,9 @@ int64_t most_visible(const AttentionCall& call) {
 void classify_pages(const AttentionCall& call, const Settings& settings, const KeyIndex& index, TileView* view) {
     look(call, view);
     const auto pages = static_cast<int64_t>(view->use.size());
-    thread_local std::vector<uint8_t> keys, exact;
+    thread_local PerThread<std::vector<uint8_t>> of_keys, of_exact;
+    std::vector<uint8_t>& keys = of_keys.get();
+    std::vector<uint8_t>& exact = of_exact.get();
     exact.assign(view->use.size(), 0);
     view->exact = view->visible <= threshold_of(settings, call.args.n_tokens);
     view->newest_page = -1;

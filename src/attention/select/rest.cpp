@@ -6,6 +6,7 @@
 #include <limits>
 #include <numbers>
 
+#include "base/per_thread.h"
 #include "kernels/codes.h"
 
 namespace atlas::attention {
@@ -19,7 +20,9 @@ double estimate_rest(TileScores& scores, const std::vector<PageCells>& selected,
     const int64_t rows = scores.rows();
     const KeyIndex& index = scores.index();
     const kernels::CodeShape& shape = index.shape();
-    thread_local std::vector<float> rest, all;
+    thread_local PerThread<std::vector<float>> of_rest, of_all;
+    std::vector<float>& rest = of_rest.get();
+    std::vector<float>& all = of_all.get();
     rest.resize(static_cast<size_t>(rows));
     all.assign(static_cast<size_t>(rows), 0.0f);
     std::fill(far_out, far_out + rows * shape.d_v, 0.0f);

@@ -12,6 +12,7 @@
 
 #include "base/c_function.h"
 #include "base/log.h"
+#include "base/per_thread.h"
 #include "memory/test_time_memory.h"
 #include "kernels/elementwise.h"
 
@@ -145,7 +146,8 @@ std::pair<int64_t, int64_t> share(int64_t rows, int ith, int nth) { return {rows
 template <class Visit>
 void map_pieces(const TestTimeMemory& memory, const ggml_tensor* x, int ith, int nth, const Visit& visit) {
     constexpr int64_t kPiece = 64;
-    thread_local std::vector<float> mapped;
+    thread_local atlas::PerThread<std::vector<float>> of_mapped;
+    std::vector<float>& mapped = of_mapped.get();
     const FeatureMap& map = memory.features();
     mapped.resize(kPiece * map.features());
     const auto [first, last] = share(ggml_nrows(x), ith, nth);
@@ -171,10 +173,10 @@ void run_forward(ggml_tensor* dst, int ith, int nth, void* data) {
     run_guarded("atlas_memory_forward", dst, [&] {
         const TestTimeMemory& memory = static_cast<const atlas_memory*>(data)->memory;
         const OmegaLearner& learner = memory.learner();
-        thread_local MemoryWorkspace work;
+        thread_local atlas::PerThread<MemoryWorkspace> work;
         map_pieces(memory, dst->src[0], ith, nth, [&](int64_t row, int64_t count, const float* mapped) {
             memory_forward(learner.shape(), learner.parameters().data(), mapped, static_cast<size_t>(count),
-                           static_cast<float*>(dst->data) + row * dst->ne[0], &work);
+                           static_cast<float*>(dst->data) + row * dst->ne[0], &work.get());
         });
     });
 }
@@ -212,7 +214,8 @@ void run_loss(ggml_tensor* dst, int ith, int /*nth*/, void* data) {
 
 void run_muon(NewtonSchulz kind, ggml_tensor* dst, int ith, int nth) {
     run_guarded("atlas_muon_step", dst, [&] {
-        thread_local MuonWorkspace work;
+        thread_local atlas::PerThread<MuonWorkspace> of_work;
+        MuonWorkspace& work = of_work.get();
         const ggml_tensor* s = dst->src[0];
         const int64_t matrices = s->ne[2] * s->ne[3];
         for (int64_t i = ith; i < matrices; i += nth) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "base/per_thread.h"
 #include "kernels/cpu/attention/mend_row.h"
 #include "kernels/cpu/attention/problem.h"
 #include "kernels/cpu/attention/row_batches.h"
@@ -167,8 +168,8 @@ private:
             }
         }
         // Kept between calls: fresh memory of this size would come from the kernel each time, page by page.
-        thread_local Scratch states;
-        float* state = states.get(state_rows * state_stride_);
+        thread_local PerThread<Scratch> states;
+        float* state = states.get().get(state_rows * state_stride_);
         for (Task& task : tasks_) {
             task.state = state;
             state += static_cast<size_t>(task.heads * rows_) * state_stride_;

@@ -1,3 +1,4 @@
+#include "base/per_thread.h"
 #include "kernels/cpu/attention/problem.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/reference/reference.h"
@@ -12,8 +13,8 @@ constexpr int64_t kFewRows = 20;
 }  // namespace
 
 Scratch& thread_scratch() {
-    static thread_local Scratch scratch;
-    return scratch;
+    static thread_local PerThread<Scratch> scratch;
+    return scratch.get();
 }
 
 Status attention(const AttentionArgs& args, int n_threads) {

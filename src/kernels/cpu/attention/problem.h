@@ -75,7 +75,7 @@ private:
     size_t size_ = 0;
 };
 
-/** The calling thread's buffer. */
+/** The calling thread's buffer. Throws std::bad_alloc. */
 Scratch& thread_scratch();
 
 Status attend_few(const Problem& problem, int n_threads);

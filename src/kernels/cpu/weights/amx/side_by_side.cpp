@@ -4,6 +4,8 @@
 
 #include <new>
 
+#include "base/per_thread.h"
+
 namespace atlas::kernels::cpu {
 namespace {
 
@@ -32,16 +34,19 @@ size_t elements_of(int64_t k, size_t part) {
 }  // namespace
 
 void* workspace(size_t bytes) {
-    thread_local hwy::AlignedFreeUniquePtr<std::byte[]> memory;
-    thread_local size_t size = 0;
-    if (bytes > size) {
-        memory.reset();
-        size = 0;
-        memory = hwy::AllocateAligned<std::byte>(bytes);
-        if (!memory) throw std::bad_alloc();
-        size = bytes;
+    struct Memory {
+        hwy::AlignedFreeUniquePtr<std::byte[]> at;
+        size_t size = 0;
+    };
+    thread_local PerThread<Memory> of_memory;
+    Memory& memory = of_memory.get();
+    if (bytes > memory.size) {
+        memory = {};
+        memory.at = hwy::AllocateAligned<std::byte>(bytes);
+        if (!memory.at) throw std::bad_alloc();
+        memory.size = bytes;
     }
-    return memory.get();
+    return memory.at.get();
 }
 
 ATLAS_AMX void lay_side_by_side(const ActivationLayout& layout, int64_t k, const std::byte* const* columns, size_t part,
