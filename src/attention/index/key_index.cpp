@@ -73,8 +73,7 @@ void KeyIndex::update(int64_t page, int64_t head, const float* k, const float* v
         std::fill(work->data() + key * d + d_k, work->data() + (key + 1) * d, 0.0f);
     }
     kernels::rotate_rows(signs_.data(), kernels::kCodeKeys, shape_.d, work->data());
-    std::byte* chunk = chunks_[at / kChunk].get();
-    std::byte* codes = chunk + (at % kChunk * static_cast<size_t>(n_heads_) + static_cast<size_t>(head)) * shape_.bytes;
+    std::byte* codes = chunks_[at / kChunk].get() + offset_in_chunk(page, head);
     if (!kernels::encode_codes(shape_, work->data(), v, codes)) pages_[at].broken = true;
 }
 

@@ -60,8 +60,7 @@ public:
     /** Whether the codes, and means of parts, say something: not those of a page that holds a key or a value that is not finite. */
     bool usable(int64_t page) const { return !pages_[static_cast<size_t>(page)].broken; }
     const std::byte* codes(int64_t page, int64_t head) const {
-        return chunks_[static_cast<size_t>(page / kChunk)].get() +
-               static_cast<size_t>(page % kChunk * n_heads_ + head) * shape_.bytes;
+        return chunks_[static_cast<size_t>(page / kChunk)].get() + offset_in_chunk(page, head);
     }
 
     /** Makes room for the page's codes; false where the budget has none. Not thread-safe. Throws std::bad_alloc. */
@@ -96,6 +95,10 @@ private:
         std::vector<int8_t> means;  // [head][d_v]
         std::vector<float> scales;  // [head]
     };
+    /** A chunk is [head][page]: a head's codes are scanned in order, which the processor's own prefetching follows. */
+    size_t offset_in_chunk(int64_t page, int64_t head) const {
+        return static_cast<size_t>(head * kChunk + page % kChunk) * shape_.bytes;
+    }
     const Part* find_part(int64_t page, uint64_t cells) const;
     size_t part_bytes() const;
 

@@ -17,9 +17,9 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kTooLarge = 0x1p90f;
 constexpr float kRaise = 90.0f;
 constexpr int64_t kPagesAhead = 2;
-// Floats of weights that are kept at once. Those of single tokens' rows stay in a core's second-level cache; a tile's rows look at most pages again
+// Floats of weights that are kept at once. Those of single tokens (a MiB, as large as a second-level cache) and of a tile, whose rows look at most pages again
 // and are dearer to score than to keep.
-constexpr int64_t kKeptFloats = 128 * 1024;
+constexpr int64_t kKeptFloats = 256 * 1024;
 constexpr int64_t kKeptFloatsOfTile = 1024 * 1024;
 
 }  // namespace
