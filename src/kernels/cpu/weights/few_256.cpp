@@ -109,6 +109,34 @@ HWY_INLINE VB TwiceWords(uint64_t low, uint64_t high) {
     return hn::BitCast(DB(), hn::Dup128VecFromValues(d64, low, high));
 }
 
+/** What a block's sums are multiplied by. */
+struct Factors {
+    V of_products;
+    hn::Vec<MF> of_minima;
+};
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+/** Of two halves, which are followed by at least four bytes, times `by`: in registers all the way. */
+HWY_INLINE Factors TwoHalves(const uint8_t* halves, float by) {
+    const __m128 both = _mm_mul_ps(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(halves))), _mm_set1_ps(by));
+    const hn::Vec<MF> less{_mm256_broadcastss_ps(_mm_movehdup_ps(both))};
+#if HWY_MAX_BYTES >= 64
+    return {V{_mm512_broadcastss_ps(both)}, less};
+#else
+    return {V{_mm256_broadcastss_ps(both)}, less};
+#endif
+}
+#else
+HWY_INLINE Factors TwoHalves(const uint8_t* halves, float by) {
+    return {hn::Set(D(), HalfAt(halves) * by), hn::Set(MF(), HalfAt(halves + 2) * by)};
+}
+#endif
+/** Of one half times `by`, and that times `offset`. */
+template <int kOffset>
+HWY_INLINE Factors OneHalf(const uint8_t* half, float by) {
+    const float d = HalfAt(half) * by;
+    return {hn::Set(D(), d), hn::Set(MF(), d * kOffset)};
+}
+
 // Each type: its scales as 16 bytes (Scales), scales of a chunk, codes of a chunk, and what the sums of activations are multiplied with:
 // minima, or scales times what codes are offset by.
 
@@ -116,10 +144,24 @@ template <bool kFifth>
 struct K4 {
     static constexpr size_t kBlock = kFifth ? 176 : 144;
     static HWY_INLINE VB Scales(const uint8_t* block) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3_DL
+        // Six bits each, of words a, b, c: 4 low ones of a and of b; then c's low and high nibbles below two bits of a and of b. Bytes of any place
+        // in (a, c) and (b, c) come in one instruction; scalar code takes 20.
+        const __m512i words = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block)));
+        const __m512i pairs = _mm512_shuffle_epi8(
+            words, _mm512_broadcast_i32x4(_mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15)));
+        const __m512i low = _mm512_multishift_epi64_epi8(
+            _mm512_broadcast_i32x4(_mm_setr_epi8(0, 8, 16, 24, 32, 40, 48, 56, 0, 8, 16, 24, 36, 44, 52, 60)), pairs);
+        const __m512i high = _mm512_multishift_epi64_epi8(
+            _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 2, 10, 18, 26, 0, 0, 0, 0, 2, 10, 18, 26)), pairs);
+        const __m512i of_low = _mm512_set1_epi64(0x0F0F0F0F3F3F3F3F), of_high = _mm512_set1_epi64(0x3030303000000000);
+        return VB{_mm512_or_si512(_mm512_and_si512(low, of_low), _mm512_and_si512(high, of_high))};
+#else
         const uint32_t a = Word32At(block + 4), b = Word32At(block + 8), c = Word32At(block + 12);
         const uint32_t s = (c & 0x0F0F0F0Fu) | (a >> 6 & 0x03030303u) << 4;
         const uint32_t m = (c >> 4 & 0x0F0F0F0Fu) | (b >> 6 & 0x03030303u) << 4;
         return TwiceWords((a & 0x3F3F3F3Fu) | uint64_t{s} << 32, (b & 0x3F3F3F3Fu) | uint64_t{m} << 32);
+#endif
     }
     static HWY_INLINE V16 Scale(VB scales, size_t chunk) { return Unsigned(scales, kScaleOf32, chunk); }
     static HWY_INLINE VM Minima(VB scales, const uint8_t*, size_t half) {
@@ -132,8 +174,7 @@ struct K4 {
         const VB low = AndByte(ShiftDown(LoadShared(quants, chunk), kShiftNibble, chunk), 15);
         return kFifth ? AddBit(low, LoadShared(block + 16, chunk), chunk, 16) : low;
     }
-    static HWY_INLINE float Factor(const uint8_t* block) { return HalfAt(block); }
-    static HWY_INLINE float Less(const uint8_t* block) { return HalfAt(block + 2); }
+    static HWY_INLINE Factors Both(const uint8_t* block, float by) { return TwoHalves(block, by); }
 };
 
 /** Sixteen scales of eight bits with a sign. */
@@ -173,8 +214,7 @@ struct Q6 : SignedScales<32> {
         two = ShiftDown(two, kShiftPairOfTwo, chunk);
         return hn::OrAnd(AndByte(low, 15), two, hn::Set(DB(), uint8_t{0x30}));
     }
-    static HWY_INLINE float Factor(const uint8_t* block) { return HalfAt(block + 208); }
-    static HWY_INLINE float Less(const uint8_t* block) { return 32.0f * HalfAt(block + 208); }
+    static HWY_INLINE Factors Both(const uint8_t* block, float by) { return OneHalf<32>(block + 208, by); }
 };
 
 struct Q3 : SignedScales<4> {
@@ -191,8 +231,7 @@ struct Q3 : SignedScales<4> {
         const VB two = AndByte(ShiftDown(LoadShared(quants, chunk), kShiftPair, chunk), 3);
         return AddBit(two, LoadShared(block, chunk), chunk, 4);
     }
-    static HWY_INLINE float Factor(const uint8_t* block) { return HalfAt(block + 108); }
-    static HWY_INLINE float Less(const uint8_t* block) { return 4.0f * HalfAt(block + 108); }
+    static HWY_INLINE Factors Both(const uint8_t* block, float by) { return OneHalf<4>(block + 108, by); }
 };
 
 struct Q2 {
@@ -207,8 +246,10 @@ struct Q2 {
         const uint8_t* quants = block + 16 + 32 * (chunk * kBytes / 128);
         return AndByte(ShiftDown(LoadShared(quants, chunk), kShiftPair, chunk), 3);
     }
-    static HWY_INLINE float Factor(const uint8_t* block) { return HalfAt(block + 80); }
-    static HWY_INLINE float Less(const uint8_t* block) { return HalfAt(block + 82); }
+    static HWY_INLINE Factors Both(const uint8_t* block, float by) {
+        // The block's last four bytes.
+        return {hn::Set(D(), HalfAt(block + 80) * by), hn::Set(MF(), HalfAt(block + 82) * by)};
+    }
 };
 
 template <class T, size_t C>
@@ -218,6 +259,7 @@ HWY_NOINLINE void Rows(const FewArgs& args, size_t first_column) {
     const FewColumns<C> columns(args, first_column);
     for (int64_t r = args.begin; r < args.end; ++r) {
         const uint8_t* block = args.row(r);
+        const uint8_t* soon = args.soon(block);
         V sum[C];
         hn::Vec<MF> less[C];
         ATLAS_UNROLL
@@ -225,8 +267,8 @@ HWY_NOINLINE void Rows(const FewArgs& args, size_t first_column) {
             sum[c] = hn::Zero(D());
             less[c] = hn::Zero(MF());
         }
-        for (size_t b = 0; b < blocks; ++b, block += T::kBlock) {
-            PrefetchRow(args.soon(block), T::kBlock);
+        for (size_t b = 0; b < blocks; ++b, block += T::kBlock, soon += T::kBlock) {
+            PrefetchRow(soon, T::kBlock);
             const VB scales = T::Scales(block);
             VI products[C], spare[C];
             ATLAS_UNROLL
@@ -253,13 +295,12 @@ HWY_NOINLINE void Rows(const FewArgs& args, size_t first_column) {
                     minima[c] = hn::Add(minima[c], hn::WidenMulPairwiseAdd(M32(), minimum, sums));
                 }
             }
-            const float d = T::Factor(block), d_min = T::Less(block);
             ATLAS_UNROLL
             for (size_t c = 0; c < C; ++c) {
-                const float by = columns.scales[c][b];
+                const Factors factors = T::Both(block, columns.scales[c][b]);
                 if (kSpare) products[c] = hn::Add(products[c], spare[c]);
-                sum[c] = hn::MulAdd(hn::ConvertTo(D(), products[c]), hn::Set(D(), d * by), sum[c]);
-                less[c] = hn::MulAdd(hn::ConvertTo(MF(), minima[c]), hn::Set(MF(), d_min * by), less[c]);
+                sum[c] = hn::MulAdd(hn::ConvertTo(D(), products[c]), factors.of_products, sum[c]);
+                less[c] = hn::MulAdd(hn::ConvertTo(MF(), minima[c]), factors.of_minima, less[c]);
             }
         }
         ATLAS_UNROLL
