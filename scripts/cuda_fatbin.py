@@ -8,6 +8,7 @@ compiler is taken from the cache folder: compiling takes minutes.
 
 import argparse
 import collections
+import fcntl
 import hashlib
 import json
 import os
@@ -104,18 +105,17 @@ def main():
         if path.suffix in (".cu", ".cuh", ".def") or path.name in HEADERS:
             key.update(path.name.encode() + b"\0" + path.read_bytes())
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "atlas" / "fatbin" / key.hexdigest()[:32]
-    if not (cache / "kernels.fatbin").exists():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:
-            fatbin, resources = compile_all(arguments, pathlib.Path(scratch))
-            ready = pathlib.Path(scratch) / "ready"
-            ready.mkdir()
-            shutil.move(fatbin, ready / "kernels.fatbin")
-            (ready / "kernels.json").write_text(json.dumps(resources, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            try:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with open(cache.parent / f"{cache.name}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # builds of the same sources beside each other wait for one of them
+        if not (cache / "kernels.fatbin").exists():
+            with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:
+                fatbin, resources = compile_all(arguments, pathlib.Path(scratch))
+                ready = pathlib.Path(scratch) / "ready"
+                ready.mkdir()
+                shutil.move(fatbin, ready / "kernels.fatbin")
+                (ready / "kernels.json").write_text(json.dumps(resources, indent=1, sort_keys=True) + "\n", encoding="utf-8")
                 ready.rename(cache)
-            except OSError:
-                pass  # somebody else was faster, with the same
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(cache / "kernels.json", resources_file)
     shutil.copyfile(cache / "kernels.fatbin", arguments.output)

@@ -109,17 +109,21 @@ def main():
     if arguments.table:
         table(predictions, [json.loads(line) for line in arguments.table.read_text(encoding="utf-8").splitlines() if '"shape"' in line])
         return 0
-    for program in ("test_cuda_gpu", "cuda_times"):
-        if not (folder / program).exists():
-            print(f"{folder} has no {program}: build the targets test_cuda_gpu and cuda_times, where nvcc is")
-            return 2
+    # What the machine lacks comes first: where there is no GPU it does not matter whether the programs are there and start.
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         print("no NVIDIA driver: libcuda.so.1 is not there")
         return 2
+    for program in ("test_cuda_gpu", "cuda_times"):
+        if not (folder / program).exists():
+            print(f"{folder} has no {program}: build the targets test_cuda_gpu and cuda_times, where nvcc is")
+            return 2
     check = Check(folder)
     status, text = check.run("cuda_times", "1", "64")
+    if status == 127 or "error while loading shared libraries" in text:
+        print(f"{text.strip()}: gpu_check.sh --pack takes the libraries of the programs along")
+        return 2
     if status == 2:
         print(text.strip())
         return 2

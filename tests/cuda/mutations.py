@@ -27,7 +27,7 @@ MUTATIONS = [
     ("merge.cuh", "        __threadfence();\n        *shared", "        *shared", "tsan", DEVICE, "parts of other blocks are read without an acquire"),
     ("merge.cuh", "        *shared = before;\n    }\n    __syncthreads();\n", "        *shared = before;\n    }\n", "tsan", DEVICE,
      "the ticket is read before it is drawn"),
-    ("merge.cuh", "simt::write(a.tickets + ticket, 0u);", ";", "plain", "Seeds/CudaDevice.TicketsAreLeftAsTheyWereFound/1", "tickets are not given back"),
+    ("merge.cuh", "simt::write(ticket, 0u);", ";", "plain", "Seeds/CudaDevice.TicketsAreLeftAsTheyWereFound/1", "tickets are not given back"),
     ("tiles.cuh", "        simt::copy_wait<1>();\n", "        simt::copy_wait<2>();\n", "tsan", DEVICE, "a tile is read before its copy has arrived"),
     ("tiles.cuh", "        simt::copy_wait<1>();\n        __syncthreads();\n", "        simt::copy_wait<1>();\n", "tsan", DEVICE,
      "a tile is read while other threads' copies are on their way"),

@@ -11,6 +11,7 @@ inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
 SIMT_DEVICE float minus_infinity() { return simt::bits_to_float(0xFF800000u); }
+SIMT_DEVICE bool is_finite(float x) { return (simt::float_to_bits(x) & 0x7F800000u) != 0x7F800000u; }
 
 /** The list of a block and the rows of it. */
 struct ListPlace {

@@ -54,18 +54,22 @@ SIMT_DEVICE RowTarget target_of(const AttentionArguments& a, const RowPlace& row
  * To be called by all threads of a block when its parts are written: true in the last of the `splits` blocks that call it with this ticket, which then sees
  * what all of them wrote. `shared` is one word of shared memory.
  */
-SIMT_DEVICE bool last_of_splits(const AttentionArguments& a, int ticket, unsigned* shared) {
+SIMT_DEVICE bool last_of_splits(unsigned* ticket, int splits, unsigned* shared) {
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        const unsigned before = simt::count_up(a.tickets + ticket);
+        const unsigned before = simt::count_up(ticket);
         __threadfence();
         *shared = before;
     }
     __syncthreads();
-    if (*shared + 1 != static_cast<unsigned>(a.splits)) return false;
-    if (threadIdx.x == 0) simt::write(a.tickets + ticket, 0u);  // as the next launch expects it
+    if (*shared + 1 != static_cast<unsigned>(splits)) return false;
+    if (threadIdx.x == 0) simt::write(ticket, 0u);  // as the next launch expects it
     return true;
+}
+
+SIMT_DEVICE bool last_of_splits(const AttentionArguments& a, int ticket, unsigned* shared) {
+    return last_of_splits(a.tickets + ticket, a.splits, shared);
 }
 
 /** A row from the parts of all splits, by all `threads` of a block. */

@@ -47,6 +47,10 @@ SIMT_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
 SIMT_DEVICE float exact_product(float a, float b) { return __fmul_rn(a, b); }
 SIMT_DEVICE float exact_sum(float a, float b) { return __fadd_rn(a, b); }
 SIMT_DEVICE float exact_quotient(float a, float b) { return __fdiv_rn(a, b); }
+SIMT_DEVICE int round_to_even(float x) { return __float2int_rn(x); }
+SIMT_DEVICE int dot_bytes(uint32_t a, uint32_t b, int sum) {
+    return __dp4a(static_cast<int>(a), static_cast<int>(b), sum);
+}
 SIMT_DEVICE int lowest_bit(uint64_t bits) { return __ffsll(static_cast<long long>(bits)) - 1; }
 
 // --- device memory ---
@@ -96,6 +100,7 @@ SIMT_DEVICE void copy_wait() {
 // --- order ---
 
 SIMT_DEVICE unsigned count_up(unsigned* counter) { return atomicAdd(counter, 1u); }
+SIMT_DEVICE void add_shared(unsigned* counter, unsigned n) { atomicAdd(counter, n); }
 
 // --- tensor cores ---
 

@@ -280,8 +280,6 @@ SIMT_DEVICE void multiply_tile(const AttentionArguments& a, const uint16_t* tile
     }
 }
 
-SIMT_DEVICE bool is_finite(float x) { return (simt::float_to_bits(x) & 0x7F800000u) != 0x7F800000u; }
-
 /** Writes a warp's rows, as results or as this split's part, and says of each whether one of its numbers is not finite. */
 template <int kHead, int kWarps>
 SIMT_DEVICE void write_tile_rows(const TileBlock<kHead, kWarps>& block, int row_in_block, int split,

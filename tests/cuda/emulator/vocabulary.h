@@ -80,6 +80,13 @@ inline float hyperbolic_tangent(float x) { return std::tanh(x); }
 SIMT_QUIET inline float exact_product(float a, float b) { return a * b; }
 SIMT_QUIET inline float exact_sum(float a, float b) { return a + b; }
 SIMT_QUIET inline float exact_quotient(float a, float b) { return a / b; }
+/** To the nearest integer, ties to even. */
+SIMT_QUIET inline int round_to_even(float x) { return static_cast<int>(std::nearbyint(x)); }
+/** sum + the products of four signed bytes each. */
+SIMT_QUIET inline int dot_bytes(uint32_t a, uint32_t b, int sum) {
+    for (int i = 0; i < 32; i += 8) sum += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+    return sum;
+}
 SIMT_QUIET inline int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
 
 // --- device memory ---
@@ -134,6 +141,9 @@ inline unsigned count_up(unsigned* counter) {
     return atomic_order(counter) == __ATOMIC_RELAXED ? __atomic_fetch_add(counter, 1u, __ATOMIC_RELAXED)
                                                      : __atomic_fetch_add(counter, 1u, __ATOMIC_RELEASE);
 }
+
+/** Adds to a counter in shared memory; orders nothing. */
+inline void add_shared(unsigned* counter, unsigned n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
 
 template <class T>
 SIMT_QUIET T shuffle_from(unsigned mask, T value, unsigned source, const char* what, Where where) {
