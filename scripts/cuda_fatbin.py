@@ -20,12 +20,12 @@ import sys
 import tempfile
 
 # What the kernels are about, and what must not be there: generic loads, local memory.
-INSTRUCTIONS = ("LDG.E.128", "LDGSTS", "HMMA", "LDSM", "LD.E", "LDL", "STL")
+INSTRUCTIONS = ("LDG.E.128", "IDP.4A", "LDGSTS", "HMMA", "LDSM", "LD.E", "LDL", "STL")
 # Only device code is compiled. Debian's newest gcc and glibc are newer than nvcc allows: the check of versions is skipped, and what both glibc and
 # CUDA declare (rsqrt) is left out of glibc's headers with _GNU_SOURCE.
 FLAGS = ["-std=c++20", "-allow-unsupported-compiler", "-U_GNU_SOURCE", "-D_DEFAULT_SOURCE", "-Xptxas", "-v"]
 
-HEADERS = ("arguments.h", "shapes.h", "simt.h", "simt_device.h")  # of the kernels; the others are the host's
+HEADERS = ("arguments.h", "product_arguments.h", "sparse_arguments.h", "shapes.h", "simt.h", "simt_device.h")  # of the kernels; the others are the host's
 
 
 def code_options(architectures):

@@ -84,9 +84,9 @@ class Check:
 
 def predicted_us(card, launch_us, shape):
     """A kernel takes what its bytes or its products take, whichever is more, at the part of the card's peak that its kind is predicted to reach."""
-    kind = "prompt" if shape["shape"].startswith("prompt") else "decode"
+    kind = shape["shape"].split()[0]
     share = card["share"][kind + " " + shape["shape"].split()[1].rstrip(",")]
-    return round(launch_us + max(shape["bytes"] / card["gb_per_s"] / 1e3 / (share if kind == "decode" else 1),
+    return round(launch_us * shape.get("launches", 1) + max(shape["bytes"] / card["gb_per_s"] / 1e3 / (share if kind != "prompt" else 1),
                                  shape["flops"] / card["tflops"] / 1e6 / (share if kind == "prompt" else 1)), 1)
 
 

@@ -304,6 +304,19 @@ TEST(CudaTable, IsTheDevicesForAttentionAndTheCpusForTheRest) {
     EXPECT_STREQ(table->variant(), "cuda");
     EXPECT_EQ(table->gemm, cpu_table().gemm);
     EXPECT_NE(table->attention, cpu_table().attention);
+    EXPECT_NE(table->score_codes, cpu_table().score_codes);
+    EXPECT_EQ(table->add_rest, cpu_table().add_rest);
+    // What it cannot do the CPU does, and it is known how often.
+    const int64_t before = fallbacks();
+    for (const int64_t d : {64, 256, 272}) {
+        std::vector<float> rows(static_cast<size_t>(3 * d), 1.0f);
+        const std::vector<float> signs(static_cast<size_t>(2 * d), -1.0f);
+        table->rotate_rows(signs.data(), 3, d, rows.data());
+        std::vector<float> expected(static_cast<size_t>(3 * d), 1.0f);
+        reference_table().rotate_rows(signs.data(), 3, d, expected.data());
+        for (size_t i = 0; i < rows.size(); ++i) EXPECT_NEAR(rows[i], expected[i], 1e-4);
+        EXPECT_EQ(fallbacks() - before, d > 256 ? 1 : 0) << d;
+    }
     EXPECT_NE(describe().find("1 device; not used by graphs yet"), std::string::npos) << describe();
 }
 

@@ -74,13 +74,13 @@ int launch(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, un
     if (const int error = call()) return error;
     const auto kernel = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(function) - 1);
     const KernelInfo& info = kKernels[kernel];
-    if (block_x != info.threads || block_y != 1 || block_z != 1 || grid_z != 1 || shared_bytes != info.shared_bytes) {
+    if (block_x != info.threads || block_y != 1 || block_z != 1 || grid_z != 1 || shared_bytes > info.shared_bytes) {
         return kInvalidValue;
     }
     // The driver copies the argument when it is asked.
     auto argument = std::make_shared<std::vector<max_align_t>>(info.argument_bytes / sizeof(max_align_t) + 1);
     std::memcpy(argument->data(), arguments[0], info.argument_bytes);
-    return enqueue(stream, [=] { run_emulated(kernel, grid_x, grid_y, argument->data()); });
+    return enqueue(stream, [=] { run_emulated(kernel, grid_x, grid_y, shared_bytes, argument->data()); });
 }
 
 int find_function(void** function, void* /*module*/, const char* name) {

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Takes one line at a time out of the real kernels (a barrier, a fence, a wait for copies, …) and fails when no test notices.
 
-Compiles emulated_kernels.cpp against a changed copy of src/kernels/cuda with the build's own commands, and links it in place of the right one.
+Compiles emulated_kernels.cpp against a changed copy of src/kernels/cuda with the build's own commands, and links it in place of the right one. What was noticed
+is kept beside the build by a hash of kernels and tests, so that a run that was ended goes on where it was: the whole takes long.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pathlib
@@ -15,6 +17,8 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "src/kernels/cuda"
+SPARSE = "Seeds/CudaSparse.OneListInAnySplit/1:Seeds/CudaSparse.EveryShape/1"
+PRODUCTS = "Seeds/CudaProducts.RowsAndColumnsAroundBlocks/1"
 DEVICE = "Seeds/CudaDevice.EveryKernelAtAnyShape/1:Seeds/CudaDevice.TheSameRowsWhateverTheSplit/1"
 NOT_FINITE = "Variants/PrefillTest.ValuesThatAreNotFiniteStayWithTheRowsThatSeeThem/*"
 
@@ -39,6 +43,26 @@ MUTATIONS = [
     ("stream.cuh", "simt::sum_over_lanes<1, kLanes>(product)", "simt::sum_over_lanes<1, kLanes / 2>(product)", "plain", DEVICE, "half of a product is lost"),
     ("rows.cuh", "const bool odd = (reinterpret_cast<uintptr_t>(from) & 2) != 0;", "const bool odd = false;", "plain", DEVICE, "words are read off their alignment"),
     ("rows.cuh", "(odd ? 14 : 2)", "(odd ? 16 : 2)", "plain", DEVICE, "bytes of the next block"),
+    ("codes.cuh", "sums[r][i] + __shfl_xor_sync(simt::kWholeWarp, sums[r][i], 16)", "sums[r][i]", "plain", SPARSE, "half of the dimensions are lost"),
+    ("codes.cuh", "key_scales[i] * more.x", "key_scales[0] * more.x", "plain", SPARSE, "all keys have the first one's scale"),
+    ("rotate.cuh", "        __syncwarp();\n        for (int pair", "        for (int pair", "tsan", SPARSE, "a step of the transform overtakes the last"),
+    ("rotate.cuh", "    __syncwarp();\n    for (int i = lane; i < d; i += 32) x[i] *= simt::read(signs + i);",
+     "    for (int i = lane; i < d; i += 32) x[i] *= simt::read(signs + d - 1 - i);", "plain", SPARSE, "queries and keys turned by other signs than the oracle's"),
+    ("encode.cuh", "        __syncwarp();  // the last one's", "        // the last one's", "tsan", SPARSE, "a key is overwritten while lanes read it"),
+    ("encode.cuh", "    __syncthreads();\n    bool bad = false;", "    bool bad = false;", "tsan", SPARSE, "other warps' sums are read before they are there"),
+    ("select.cuh", "counters.buckets[i] = 0;\n        __syncthreads();\n", "counters.buckets[i] = 0;\n", "tsan", SPARSE, "buckets are filled while they are emptied"),
+    ("select.cuh", "    __syncthreads();\n    unsigned sure = 0;", "    unsigned sure = 0;", "tsan", SPARSE, "rows' attention is read before it is there"),
+    ("select.cuh", "        __syncthreads();\n        unsigned in_round = 0;", "        unsigned in_round = 0;", "tsan", SPARSE, "other warps' counts are read before they are there"),
+    ("select.cuh", "level = kNoShare;\n        } else", "} else", "plain", SPARSE, "of few pages fewer keys than asked for"),
+    ("select.cuh", "(row + 1) % place.group == 0", "(row + 1) % place.rows == 0", "plain", SPARSE, "shares of several tokens are added"),
+    ("select.cuh", "if (w == warp) ahead += found + in_round;", "if (w == warp) ahead += in_round;", "plain", "Seeds/CudaSparse.ManyPages/1",
+     "pages of later rounds take the places of earlier ones"),
+    ("rest.cuh", "(mine >> i & 1u) != 0 ? 0.0f : ", "", "plain", SPARSE, "selected keys count twice"),
+    ("rest.cuh", "    __syncthreads();  // the last rows'", "    // the last rows'", "tsan", SPARSE, "sums are overwritten while others add them up"),
+    ("products.cuh", "        __syncthreads();  // the last tile", "        // the last tile", "tsan", PRODUCTS, "activations are overwritten while others read them"),
+    ("products.cuh", "        __syncthreads();\n        if (first_row < a.rows)", "        if (first_row < a.rows)", "tsan", PRODUCTS, "activations are read before they are there"),
+    ("products.cuh", "- 32.0f * sum_at", "- 31.0f * sum_at", "plain", PRODUCTS, "a wrong middle of six bits"),
+    ("rest.cuh", "weights[r] *= simt::power_of_two(simt::larger(-kLn2 * square * noise, -126.0f));", "", "plain", SPARSE, "the estimate is not debiased"),
 ]
 
 
@@ -74,15 +98,39 @@ class Build:
         return (program, "") if done.returncode == 0 else (None, done.stderr)
 
 
+class Noticed:
+    """Which mutations were noticed, by what they and the tests are made of."""
+
+    def __init__(self, folder):
+        self.file = folder / "tests/cuda/mutations.json"
+        self.found = set(json.loads(self.file.read_text(encoding="utf-8"))) if self.file.exists() else set()
+        sources = hashlib.sha256()
+        for path in sorted([*KERNELS.iterdir(), *(ROOT / "tests/cuda").rglob("*")]):
+            if path.suffix in (".cpp", ".cuh", ".h", ".def"):
+                sources.update(path.name.encode() + b"\0" + path.read_bytes())
+        self.sources = sources.hexdigest()
+
+    def key(self, mutation):
+        return hashlib.sha256((self.sources + repr(mutation)).encode()).hexdigest()[:24]
+
+    def add(self, mutation):
+        self.found.add(self.key(mutation))
+        self.file.write_text(json.dumps(sorted(self.found)), encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("build", type=pathlib.Path, help="the folder of a release build")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of mutations")
     arguments = parser.parse_args()
     builds, unnoticed = {}, []
+    before = Noticed(arguments.build.resolve())
     chosen = arguments.only if arguments.only is not None else range(len(MUTATIONS))
     for number in chosen:
         file, old, new, build, tests, fault = MUTATIONS[number]
+        if before.key(MUTATIONS[number]) in before.found:
+            print(f"{'before':10} {file}, {build}: {fault}", flush=True)
+            continue
         text = (KERNELS / file).read_text(encoding="utf-8")
         if text.count(old) != 1:
             unnoticed.append(f"{number}: {file} has {text.count(old)} times {old!r}: mutations.py is stale")
@@ -105,7 +153,9 @@ def main():
             done = run([str(program), f"--gtest_filter={tests}"], timeout=1800, env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"})
             noticed = done.returncode != 0 and "0 tests from 0" not in done.stdout
             print(f"{'noticed' if noticed else 'UNNOTICED':10} {file}, {build}: {fault}", flush=True)
-            if not noticed:
+            if noticed:
+                before.add(MUTATIONS[number])
+            else:
                 unnoticed.append(f"{number}: {file}: {fault}")
     for line in unnoticed:
         print(line)

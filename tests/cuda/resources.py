@@ -12,7 +12,8 @@ import sys
 
 TABLE = pathlib.Path(__file__).resolve().parent / "resources.json"
 # Kernel -> instructions that it must have, where the architecture has them.
-REQUIRED = {"decode": ["LDG.E.128"], "tiles": ["HMMA", "LDSM", "LDGSTS"], "write": []}
+REQUIRED = {"decode": ["LDG.E.128"], "tiles": ["HMMA", "LDSM", "LDGSTS"], "write": [], "prepare": [], "encode": [],
+            "score": ["LDG.E.128", "IDP.4A"], "share": ["LDG.E.128", "IDP.4A"], "attend": ["LDG.E.128"], "multiply": ["LDG.E.128", "IDP.4A"], "quantise": []}
 FORBIDDEN = ["LD.E", "LDL", "STL"]
 
 
@@ -39,7 +40,7 @@ def main():
     arguments = parser.parse_args()
     found = json.loads(arguments.found.read_text(encoding="utf-8"))
     if arguments.write:
-        text = json.dumps(found, sort_keys=True).replace('}, "sm_', '},\n\n"sm_').replace('}, "', '},\n"').replace(': {"decode_1x128', ': {\n"decode_1x128')
+        text = json.dumps(found, sort_keys=True).replace('}, "sm_', '},\n\n"sm_').replace('}, "', '},\n"').replace(': {"attend_rest', ': {\n"attend_rest')
         TABLE.write_text(text + "\n", encoding="utf-8")
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     faults = [f"{name}: in resources.json, not in the build" for name in table if name not in found]

@@ -27,6 +27,10 @@ std::vector<const char*> named_variants() {
     return {"cuda"};
 }
 
+std::vector<const char*> codes_variants() { return named_variants(); }
+
+std::vector<const char*> weights_variants() { return named_variants(); }
+
 std::vector<std::string> running_variants() {
     use_emulator();
     return {"cuda"};

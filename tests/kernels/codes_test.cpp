@@ -87,9 +87,8 @@ struct Queries {
 };
 
 class CodesTest : public test::VariantTest {};
-INSTANTIATE_TEST_SUITE_P(Variants, CodesTest,
-                         testing::Values("reference", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"),
-                         [](const auto& variant) { return variant.param; });
+INSTANTIATE_TEST_SUITE_P(Variants, CodesTest, testing::ValuesIn(test::codes_variants()),
+                         [](const auto& variant) { return std::string(variant.param); });
 
 /** Scores are those of the stored bytes: exact query times mean, rounded query times codes. */
 TEST_P(CodesTest, ScoresAreThoseOfTheStoredBytes) {

@@ -1,13 +1,21 @@
 #include "variants.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "kernels/cpu/amx/usable.h"
 #include "kernels/kernel_table.h"
+#include "variant_test.h"
 
 namespace atlas::kernels::test {
 
 std::vector<const char*> named_variants() { return {"avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"}; }
+
+std::vector<const char*> codes_variants() {
+    return {"reference", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"};
+}
+
+std::vector<const char*> weights_variants() { return {std::begin(kVariants), std::end(kVariants)}; }
 
 std::vector<std::string> running_variants() {
     std::vector<std::string> names;

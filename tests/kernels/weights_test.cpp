@@ -168,7 +168,9 @@ struct Problem {
     }
 };
 
-ATLAS_VARIANT_TEST(WeightsTest);
+class WeightsTest : public test::VariantTest {};
+INSTANTIATE_TEST_SUITE_P(Variants, WeightsTest, testing::ValuesIn(test::weights_variants()),
+                         [](const auto& variant) { return std::string(variant.param); });
 
 TEST_P(WeightsTest, ActivationsAreTheReferencesBitForBit) {
     Numbers numbers(1);

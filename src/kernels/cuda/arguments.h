@@ -14,6 +14,7 @@ enum class RowType : int32_t {
     kQ8_0 = 2,  ///< blocks of 32: f16 scale, 32 signed bytes
     kQ4_0 =
         3,  ///< blocks of 32: f16 scale, 16 bytes; element i in the low half of byte i, i + 16 in its high half, minus 8
+    kF32 = 4,  ///< read by encode_pages alone
 };
 
 /** Keys of a page. */

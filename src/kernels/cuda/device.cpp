@@ -140,12 +140,12 @@ Status Device::clear(const Buffer& buffer) {
                  "clearing " + std::to_string(buffer.bytes()) + " bytes");
 }
 
-Status Device::launch(Kernel kernel, uint32_t grid_x, uint32_t grid_y, const void* arguments) {
+Status Device::launch(Kernel kernel, uint32_t grid_x, uint32_t grid_y, const void* arguments, size_t shared_bytes) {
     if (grid_x == 0 || grid_y == 0) return Status::ok();
     const KernelInfo& info = info_of(kernel);
     void* parameters[] = {const_cast<void*>(arguments)};
     return check(api_.launch(functions_[static_cast<size_t>(kernel)], grid_x, grid_y, 1, info.threads, 1, 1,
-                             static_cast<unsigned>(info.shared_bytes), stream_, parameters, nullptr),
+                             static_cast<unsigned>(shared_bytes), stream_, parameters, nullptr),
                  std::string("launching ") + info.name);
 }
 

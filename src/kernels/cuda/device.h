@@ -68,7 +68,11 @@ public:
     Status download(void* to, const Buffer& from, size_t bytes);
     Status clear(const Buffer& buffer);
     /** `arguments` is the kernel's struct; it is copied before this returns. */
-    Status launch(Kernel kernel, uint32_t grid_x, uint32_t grid_y, const void* arguments);
+    Status launch(Kernel kernel, uint32_t grid_x, uint32_t grid_y, const void* arguments) {
+        return launch(kernel, grid_x, grid_y, arguments, info_of(kernel).shared_bytes);
+    }
+    /** With less shared memory than the kernel may have. */
+    Status launch(Kernel kernel, uint32_t grid_x, uint32_t grid_y, const void* arguments, size_t shared_bytes);
     /** Until all of the above is done. What a kernel did wrong shows here. */
     Status wait();
 

@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/product_arguments.h"
 #include "kernels/cuda/shapes.h"
+#include "kernels/cuda/sparse_arguments.h"
 
 namespace atlas::kernels::cuda {
 
@@ -16,7 +18,7 @@ enum class Kernel : uint32_t {
 struct KernelInfo {
     const char* name;       ///< of the function in the fatbin: "atlas_decode_1x64"
     uint32_t threads;       ///< of a block
-    size_t shared_bytes;    ///< dynamic shared memory of a block
+    size_t shared_bytes;    ///< dynamic shared memory of a block, at most
     size_t argument_bytes;  ///< of its one argument
 };
 

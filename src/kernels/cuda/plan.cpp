@@ -49,6 +49,22 @@ bool row_type_of(DataType type, RowType* row_type) {
     }
 }
 
+DataType data_type_of(RowType type) {
+    switch (type) {
+        case RowType::kF16:
+            return DataType::kF16;
+        case RowType::kBF16:
+            return DataType::kBF16;
+        case RowType::kQ8_0:
+            return DataType::kQ8_0;
+        case RowType::kQ4_0:
+            return DataType::kQ4_0;
+        case RowType::kF32:
+            return DataType::kF32;
+    }
+    return DataType::kOther;
+}
+
 Status check_attention(const AttentionArgs& args) {
     const auto bad = [](const std::string& what) { return Status::unsupported("attention on CUDA: " + what); };
     if (args.n_head_kv < 1 || args.n_head < 1 || args.n_head % args.n_head_kv != 0) {

@@ -11,6 +11,7 @@ namespace atlas::kernels::cuda {
 
 /** The kernels' name of a type; false for those that they do not read. */
 bool row_type_of(DataType type, RowType* row_type);
+DataType data_type_of(RowType type);
 
 /** Why the kernels cannot run `args`: types, head sizes and their multiples, heads. Looks at no data. */
 Status check_attention(const AttentionArgs& args);

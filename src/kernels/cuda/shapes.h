@@ -58,4 +58,35 @@ constexpr size_t tiles_shared() {
 
 inline constexpr int kWriteWarps = 4;
 
+// --- codes of keys (codes.cuh, encode.cuh, select.cuh, rest.cuh) ---
+
+inline constexpr int kSparseWarps = 4;
+/** Rows (tokens of a tile times heads of a group) of a list whose keys are selected: their queries lie in shared memory. */
+inline constexpr int kMostSparseRows = 32;
+/** Rows that are scored at once, from one pass over a page's codes. */
+inline constexpr int kScoredRows = 4;
+
+/** Queries of a list in shared memory: codes, f32, four numbers for each; then what a block counts with. */
+constexpr size_t sparse_shared(int rows, int d) {
+    return static_cast<size_t>(rows) * static_cast<size_t>(d) * 5 + static_cast<size_t>(rows) * 16 + 64 +
+           sizeof(unsigned) * (256 + 16);
+}
+/** Likewise for attend_rest, with the sums of its warps. */
+constexpr size_t rest_shared(int rows, int d, int d_v) {
+    return sparse_shared(rows, d) + sizeof(float) * kSparseWarps * kScoredRows * (static_cast<size_t>(d_v) + 4) + 64;
+}
+/** A warp's row of d elements, and its sums of keys and values. */
+constexpr size_t encode_shared() { return sizeof(float) * (kSparseWarps * 3 * kMaxHead + 2 * kMaxHead + 16); }
+
+// --- products with quantised weights (products.cuh) ---
+
+inline constexpr int kProductWarps = 4;
+/** Elements of activations that a block has in shared memory at a time: a multiple of all types' blocks. */
+inline constexpr int kProductTile = 4096;
+
+/** Codes, and eight bytes for each 32 of them. */
+constexpr size_t product_shared(int columns) {
+    return static_cast<size_t>(columns) * (kProductTile + kProductTile / 32 * 8);
+}
+
 }  // namespace atlas::kernels::cuda

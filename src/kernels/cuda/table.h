@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 
@@ -17,6 +18,9 @@ void use_driver(const DriverApi* api, std::span<const std::byte> image);
 
 /** The device behind cuda_table(), opened when it is first asked for. For one thread at a time, as Device is. */
 Status open_device(Device** device);
+
+/** Calls of the table's entries for codes and products that the CPU did, since the device could not. */
+int64_t fallbacks();
 
 /** cuda_description() of the driver and image in use. */
 std::string describe();

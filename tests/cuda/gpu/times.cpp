@@ -1,7 +1,6 @@
-// Times of the kernels on a device, over keys that lie there: cuda_times [REPETITIONS [KEYS]]. A line of JSON per shape: bytes and products that it must take, the
+// Times of the kernels on a device, over keys and weights that lie there: cuda_times [REPETITIONS [KEYS]]. A line of JSON per shape: bytes and products that it must take, the
 // median and the range of its time. scripts/gpu_check.sh compares them with predictions.json.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +11,9 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/plan.h"
 #include "kernels/cuda/table.h"
+#include "measure.h"
+#include "product_times.h"
+#include "sparse_times.h"
 
 namespace {
 
@@ -24,21 +26,6 @@ struct Shape {
     DataType type;
     int32_t d, tokens, heads, heads_kv, keys;
 };
-
-void need(const Status& status) {
-    if (status.is_ok()) return;
-    std::fprintf(stderr, "%s\n", status.to_string().c_str());
-    std::exit(2);
-}
-
-template <class T>
-Buffer upload(Device& device, const std::vector<T>& values) {
-    Buffer buffer;
-    need(device.allocate(values.size() * sizeof(T), &buffer));
-    need(device.upload(buffer, values.data(), values.size() * sizeof(T)));
-    need(device.wait());
-    return buffer;
-}
 
 /** Rows of any type whose scales are near 1: f16 between 1 and 2, quants of any size. */
 std::vector<uint16_t> random_rows(size_t bytes, DataType type) {
@@ -116,31 +103,15 @@ void measure(Device& device, const Shape& shape, int repetitions) {
     a.splits = plan.splits;
     a.scale = 1.0f / std::sqrt(static_cast<float>(shape.d));
 
-    // So many launches per measurement that the wait at its end is little of it.
-    constexpr int kLaunches = 10;
     const auto blocks = static_cast<uint32_t>(shape.heads_kv * plan.row_blocks);
-    std::vector<double> times;
-    for (int i = 0; i <= repetitions; ++i) {
-        const auto start = std::chrono::steady_clock::now();
-        for (int j = 0; j < kLaunches; ++j)
-            need(device.launch(plan.kernel, blocks, static_cast<uint32_t>(plan.splits), &a));
-        need(device.wait());
-        const std::chrono::duration<double, std::micro> taken = std::chrono::steady_clock::now() - start;
-        if (i > 0) times.push_back(taken.count() / kLaunches);  // the first loads the code
-    }
+    const std::vector<double> times = times_of(
+        device, repetitions, [&] { need(device.launch(plan.kernel, blocks, static_cast<uint32_t>(plan.splits), &a)); });
     std::vector<float> result(queries.size());
     need(device.download(result.data(), out, result.size() * sizeof(float)));
     need(device.wait());
-    const bool finite = std::all_of(result.begin(), result.end(), [](float x) { return std::isfinite(x); });
-    std::sort(times.begin(), times.end());
     const double bytes = 2.0 * shape.heads_kv * static_cast<double>(shape.keys) * static_cast<double>(row);
     const double flops = 4.0 * shape.tokens * shape.heads * static_cast<double>(shape.keys) * shape.d;
-    std::printf(
-        "{\"shape\": \"%s\", \"kernel\": \"%s\", \"splits\": %d, \"bytes\": %.0f, \"flops\": %.0f, \"us\": %.2f, "
-        "\"least_us\": %.2f, \"most_us\": %.2f, \"finite\": %s}\n",
-        shape.name, info_of(plan.kernel).name, plan.splits, bytes, flops, times[times.size() / 2], times.front(),
-        times.back(), finite ? "true" : "false");
-    std::fflush(stdout);
+    print(shape.name, info_of(plan.kernel).name, 1, bytes, flops, times, all_finite(result));
 }
 
 }  // namespace
@@ -151,6 +122,7 @@ int main(int argc, char** argv) {
     constexpr Shape kShapes[] = {
         {"decode f16, d 128, 8 heads, 32768 keys", DataType::kF16, 128, 1, 8, 8, 32768},
         {"decode f16, d 128, 32/8 heads, 32768 keys", DataType::kF16, 128, 1, 32, 8, 32768},
+        {"decode f16, d 128, 32/8 heads, 131072 keys", DataType::kF16, 128, 1, 32, 8, 131072},
         {"decode f16, d 128, 64/8 heads, 32768 keys", DataType::kF16, 128, 1, 64, 8, 32768},
         {"decode q8_0, d 128, 32/8 heads, 32768 keys", DataType::kQ8_0, 128, 1, 32, 8, 32768},
         {"decode q4_0, d 128, 32/8 heads, 32768 keys", DataType::kQ4_0, 128, 1, 32, 8, 32768},
@@ -168,6 +140,28 @@ int main(int argc, char** argv) {
     for (Shape shape : kShapes) {
         shape.keys = std::min(shape.keys, most_keys);
         measure(*device, shape, repetitions);
+    }
+    constexpr SparseShape kSparseShapes[] = {
+        {"sparse f16, d 128, 32/8 heads, 131072 keys, 512 of each", "encode f16, d 128, 8 heads, 131072 keys", 128, 32,
+         8, 131072, 512},
+        {"sparse f16, d 64, 9/3 heads, 8192 keys, 256 of each", "encode f16, d 64, 3 heads, 8192 keys", 64, 9, 3, 8192,
+         256},
+    };
+    for (SparseShape shape : kSparseShapes) {
+        shape.keys = std::max(kPageKeys, std::min(shape.keys, most_keys));
+        measure_sparse(*device, shape, repetitions);
+    }
+    constexpr ProductShape kProductShapes[] = {
+        {"product q8_0, 4096 x 4096, 1 column", WeightType::kQ8_0, 4096, 4096, 1},
+        {"product q4_0, 4096 x 4096, 1 column", WeightType::kQ4_0, 4096, 4096, 1},
+        {"product q4_K, 4096 x 4096, 1 column", WeightType::kQ4_K, 4096, 4096, 1},
+        {"product q4_K, 14336 x 4096, 1 column", WeightType::kQ4_K, 14336, 4096, 1},
+        {"product q6_K, 4096 x 4096, 1 column", WeightType::kQ6_K, 4096, 4096, 1},
+        {"product q4_K, 4096 x 4096, 4 columns", WeightType::kQ4_K, 4096, 4096, 4},
+    };
+    for (ProductShape shape : kProductShapes) {
+        shape.rows = std::min(shape.rows, most_keys);
+        measure_product(*device, shape, repetitions);
     }
     return 0;
 }

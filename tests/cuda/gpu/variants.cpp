@@ -10,6 +10,10 @@ namespace atlas::kernels::test {
 
 std::vector<const char*> named_variants() { return {"cuda"}; }
 
+std::vector<const char*> codes_variants() { return {"cuda"}; }
+
+std::vector<const char*> weights_variants() { return {"cuda"}; }
+
 std::vector<std::string> running_variants() { return {"cuda"}; }
 
 double attention_tolerance(const AttentionArgs& args) {
