@@ -26,9 +26,10 @@ Refused too, naming both: `ATLAS_BUDGET_FLOOR` above `ATLAS_BUDGET` when both ar
 the other follows); `ATLAS_MODE` other than `exact`, an `ATLAS_LEVEL` that asks for one, an
 `ATLAS_KV_RAM`, an `ATLAS_WEIGHTS_RAM` or an `ATLAS_RAM` with `ATLAS_DEVICE=accel`, which has no
 pages and no weights; the last two with `ATLAS_WEIGHTS=host`; an `ATLAS_WEIGHT_FORMAT` with either
-device or weights so, or with `ATLAS_WEIGHTS_RAM` or `ATLAS_RAM`; an `ATLAS_RAM` beside one of the
-two that it stands for; an `ATLAS_KV_DISK` without `ATLAS_KV_RAM` and `ATLAS_RAM`; `ATLAS_MEMORY=1`
-with an `ATLAS_MODE` other than `sparse` (a blend goes with `window` too).
+device or weights so, or with `ATLAS_WEIGHTS_RAM` or `ATLAS_RAM`; an `ATLAS_WEIGHT_CACHE` without
+such a format; an `ATLAS_RAM` beside one of the two that it stands for; an `ATLAS_KV_DISK` without
+`ATLAS_KV_RAM` and `ATLAS_RAM`; `ATLAS_MEMORY=1` with an `ATLAS_MODE` other than `sparse` (a blend
+goes with `window` too).
 """
 SECTIONS = {"user": "## For users", "expert": "## For experts\n\nFor experiments. Nobody has to turn these.", "test": "## For tests"}
 

@@ -292,6 +292,8 @@ private:
                                                                        : nullptr;
             if (without)
                 return not_allowed("ATLAS_WEIGHT_FORMAT", out_.weight_format, std::string("native with ") + without);
+        } else if (!out_.weight_cache.empty() && out_.weight_cache != "0") {
+            return not_allowed("ATLAS_WEIGHT_CACHE", out_.weight_cache, "0 without an ATLAS_WEIGHT_FORMAT");
         }
         // A plain blend also goes with the window alone: the mission's first form.
         const bool windowed = out_.sparse.mode == AttentionMode::kWindow && out_.memory.mode == MemoryMode::kBlend;

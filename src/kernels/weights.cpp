@@ -1,5 +1,7 @@
 #include "kernels/weights.h"
 
+#include "kernels/e4m3.h"
+
 namespace atlas::kernels {
 namespace {
 
@@ -10,10 +12,23 @@ size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 const WeightTypeInfo& weight_type_info(WeightType type) {
     using enum ActivationType;
     static constexpr WeightTypeInfo kInfos[kWeightTypeCount] = {
-        {"f32", 1, 4, kF32},      {"f16", 1, 2, kF16},      {"bf16", 1, 2, kBF16},    {"q8_0", 32, 34, kQ8},
-        {"q4_0", 32, 18, kQ8},    {"q4_1", 32, 20, kQ8},    {"q5_0", 32, 22, kQ8},    {"q5_1", 32, 24, kQ8},
-        {"iq4_nl", 32, 18, kQ8},  {"mxfp4", 32, 17, kQ8},   {"q2_K", 256, 84, kQ8K},  {"q3_K", 256, 110, kQ8K},
-        {"q4_K", 256, 144, kQ8K}, {"q5_K", 256, 176, kQ8K}, {"q6_K", 256, 210, kQ8K}, {"iq4_xs", 256, 136, kQ8K},
+        {"f32", 1, 4, kF32},
+        {"f16", 1, 2, kF16},
+        {"bf16", 1, 2, kBF16},
+        {"q8_0", 32, 34, kQ8},
+        {"q4_0", 32, 18, kQ8},
+        {"q4_1", 32, 20, kQ8},
+        {"q5_0", 32, 22, kQ8},
+        {"q5_1", 32, 24, kQ8},
+        {"iq4_nl", 32, 18, kQ8},
+        {"mxfp4", 32, 17, kQ8},
+        {"q2_K", 256, 84, kQ8K},
+        {"q3_K", 256, 110, kQ8K},
+        {"q4_K", 256, 144, kQ8K},
+        {"q5_K", 256, 176, kQ8K},
+        {"q6_K", 256, 210, kQ8K},
+        {"iq4_xs", 256, 136, kQ8K},
+        {"e4m3_64", kE4M3Block, kE4M3BlockBytes, kShiftedBF16},
     };
     return kInfos[static_cast<int>(type)];
 }
@@ -38,6 +53,7 @@ ActivationLayout::ActivationLayout(ActivationType type, int64_t k) {
             plane(&low, round_up(count, 64) * 2);
             break;
         case ActivationType::kBF16:
+        case ActivationType::kShiftedBF16:
             plane(&values, round_up(count, 64) * 2);
             break;
         case ActivationType::kQ8:

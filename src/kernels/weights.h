@@ -11,13 +11,14 @@ namespace atlas::kernels {
  */
 enum class ActivationType : uint8_t {
     kF32,
-    kF16,   ///< rounded to f16
-    kBF16,  ///< rounded to bf16
-    kQ8,    ///< blocks of 32: codes of 8 bits, a scale rounded to f16, and scale · Σ codes rounded to f16
-    kQ8K,   ///< blocks of 256: codes of 8 bits and a scale in f32
+    kF16,          ///< rounded to f16
+    kBF16,         ///< rounded to bf16
+    kQ8,           ///< blocks of 32: codes of 8 bits, a scale rounded to f16, and scale · Σ codes rounded to f16
+    kQ8K,          ///< blocks of 256: codes of 8 bits and a scale in f32
+    kShiftedBF16,  ///< of no type of llama.cpp: 2^80 times as large, rounded to bf16 (kernels/e4m3.h)
 };
 
-/** Types of weights that have kernels. Blocks are those of GGUF; src/kernels/reference/weights.cpp says what each holds. */
+/** Types of weights that have kernels. Blocks are those of GGUF, but for the last one; src/kernels/reference/weights.cpp says what each holds. */
 enum class WeightType : uint8_t {
     kF32,
     kF16,
@@ -35,11 +36,13 @@ enum class WeightType : uint8_t {
     kQ5_K,
     kQ6_K,
     kIQ4_XS,
+    kE4M3,  ///< of no file: kernels/e4m3.h
 };
-inline constexpr int kWeightTypeCount = 16;
+inline constexpr int kWeightTypeCount = 17;
 
 struct WeightTypeInfo {
-    const char* name;        ///< as GGUF writes it, for example "q4_K"
+    const char*
+        name;  ///< as GGUF writes it, for example "q4_K"; one that is no type of GGUF has a name that none can have
     int32_t block_elements;  ///< elements per block, 1 for plain floats
     int32_t block_bytes;
     ActivationType activations;
@@ -102,7 +105,7 @@ void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end);
  * 16–31, so that the nibbles of four blocks are two vectors; what is beyond k is 0 there.
  */
 struct ActivationLayout {
-    size_t values = 0;  ///< kF32, kF16: f32 [k]; kBF16: bf16 [k]; zeros up to a multiple of 64 elements
+    size_t values = 0;  ///< kF32, kF16: f32 [k]; kBF16, kShiftedBF16: bf16 [k]; zeros up to a multiple of 64 elements
 
     size_t high = 0;  ///< kF16: bf16 [k]: the values rounded to bf16; zeros up to a multiple of 64 elements
     size_t low = 0;   ///< kF16: bf16 [k]: the rest, which is a bf16 itself; 0 where a value is not finite

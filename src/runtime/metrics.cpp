@@ -130,6 +130,17 @@ void add_weights(const weights::StreamerStats& stats, Text* text) {
     text->add("weights_read_errors_total", "counter", "Reads that failed twice.", {{"", of(stats.reader.failures)}});
 }
 
+void add_formats(const weights::FormatStats& stats, Text* text) {
+    text->add("format_matrices_total", "counter",
+              "Matrices of weights that were rounded, or read as they were rounded before.",
+              {{"from=\"rounded\"", of(stats.matrices - stats.cached)}, {"from=\"cache\"", of(stats.cached)}});
+    text->add("format_bytes", "gauge", "What stands for them and is in use.", {{"", of(stats.held_bytes)}});
+    text->add("format_bits", "gauge", "Bits per weight of all of them, scales included.", {{"", stats.bits_each()}});
+    text->add("format_sqnr_db", "gauge", "Signal to noise of rows looked at; 0 before the first.",
+              {{"", stats.sqnr_db()}});
+    text->add("format_seconds_total", "counter", "Time that rounding took, or reading.", {{"", stats.seconds}});
+}
+
 void add_shares(const RamShares::State& now, Text* text) {
     text->add("ram_bytes", "gauge", "How ATLAS_RAM is split now.",
               {{"share=\"weights\"", of(now.split.weights)}, {"share=\"kv\"", of(now.split.kv)}});
@@ -166,6 +177,7 @@ std::string metrics_text(Runtime& runtime) {
     add_absences(runtime.absences(), &text);
     if (const kv::Pager* pager = runtime.pager()) add_tiers(*pager, &text);
     if (const weights::Streamer* streamer = runtime.streamer()) add_weights(streamer->stats(), &text);
+    if (const weights::FormatStore* formats = runtime.formats()) add_formats(formats->stats(), &text);
     if (const RamShares* shares = runtime.ram_shares()) add_shares(shares->state(), &text);
     return text.take();
 }

@@ -66,6 +66,7 @@ Status Runtime::open_disk() {
     }
     weights::FormatSettings format;
     if (Status status = weights::parse_format(options_.weight_format, &format); !status.is_ok()) return status;
+    if (options_.weight_cache != "0") format.cache = options_.weight_cache;
     if (!format.is_native() && !formats_) formats_ = std::make_unique<weights::FormatStore>(format);
     return Status::ok();
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/vector_loop.h"
+#include "kernels/levels.h"
 #include "weights/encode_fit.h"
 
 namespace atlas::weights {
@@ -16,7 +17,7 @@ constexpr size_t kBlockK = 256;
 
 /** Levels of iq4_nl. */
 struct UnevenLevels {
-    static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    static constexpr const int8_t (&kLevels)[16] = kernels::kLevelsIQ4;
     static constexpr float middle(int i) { return 0.5f * static_cast<float>(kLevels[i] + kLevels[i + 1]); }
     float operator()(float v) const {
         return kTable[static_cast<size_t>(std::min(std::max(2.0f * v + 256.0f, 0.0f), 511.0f))];
@@ -109,6 +110,8 @@ EncodeBlock encoder_of(WeightType to) {
             return encode_line;
         case WeightType::kIQ4_NL:
             return encode_uneven;
+        case WeightType::kE4M3:
+            return encode_e4m3;
         case WeightType::kQ4_K:
             return encode_q4_K;
         case WeightType::kQ5_K:

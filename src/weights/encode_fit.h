@@ -203,6 +203,7 @@ void write_codes(const float* x, const EvenLevels& levels, Line line, uint8_t* c
 void encode_q4_K(const float* x, uint8_t* out);
 void encode_q5_K(const float* x, uint8_t* out);
 void encode_q6_K(const float* x, uint8_t* out);
+void encode_e4m3(const float* x, uint8_t* out);  ///< 64 weights: kernels/e4m3.h
 
 /**
  * How much the square of each of n errors counts: 1 + 0.3 · x² / mean(x²). Of the factors tried (0, 0.3, 1) this one gave both kinds of error, plain

@@ -5,6 +5,8 @@
 #include <limits>
 #include <string_view>
 
+#include "kernels/e4m3.h"
+
 namespace atlas::weights {
 namespace {
 
@@ -45,6 +47,7 @@ double total_bits(std::span<const Candidate> candidates, double price) {
 Status parse_format(const std::string& text, FormatSettings* out) {
     *out = {};
     std::string_view view(text);
+    out->text = text;
     if (view.empty() || view == "native") return Status::ok();
     constexpr std::string_view kHead = "+head";
     const bool head = view.ends_with(kHead);
@@ -53,6 +56,13 @@ Status parse_format(const std::string& text, FormatSettings* out) {
         if (view != "int" + std::to_string(bits)) continue;
         out->kind = FormatSettings::Kind::kFixed;
         out->bits = bits;
+        out->head = head;
+        return Status::ok();
+    }
+    if (view == "fp8") {
+        out->kind = FormatSettings::Kind::kFixed;
+        out->bits = 8;
+        out->floats = true;
         out->head = head;
         return Status::ok();
     }
@@ -70,7 +80,7 @@ Status parse_format(const std::string& text, FormatSettings* out) {
     }
     return Status::invalid_argument(
         "ATLAS_WEIGHT_FORMAT=" + text +
-        ": allowed is native, int8, int6, int5, int4 or auto:BITS with BITS from 4.5 to 16, and +head behind it");
+        ": allowed is native, int8, int6, int5, int4, fp8 or auto:BITS with BITS from 4.5 to 16, and +head behind it");
 }
 
 std::span<const WeightType> bodies(int64_t cols) {
@@ -85,6 +95,10 @@ std::optional<WeightType> body_of(int bits, int64_t cols) {
         if (code_bits(type) >= bits) best = type;
     }
     return best;
+}
+
+std::optional<WeightType> float_body_of(int64_t cols) {
+    return cols % static_cast<int64_t>(kernels::kE4M3Block) == 0 ? WeightType::kE4M3 : body_of(8, cols);
 }
 
 double bits_of(WeightType type) {

@@ -15,14 +15,18 @@ struct FormatSettings {
     enum class Kind : uint8_t { kNative, kFixed, kAuto };
     Kind kind = Kind::kNative;
     int bits = 0;            ///< kFixed: 8, 6, 5 or 4 bits a code
+    bool floats = false;     ///< kFixed, 8 bits: E4M3 instead of whole numbers
     bool head = false;       ///< the output head too, to 8 bits
     double bits_each = 0.0;  ///< kAuto: bits per weight, scales included, that all of them together may have
+
+    std::string text;   ///< as it was said
+    std::string cache;  ///< where what was rounded is kept: "" nowhere, "1" beside the model's file, or a folder
 
     bool is_native() const { return kind == Kind::kNative; }
 };
 
 /**
- * Of "native" (or nothing), "int8", "int6", "int5", "int4" and "auto:BITS", BITS from 4.5 to 16; all but native also with "+head" behind it. Errors: anything
+ * Of "native" (or nothing), "int8", "int6", "int5", "int4", "fp8" and "auto:BITS", BITS from 4.5 to 16; all but native also with "+head" behind it. Errors: anything
  * else, named, with what is allowed.
  */
 Status parse_format(const std::string& text, FormatSettings* out);
@@ -32,6 +36,8 @@ std::span<const kernels::WeightType> bodies(int64_t cols);
 
 /** The one of them whose codes have so many bits, or more where there is none: int6 of rows that are no multiple of 256 is q8_0. */
 std::optional<kernels::WeightType> body_of(int bits, int64_t cols);
+/** E4M3; q8_0 where rows are no multiple of 64. */
+std::optional<kernels::WeightType> float_body_of(int64_t cols);
 
 /** Bits per weight of a type, scales included. */
 double bits_of(kernels::WeightType type);

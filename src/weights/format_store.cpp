@@ -48,22 +48,23 @@ size_t source_bytes(const WeightMatrix& matrix) {
 
 void FormatStore::add(const std::byte* memory, size_t bytes) {
     remove(memory);  // a host that has not said that an earlier mapping ended
-    std::unique_ptr<ModelFile> file;
-    if (const Status status = ModelFile::open(memory, bytes, &file); !status.is_ok()) {
+    auto file = std::make_unique<File>();
+    if (const Status status = ModelFile::open(memory, bytes, &file->model); !status.is_ok()) {
         log().warn("ATLAS_WEIGHT_FORMAT takes no part for {} bytes of weights: {}", bytes, status.message());
         return;
     }
     const std::unique_lock lock(mutex_);
+    if (!settings_.cache.empty()) file->kept = kept_of(*file->model);
     files_.push_back(std::move(file));
 }
 
 void FormatStore::remove(const std::byte* memory) noexcept {
     const std::unique_lock lock(mutex_);
     const auto found =
-        std::find_if(files_.begin(), files_.end(), [&](const auto& file) { return file->memory() == memory; });
+        std::find_if(files_.begin(), files_.end(), [&](const auto& file) { return file->model->memory() == memory; });
     if (found == files_.end()) return;
     std::erase_if(rounded_, [&](const auto& entry) {
-        if (!(*found)->maps(entry.first, 1)) return false;
+        if (!(*found)->model->maps(entry.first, 1)) return false;
         const WeightMatrix& matrix = entry.second.matrix;
         stats_.held_bytes -= static_cast<uint64_t>(matrix.rows) * matrix.row_stride;
         return true;
@@ -74,12 +75,12 @@ void FormatStore::remove(const std::byte* memory) noexcept {
 const WeightMatrix* FormatStore::find(const std::byte* data) const {
     const std::shared_lock lock(mutex_);
     const auto found = rounded_.find(data);
-    return found == rounded_.end() || !found->second.memory ? nullptr : &found->second.matrix;
+    return found == rounded_.end() || !found->second.matrix.data ? nullptr : &found->second.matrix;
 }
 
-const ModelFile* FormatStore::file_of(const WeightMatrix& matrix) const {
+FormatStore::File* FormatStore::file_of(const WeightMatrix& matrix) const {
     for (const auto& file : files_) {
-        if (file->maps(matrix.data, source_bytes(matrix))) return file.get();
+        if (file->model->maps(matrix.data, source_bytes(matrix))) return file.get();
     }
     return nullptr;
 }
@@ -100,6 +101,15 @@ void FormatStore::round(Part part, std::span<const WeightMatrix> matrices, Weigh
     find_missing();  // another graph may have been here
     if (missing.empty()) return;
     const auto begin = std::chrono::steady_clock::now();
+    const auto seconds_since = [](auto from) {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
+    };
+    if (const size_t taken = take_cached(&missing, n_threads); taken > 0) {
+        const std::unique_lock lock(mutex_);
+        stats_.seconds += seconds_since(begin);
+        log().info("weights: {} matrices as they were rounded before, read in {:.1f} s", taken, seconds_since(begin));
+    }
+    if (missing.empty()) return;
     std::vector<std::optional<WeightType>> types;
     choose_all(part, missing, decode, n_threads, &types);
     auto said = begin;
@@ -113,14 +123,14 @@ void FormatStore::round(Part part, std::span<const WeightMatrix> matrices, Weigh
             round_one(*missing[i], *types[i], decode, n_threads);
         } else {
             const std::unique_lock lock(mutex_);
-            rounded_[missing[i]->data] = {};
+            enter(*missing[i], {{}, nullptr, 0.0, 0.0, true});
         }
     }
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    const double seconds = seconds_since(begin);
     const std::unique_lock lock(mutex_);
-    stats_.seconds += seconds.count();
+    stats_.seconds += seconds;
     log().info("weights: {} of {} matrices rounded in {:.1f} s; {} MiB stand for {} MiB", stats_.matrices,
-               rounded_.size(), seconds.count(), stats_.bytes >> 20, stats_.native_bytes >> 20);
+               rounded_.size(), seconds, stats_.bytes >> 20, stats_.native_bytes >> 20);
 }
 
 void FormatStore::say_if_nothing_is_rounded(size_t products) {
@@ -159,7 +169,9 @@ void FormatStore::choose_all(Part part, std::span<const WeightMatrix* const> mat
     out->resize(matrices.size());
     if (part == Part::kHead || settings_.kind == FormatSettings::Kind::kFixed) {
         const int bits = part == Part::kHead ? kHeadBits : settings_.bits;
-        for (size_t i = 0; i < matrices.size(); ++i) (*out)[i] = body_of(bits, matrices[i]->cols);
+        const bool floats = part == Part::kLayers && settings_.floats;
+        for (size_t i = 0; i < matrices.size(); ++i)
+            (*out)[i] = floats ? float_body_of(matrices[i]->cols) : body_of(bits, matrices[i]->cols);
         return;
     }
     std::vector<Sample> samples(matrices.size());
@@ -212,19 +224,33 @@ void FormatStore::round_one(const WeightMatrix& matrix, WeightType to, WeightDec
         noise += square_error(exact.data(), rounded.data(), matrix.cols);
     }
     const std::unique_lock lock(mutex_);
-    const ModelFile* file = file_of(matrix);
-    if (!file) return;  // its mapping has ended
-    file->drop(matrix.data, source_bytes(matrix));
-    const uint64_t bytes = row_bytes * static_cast<size_t>(matrix.rows);
-    rounded_[matrix.data] = {result, std::move(memory)};
-    ++stats_.matrices;
-    stats_.native_bytes += source_bytes(matrix);
-    stats_.bytes += bytes;
-    stats_.held_bytes += bytes;
-    stats_.weights += static_cast<double>(matrix.rows) * static_cast<double>(matrix.cols);
-    stats_.signal += signal;
-    stats_.noise += noise;
+    enter(matrix, {result, std::move(memory), signal, noise, true});
 }
+
+void FormatStore::enter(const WeightMatrix& source, Rounded rounded) {
+    File* const file = file_of(source);
+    if (!file) return;  // its mapping has ended
+    if (Kept* const kept = file->kept.get()) {
+        kept->changed |= !kept->cache || !kept->cache->find(file->model->offset_of(source.data));
+        if (kept->changed) unkept_.store(true, std::memory_order_relaxed);
+    }
+    rounded.source = source;
+    if (rounded.matrix.data) {
+        file->model->drop(source.data, source_bytes(source));
+        const uint64_t bytes = rounded.matrix.row_stride * static_cast<uint64_t>(source.rows);
+        ++stats_.matrices;
+        stats_.native_bytes += source_bytes(source);
+        stats_.bytes += bytes;
+        stats_.held_bytes += bytes;
+        stats_.weights += static_cast<double>(source.rows) * static_cast<double>(source.cols);
+        stats_.signal += rounded.signal;
+        stats_.noise += rounded.noise;
+    }
+    rounded_[source.data] = std::move(rounded);
+}
+
+double FormatStats::bits_each() const { return weights > 0.0 ? 8.0 * static_cast<double>(bytes) / weights : 0.0; }
+double FormatStats::sqnr_db() const { return noise > 0.0 ? 10.0 * std::log10(signal / noise) : 0.0; }
 
 FormatStats FormatStore::stats() const {
     const std::shared_lock lock(mutex_);
@@ -237,11 +263,10 @@ std::string FormatStore::json() const {
     std::snprintf(
         text, sizeof text,
         "{\"matrices\": %llu, \"native_bytes\": %llu, \"bytes\": %llu, \"held_bytes\": %llu, \"bits_each\": %.3f, "
-        "\"sqnr_db\": %.2f, \"seconds\": %.3f}",
+        "\"sqnr_db\": %.2f, \"cached\": %llu, \"seconds\": %.3f}",
         static_cast<unsigned long long>(s.matrices), static_cast<unsigned long long>(s.native_bytes),
-        static_cast<unsigned long long>(s.bytes), static_cast<unsigned long long>(s.held_bytes),
-        s.weights > 0.0 ? 8.0 * static_cast<double>(s.bytes) / s.weights : 0.0,
-        s.noise > 0.0 ? 10.0 * std::log10(s.signal / s.noise) : 0.0, s.seconds);
+        static_cast<unsigned long long>(s.bytes), static_cast<unsigned long long>(s.held_bytes), s.bits_each(),
+        s.sqnr_db(), static_cast<unsigned long long>(s.cached), s.seconds);
     return text;
 }
 

@@ -14,6 +14,7 @@
 
 #include "base/status.h"
 #include "kernels/weights.h"
+#include "weights/format_cache.h"
 #include "weights/format_settings.h"
 #include "weights/model_file.h"
 
@@ -30,17 +31,22 @@ struct FormatStats {
     uint64_t held_bytes = 0;    ///< of those that are there still
     double weights = 0.0;
     double signal = 0.0, noise = 0.0;  ///< Σ w², Σ (w − ŵ)² of rows looked at
-    double seconds = 0.0;              ///< that rounding took
+    uint64_t cached = 0;               ///< matrices that were not rounded: a file of an earlier process had them
+    double seconds = 0.0;              ///< that rounding took, or reading that file
+
+    double bits_each() const;  ///< per weight, scales included; 0 where nothing was rounded
+    double sqnr_db() const;    ///< the same
 };
 
 /**
  * Weights in f32, f16 and bf16 of mapped model files, rounded to fewer bits when they are first multiplied with: what products read instead. Of each
  * matrix, source and result are in memory only while it is rounded: the pages of its file are given back behind. Where one cannot be rounded (no
- * memory) it stays as it is, which is said. Thread-safe; what find() has given stays until its mapping ends.
+ * memory) it stays as it is, which is said. With FormatSettings::cache what was rounded is kept in a file (weights/format_cache.h), and read from there by later
+ * processes; where that cannot be, a line says why, and all is rounded as without. Thread-safe; what find() has given stays until its mapping ends.
  */
 class FormatStore {
 public:
-    explicit FormatStore(FormatSettings settings) : settings_(settings) {}
+    explicit FormatStore(FormatSettings settings) : settings_(std::move(settings)) {}
     FormatStore(const FormatStore&) = delete;
     FormatStore& operator=(const FormatStore&) = delete;
 
@@ -54,19 +60,36 @@ public:
     bool rounds_head() const { return settings_.head; }
     /** Rounds those of `matrices` that are to be and are not yet. Others wait meanwhile. Throws std::bad_alloc before anything is rounded. */
     void round(Part part, std::span<const kernels::WeightMatrix> matrices, WeightDecoder decode, int n_threads);
+    /** Writes the files of models of which something was rounded since; for when all of a graph's was. */
+    void keep() noexcept;
     /** Once, in the log, where nothing has been rounded by the time that so many products with weights come together. */
     void say_if_nothing_is_rounded(size_t products);
     /** What stands for the matrix at `data`; null: it is as it was. */
     const kernels::WeightMatrix* find(const std::byte* data) const;
 
     FormatStats stats() const;
-    /** {"matrices": …, "native_bytes": …, "bytes": …, "held_bytes": …, "bits_each": …, "sqnr_db": …, "seconds": …}. */
+    /** {"matrices": …, "native_bytes": …, "bytes": …, "held_bytes": …, "bits_each": …, "sqnr_db": …, "cached": …, "seconds": …}. */
     std::string json() const;
 
 private:
     struct Rounded {
-        kernels::WeightMatrix matrix{};
-        std::unique_ptr<std::byte[]> memory;  // null: it stays as it is
+        kernels::WeightMatrix matrix{};       // no data: it stays as it is
+        std::unique_ptr<std::byte[]> memory;  // null too where it lies in a cache's file
+        double signal = 0.0, noise = 0.0;
+        bool chosen = false;  // and not for want of memory
+        kernels::WeightMatrix source{};
+    };
+    /** What is kept of a model's file. */
+    struct Kept {
+        std::string path;
+        uint64_t key = 0;
+        std::unique_ptr<FormatCache> cache;  // of an earlier process
+        bool changed = false;                // something was rounded that it has not
+    };
+    /** A mapping of a model's file, of which hosts make several. */
+    struct File {
+        std::unique_ptr<ModelFile> model;
+        std::shared_ptr<Kept> kept;  // of all mappings; null: nothing is to be kept
     };
     /** How a matrix comes out of rounding, by a part of its rows. */
     struct Sample {
@@ -74,7 +97,11 @@ private:
         double signal = 0.0;
     };
 
-    const ModelFile* file_of(const kernels::WeightMatrix& matrix) const;
+    File* file_of(const kernels::WeightMatrix& matrix) const;
+    std::shared_ptr<Kept> kept_of(const ModelFile& model) const;
+    size_t take_cached(std::vector<const kernels::WeightMatrix*>* missing, int n_threads);
+    void enter(const kernels::WeightMatrix& source, Rounded rounded);
+    Status write(const Kept& kept) const;
     static Sample measure(const kernels::WeightMatrix& matrix, std::span<const kernels::WeightType> types,
                           WeightDecoder decode);
     void choose_all(Part part, std::span<const kernels::WeightMatrix* const> matrices, WeightDecoder decode,
@@ -85,10 +112,10 @@ private:
     std::mutex rounding_;  // one at a time; guards price_
     std::optional<double> price_;
     mutable std::shared_mutex mutex_;  // guards what follows; taken after rounding_
-    std::vector<std::unique_ptr<ModelFile>> files_;
+    std::vector<std::unique_ptr<File>> files_;
     std::unordered_map<const std::byte*, Rounded> rounded_;
     FormatStats stats_;
-    std::atomic<bool> said_{false};
+    std::atomic<bool> said_{false}, unkept_{false};
 };
 
 }  // namespace atlas::weights

@@ -37,6 +37,9 @@ public:
     int fd() const { return fd_; }
     bool is_direct() const { return direct_; }
     const std::string& path() const { return path_; }
+    /** Of the file, when it was opened. */
+    int64_t size() const { return size_; }
+    timespec changed() const { return changed_; }
 
     /** Errors (io): the file has another size or was written to since it was opened, so that what is read may not belong together. */
     Status check_unchanged() const;

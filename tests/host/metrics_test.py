@@ -112,8 +112,15 @@ def bad_addresses(args):
 
 def dashboard(args):
     """Every metric of the dashboard and of the page is one that a server has, and none is left out."""
-    with serve(args, ATLAS_METRICS="127.0.0.1:0", ATLAS_RAM="64M", ATLAS_KV_DISK="/var/tmp") as server:
-        has = {name.split("{")[0] for name in scrape(re.search(r"metrics: http://([\d.:]+)/", server.log())[1])}
+    has = set()
+    # Weights are either kept to a number of bytes or rounded.
+    for settings in ({"ATLAS_RAM": "64M", "ATLAS_KV_DISK": "/var/tmp"}, {"ATLAS_WEIGHT_FORMAT": "int8"}):
+        with serve(args, ATLAS_METRICS="127.0.0.1:0", **settings) as server:
+            server.complete("Once", 4)
+            found = scrape(re.search(r"metrics: http://([\d.:]+)/", server.log())[1])
+        has |= {name.split("{")[0] for name in found}
+    require(found['atlas_format_matrices_total{from="rounded"}'] > 0 and 8 < found["atlas_format_bits"] < 9 and found["atlas_format_bytes"] > 0 and
+            found["atlas_format_sqnr_db"] > 35 and found["atlas_format_seconds_total"] > 0, f"{found}")
     board = json.loads((scenarios.ROOT / "tools/grafana/atlas.json").read_text(encoding="utf-8"))
     shown = {name for panel in board["panels"] for target in panel["targets"] for name in re.findall(r"atlas_\w+", target["expr"])}
     require(shown <= has, f"the dashboard shows what is not there: {shown - has}")

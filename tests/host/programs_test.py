@@ -35,7 +35,7 @@ GREEDY = {
 }
 
 # Word, most nats of mean KL, bits of a weight with its share of scales.
-FORMATS = [("int4", 0.04, 4.5), ("auto:6", 0.006, 6.0), ("int8+head", 0.001, 8.5)]
+FORMATS = [("int4", 0.04, 4.5), ("auto:6", 0.006, 6.0), ("int8+head", 0.001, 8.5), ("fp8", 0.01, 8.125)]
 
 # Every type; one expert of a token and more, with a column each or one for all; rows that fill no panel; few tokens and many.
 EXPERT_CASES = (r"type_b=f32,(n_mats=4,n_used=2,b=0,m=(512,n=(1|32)|64,n=16|8,n=1|8,n=16),|n_mats=4,n_used=[14],b=[01],m=512,n=(5|129),|"
@@ -132,6 +132,13 @@ def weight_formats(args):
             if found["matrices"] < 14 or found["bits_each"] > bits + 0.01:
                 raise Failed(f"{word}: {found}")
             print(f"{word}: {found}")
+        kept = {"ATLAS_WEIGHT_FORMAT": "int4", "ATLAS_WEIGHT_CACHE": folder, "ATLAS_STATS": stats}
+        texts = [completion(args, [], args.plugin, **kept) for _ in range(2)]
+        found = json.loads(stats.read_text(encoding="utf-8"))["formats"]
+        caches = list(pathlib.Path(folder).glob("*.int4.atlas-weights"))
+        if found["cached"] != found["matrices"] or found["matrices"] < 14 or len(caches) != 1 or not agree(lambda: texts[0], lambda: texts[1]) is None:
+            raise Failed(f"rounded weights that were kept: {found}, {caches}, {texts}")
+        print(f"kept: {found}, {caches[0].stat().st_size} bytes")
         result = run(["llama-bench", "-m", args.model, "-p", "16", "-n", "2", "-r", "1", "-lm", "none"], args.plugin, ATLAS_WEIGHT_FORMAT="int8")
         if result.returncode != 0 or "ATLAS_WEIGHT_FORMAT takes no part: the program has not mapped" not in result.stdout + result.stderr:
             raise Failed(f"not mapped: status {result.returncode}\n{result.stdout}{result.stderr}")

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "../numbers.h"
+#include "kernels/e4m3.h"
 #include "variant_test.h"
 
 namespace atlas::kernels {
@@ -70,6 +71,7 @@ std::vector<size_t> halves_of(WeightType type) {
         case WeightType::kQ6_K:
             return {208};
         case WeightType::kMXFP4:
+        case WeightType::kE4M3:
         case WeightType::kF32:
         case WeightType::kBF16:
             return {};
@@ -93,6 +95,12 @@ void fill_row(std::mt19937& random, WeightType type, Fill fill, uint8_t* row, si
         const float number = normal(random);
         if (type == WeightType::kF32) std::memcpy(row + b, &number, 4);
         if (type == WeightType::kBF16) std::memcpy(row + b, reinterpret_cast<const uint8_t*>(&number) + 2, 2);
+        if (type == WeightType::kE4M3) {
+            row[b] = static_cast<uint8_t>(fill == Fill::kOnes    ? kE4M3MostScale
+                                          : fill == Fill::kZeros ? kE4M3LeastScale
+                                                                 : 120 + random() % 16);
+            for (size_t i = 1; i < block; ++i) row[b + i] &= (row[b + i] & 0x78) ? 0xFF : 0x80;  // no subnormals
+        }
         if (type == WeightType::kMXFP4) row[b] = static_cast<uint8_t>(120 + random() % 16);
         for (const size_t at : halves_of(type)) {
             const uint16_t half = f32_to_f16(normal(random));
@@ -175,7 +183,7 @@ INSTANTIATE_TEST_SUITE_P(Variants, WeightsTest, testing::ValuesIn(test::weights_
 TEST_P(WeightsTest, ActivationsAreTheReferencesBitForBit) {
     Numbers numbers(1);
     for (const ActivationType type : {ActivationType::kF32, ActivationType::kF16, ActivationType::kBF16,
-                                      ActivationType::kQ8, ActivationType::kQ8K}) {
+                                      ActivationType::kQ8, ActivationType::kQ8K, ActivationType::kShiftedBF16}) {
         const int64_t unit = type == ActivationType::kQ8 ? 32 : type == ActivationType::kQ8K ? 256 : 1;
         for (const int64_t blocks : {1, 2, 3, 4, 5, 7, 8, 9, 18, 22, 65}) {
             const int64_t k = blocks * unit;

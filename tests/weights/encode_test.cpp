@@ -32,6 +32,7 @@ constexpr Case kCases[] = {
     {WeightType::kQ8_0, 45.42, 42.81, 40.49}, {WeightType::kQ6_K, 35.41, 33.26, 31.60},
     {WeightType::kQ5_K, 29.13, 27.44, 27.01}, {WeightType::kQ4_K, 22.98, 21.18, 20.75},
     {WeightType::kQ5_1, 29.16, 27.53, 27.18}, {WeightType::kIQ4_NL, 22.72, 20.78, 19.19},
+    {WeightType::kE4M3, 31.62, 31.47, 31.15},
 };
 
 std::vector<std::byte> encoded(WeightType type, const std::vector<float>& x) {
@@ -120,6 +121,8 @@ DataType native_type(WeightType type) {
 class Encode : public testing::TestWithParam<Case> {
 protected:
     WeightType type() const { return GetParam().type; }
+    /** What a value alone in its block may be off by: whole numbers have a scale of their own for it, floats half a step. */
+    double relative() const { return type() == WeightType::kE4M3 ? 0x1p-4 : 0.01; }
 
     /** What comes back from x; finite. */
     std::vector<double> round_trip(const std::vector<float>& x) const {
@@ -162,7 +165,7 @@ TEST_P(Encode, ZerosStayZeros) {
 TEST_P(Encode, BlocksOfOneValue) {
     for (const float value : {1.0f, -0.37f, 3e-5f, -1e-3f, 1e4f, 65504.0f, -65504.0f})
         for (const double y : round_trip(std::vector<float>(256, value)))
-            ASSERT_NEAR(y, static_cast<double>(value), std::fabs(static_cast<double>(value)) * 0.01 + 0x1p-18);
+            ASSERT_NEAR(y, static_cast<double>(value), std::fabs(static_cast<double>(value)) * relative() + 0x1p-18);
 }
 
 TEST_P(Encode, OneOutlierIsKept) {
@@ -170,7 +173,7 @@ TEST_P(Encode, OneOutlierIsKept) {
     for (const float outlier : {1e4f, -1e4f}) {
         x[77] = outlier;
         const std::vector<double> y = round_trip(x);
-        EXPECT_NEAR(y[77], static_cast<double>(outlier), 30.0);
+        EXPECT_NEAR(y[77], static_cast<double>(outlier), type() == WeightType::kE4M3 ? 1e4 * relative() : 30.0);
         for (size_t i = 96; i < 256; ++i) EXPECT_LT(std::fabs(y[i]), 90.0) << i;
     }
 }
@@ -233,6 +236,36 @@ TEST_P(Encode, WantsWholeBlocks) {
 INSTANTIATE_TEST_SUITE_P(Types, Encode, testing::ValuesIn(kCases), [](const testing::TestParamInfo<Case>& info) {
     return std::string(kernels::weight_type_info(info.param.type).name);
 });
+
+/** Of all numbers that a block has with its scale each weight becomes the nearest one; both ways to read a block agree. */
+TEST(EncodeE4M3, NearestOfAllNumbers) {
+    std::vector<double> numbers{0.0};
+    for (int exponent = 1; exponent < 16; ++exponent) {
+        for (int fraction = 0; fraction < (exponent == 15 ? 7 : 8); ++fraction) {
+            for (const double sign : {1.0, -1.0}) numbers.push_back(sign * std::ldexp(8 + fraction, exponent - 10));
+        }
+    }
+    std::vector<float> x = drawn(std::student_t_distribution<float>(2.0f), 4096);
+    for (size_t i = 0; i < 64; ++i) x[i] = std::ldexp(static_cast<float>(i + 1) * 7.25f, static_cast<int>(i % 20) - 20);
+    x[63] = 464.0f;  // a tie of the largest number and of what would be NaN
+    const std::vector<std::byte> blocks = encoded(WeightType::kE4M3, x);
+    const std::vector<double> y = decoded(WeightType::kE4M3, blocks);
+    std::vector<float> row(x.size());
+    decode_e4m3(blocks.data(), static_cast<int64_t>(x.size()), row.data());
+    EXPECT_EQ(y[63], 448.0);
+    for (size_t b = 0; b < x.size(); b += 64) {
+        float most = 0.0f;
+        for (size_t i = b; i < b + 64; ++i) most = std::max(most, std::fabs(x[i]));
+        const double scale = std::exp2(std::ceil(std::log2(static_cast<double>(most) / 464.0)));
+        for (size_t i = b; i < b + 64; ++i) {
+            ASSERT_EQ(static_cast<double>(row[i]), y[i]) << i;
+            double nearest = 1e300;
+            for (const double number : numbers)
+                nearest = std::min(nearest, std::fabs(number * scale - static_cast<double>(x[i])));
+            ASSERT_DOUBLE_EQ(std::fabs(y[i] - static_cast<double>(x[i])), nearest) << i << " " << x[i];
+        }
+    }
+}
 
 TEST(CanEncode, NoOtherTypes) {
     for (const WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16, WeightType::kMXFP4,

@@ -32,6 +32,9 @@ TEST(FormatSettingsTest, WhatIsAllowedIsTaken) {
         EXPECT_EQ(settings.bits, bits);
     }
     EXPECT_FALSE(settings.head);
+    EXPECT_FALSE(settings.floats);
+    ASSERT_TRUE(parse_format("fp8", &settings).is_ok());
+    EXPECT_TRUE(settings.floats);
     ASSERT_TRUE(parse_format("int4+head", &settings).is_ok());
     EXPECT_TRUE(settings.head);
     EXPECT_EQ(settings.bits, 4);
@@ -43,8 +46,8 @@ TEST(FormatSettingsTest, WhatIsAllowedIsTaken) {
 
 TEST(FormatSettingsTest, WhatIsNotIsNamed) {
     FormatSettings settings;
-    for (const char* text : {"int7", "int", "fp8", "8", "auto", "auto:", "auto:4.4", "auto:16.5", "auto:nan", "auto:5x",
-                             "INT8", " int8", "+head", "native+head", "int8+heads"}) {
+    for (const char* text : {"int7", "int", "fp6", "fp", "8", "auto", "auto:", "auto:4.4", "auto:16.5", "auto:nan",
+                             "auto:5x", "INT8", " int8", "+head", "native+head", "int8+heads"}) {
         const Status status = parse_format(text, &settings);
         EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << text;
         EXPECT_NE(status.message().find(std::string("ATLAS_WEIGHT_FORMAT=") + text + ":"), std::string::npos)
@@ -62,6 +65,8 @@ TEST(FormatSettingsTest, BodiesFollowTheRows) {
     EXPECT_EQ(body_of(5, 576), WeightType::kQ5_1);
     EXPECT_EQ(body_of(4, 576), WeightType::kIQ4_NL);
     EXPECT_FALSE(body_of(8, 40).has_value());
+    EXPECT_EQ(float_body_of(576), WeightType::kE4M3);
+    EXPECT_EQ(float_body_of(96), WeightType::kQ8_0);
     for (const int64_t cols : {256, 32}) {
         for (const WeightType type : bodies(cols))
             EXPECT_TRUE(can_encode(type, cols)) << kernels::weight_type_info(type).name;

@@ -129,6 +129,7 @@ void MatMul::round_weights(std::span<const ggml_tensor* const> products, int n_t
         }
         formats_->round(part, to_round_, decode_weights, n_threads);
     }
+    formats_->keep();
     formats_->say_if_nothing_is_rounded(products.size());
 }
 

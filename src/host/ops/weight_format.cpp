@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "host/ops/mat_mul.h"
+#include "weights/encode.h"
 
 namespace atlas::host {
 namespace {
@@ -63,6 +64,8 @@ kernels::WeightMatrix matrix_of(const ggml_tensor* weights, const weights::Forma
 void decode_weights(kernels::WeightType type, const std::byte* row, int64_t cols, float* out) {
     if (type == kernels::WeightType::kF32) {
         std::memcpy(out, row, static_cast<size_t>(cols) * sizeof(float));
+    } else if (type == kernels::WeightType::kE4M3) {
+        weights::decode_e4m3(row, cols, out);
     } else {
         ggml_get_type_traits(type_of(type))->to_float(row, out, cols);
     }

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/levels.h"
 #include "kernels/reference/reference.h"
 
 namespace atlas::kernels::reference {
@@ -9,7 +10,6 @@ namespace {
 
 constexpr int kBlock = 32;
 constexpr int kHalf = kBlock / 2;
-constexpr int8_t kLevelsIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 float read_half(const uint8_t* from) {
     uint16_t bits;

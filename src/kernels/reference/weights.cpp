@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/e4m3.h"
+#include "kernels/levels.h"
 #include "kernels/reference/reference.h"
 
 namespace atlas::kernels::reference {
@@ -28,11 +30,6 @@ double float_of(uint32_t bits) {
     std::memcpy(&value, &bits, sizeof value);
     return static_cast<double>(value);
 }
-
-/** Levels of iq4_nl and iq4_xs. */
-constexpr int8_t kLevelsIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-/** Twice the numbers of FP4 (E2M1). */
-constexpr int8_t kLevelsFP4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 // --- plain numbers ---
 
@@ -167,9 +164,20 @@ void decode_iq4_xs(const uint8_t* block, Decoded* out) {
     }
 }
 
+/** kernels/e4m3.h. */
+void decode_e4m3(const uint8_t* block, Decoded* out) {
+    for (size_t i = 0; i < kE4M3Block; ++i) {
+        const int code = block[1 + i % 32 * 2 + i / 32];
+        const int exponent = code >> 3 & 15, fraction = code & 7;
+        const double size = (code & 127) == 0 ? 0.0 : std::ldexp(8 + fraction, exponent - 10 + block[0] - 127);
+        out->scaled[i] = code & 128 ? -size : size;
+    }
+}
+
 constexpr Decode kDecode[kWeightTypeCount] = {
-    decode_f32,    decode_f16,   decode_bf16, decode_q8_0, decode_q4_0, decode_q4_1, decode_q5_0, decode_q5_1,
-    decode_iq4_nl, decode_mxfp4, decode_q2_K, decode_q3_K, decode_q4_K, decode_q5_K, decode_q6_K, decode_iq4_xs,
+    decode_f32,  decode_f16,  decode_bf16,   decode_q8_0,   decode_q4_0, decode_q4_1,
+    decode_q5_0, decode_q5_1, decode_iq4_nl, decode_mxfp4,  decode_q2_K, decode_q3_K,
+    decode_q4_K, decode_q5_K, decode_q6_K,   decode_iq4_xs, decode_e4m3,
 };
 
 // --- activations ---
@@ -255,7 +263,10 @@ void quantise_activations(const ActivationArgs& args, int64_t begin, int64_t end
         std::memset(column, 0, at.bytes);
         auto* values = plane<float>(column, at.values);
         for (size_t i = 0; i < k; ++i) {
-            if (args.type == ActivationType::kBF16) {
+            if (args.type == ActivationType::kShiftedBF16) {
+                const float shifted = std::ldexp(x[i], kE4M3ActivationShift);
+                row_encoder(DataType::kBF16)(&shifted, column + at.values + 2 * i, 1);
+            } else if (args.type == ActivationType::kBF16) {
                 row_encoder(DataType::kBF16)(x + i, column + at.values + 2 * i, 1);
             } else {
                 values[i] = args.type == ActivationType::kF16 ? f16_to_f32(f32_to_f16(x[i])) : x[i];
@@ -301,6 +312,10 @@ void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end) 
                             break;
                         case ActivationType::kBF16:
                             a = float_of(uint32_t{plane<uint16_t>(column, at.values)[e]} << 16);
+                            break;
+                        case ActivationType::kShiftedBF16:
+                            a = std::ldexp(float_of(uint32_t{plane<uint16_t>(column, at.values)[e]} << 16),
+                                           -kE4M3ActivationShift);
                             break;
                         case ActivationType::kQ8:
                         case ActivationType::kQ8K:

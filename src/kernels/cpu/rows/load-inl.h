@@ -12,6 +12,7 @@
 
 #include "base/data_type.h"
 #include "kernels/cpu/vectors.h"
+#include "kernels/levels.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
@@ -146,12 +147,10 @@ using LoadQ5_1 = LoadNibbles<DataType::kQ5_1, 24, 0, true, true>;
 struct LoadIQ4_NL : NoTail {
     static constexpr DataType kType = DataType::kIQ4_NL;
     static HWY_INLINE void Chunk(const uint8_t* row, size_t i, V (&v)[kVectors]) {
-        HWY_ALIGN static constexpr int8_t kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                                         1,    13,   25,  38,  53,  69,  89,  113};
         const uint8_t* block = row + i / 32 * 18;
         const DB db;
         const VB both = hn::LoadU(db, block + 2);
-        const auto levels = hn::Load(DI(), kLevels);
+        const auto levels = hn::Load(DI(), kLevelsIQ4);
         Widen<false>(hn::TableLookupBytes(levels, hn::BitCast(DI(), hn::And(both, hn::Set(db, uint8_t{15})))),
                      hn::TableLookupBytes(levels, hn::BitCast(DI(), hn::ShiftRight<4>(both))),
                      hn::Set(D(), LoadHalf(block)), hn::Zero(D()), v);

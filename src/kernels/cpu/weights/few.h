@@ -108,5 +108,6 @@ void EachGroup(const FewArgs& args, const Fn& fn) {
 void multiply_few_32(const FewArgs& args);
 void multiply_few_256(const FewArgs& args);
 void multiply_few_floats(const FewArgs& args);
+void multiply_few_e4m3(const FewArgs& args);
 
 }  // namespace atlas::kernels::cpu

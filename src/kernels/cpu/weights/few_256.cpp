@@ -324,7 +324,7 @@ HWY_NOINLINE void RowsIQ4(const FewArgs& args, size_t first_column) {
                       first[c] + i);
     }
     const hn::Repartition<uint16_t, decltype(df)> d16;
-    const VB levels = hn::LoadDup128(DB(), kLevelsIQ4);
+    const VB levels = hn::LoadDup128(DB(), kBytesIQ4.data());
     for (int64_t r = args.begin; r < args.end; ++r) {
         const uint8_t* block = args.row(r);
         V sum[C];

@@ -104,7 +104,7 @@ struct NibbleBlocks {
         Nibbles(LoadBlocks<kBlock>(from + kBlock - 16), low, high);
         if (kFifth) AddFifth<kBlock>(from + kBlock - 20, low, high);
         if (kLevels) {
-            const VB levels = hn::LoadDup128(DB(), kLevelsIQ4);
+            const VB levels = hn::LoadDup128(DB(), kBytesIQ4.data());
             *low = hn::TableLookupBytes(levels, *low);
             *high = hn::TableLookupBytes(levels, *high);
         }
@@ -131,7 +131,7 @@ struct MXFP4Blocks {
     static constexpr bool kMinima = false;
     static constexpr bool kWide = false;
     static HWY_INLINE void Codes(const uint8_t* from, VB* low, VB* high) {
-        const VB levels = hn::LoadDup128(DB(), kLevelsFP4);
+        const VB levels = hn::LoadDup128(DB(), kBytesFP4.data());
         Nibbles(LoadBlocks<kBlock>(from + 1), low, high);
         *low = hn::TableLookupBytes(levels, *low);
         *high = hn::TableLookupBytes(levels, *high);

@@ -10,6 +10,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/cpu/weights/few-inl.h"
+#include "kernels/cpu/weights/pairs-inl.h"
 
 // One to four columns of f32, f16 and bf16: every row is read once.
 
@@ -35,18 +36,7 @@ struct F16 : F32 {
 struct BF16 : F32 {
     static constexpr size_t kSize = 2;
     static constexpr size_t kPerLane = 2;
-    static HWY_INLINE V Dot(VU w, VU a, V sum) {
-        const D d;
-#if HWY_NATIVE_DOT_BF16
-        const hn::Repartition<hwy::bfloat16_t, D> db;
-        V none = hn::Zero(d);
-        return hn::ReorderWidenMulAccumulate(d, hn::BitCast(db, w), hn::BitCast(db, a), sum, none);
-#else
-        const VU upper = hn::Set(DU(), 0xFFFF0000u);
-        sum = hn::MulAdd(hn::BitCast(d, hn::ShiftLeft<16>(w)), hn::BitCast(d, hn::ShiftLeft<16>(a)), sum);
-        return hn::MulAdd(hn::BitCast(d, hn::And(w, upper)), hn::BitCast(d, hn::And(a, upper)), sum);
-#endif
-    }
+    static HWY_INLINE V Dot(VU w, VU a, V sum) { return DotPairs(D(), w, a, sum); }
 };
 
 template <class T, size_t C>

@@ -9,6 +9,8 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
+#include "kernels/cpu/weights/e4m3-inl.h"
+#include "kernels/cpu/weights/pairs-inl.h"
 #include "kernels/cpu/weights/panel-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -37,18 +39,7 @@ struct Singles {
 /** Pairs of bf16; products and sums in f32. */
 struct Pairs {
     static constexpr size_t kPerWord = 2;
-    static HWY_INLINE V Dot(VU w, VU a, V sum) {
-        const D d;
-#if HWY_NATIVE_DOT_BF16
-        const hn::Repartition<hwy::bfloat16_t, D> db;
-        V none = hn::Zero(d);
-        return hn::ReorderWidenMulAccumulate(d, hn::BitCast(db, w), hn::BitCast(db, a), sum, none);
-#else
-        const VU upper = hn::Set(DU(), 0xFFFF0000u);
-        sum = hn::MulAdd(hn::BitCast(d, hn::ShiftLeft<16>(w)), hn::BitCast(d, hn::ShiftLeft<16>(a)), sum);
-        return hn::MulAdd(hn::BitCast(d, hn::And(w, upper)), hn::BitCast(d, hn::And(a, upper)), sum);
-#endif
-    }
+    static HWY_INLINE V Dot(VU w, VU a, V sum) { return DotPairs(D(), w, a, sum); }
 };
 
 struct Column {
@@ -125,6 +116,7 @@ HWY_INLINE void RowWords(WeightType type, const uint8_t* from, size_t n, uint32_
         }
         return;
     }
+    if (type == WeightType::kE4M3) return UnpackE4M3(from, n, reinterpret_cast<uint16_t*>(words));
     const size_t bytes = n * (type == WeightType::kF32 ? 4 : 2);
     const size_t padded = (bytes + 15) / 16 * 16;
     std::memcpy(words, from, bytes);
@@ -166,6 +158,8 @@ void FillPairPanels(const RowBlocks& rows, PairPanel* high, PairPanel* low) {
             if (split) std::memset(to_low, 0, 2 * padded);
         } else if (split) {
             SplitRow(from, rows.elements, reinterpret_cast<uint16_t*>(to), reinterpret_cast<uint16_t*>(to_low));
+        } else if (rows.type == WeightType::kE4M3) {
+            UnpackE4M3(from, rows.elements, reinterpret_cast<uint16_t*>(to));
         } else {
             std::memcpy(to, from, 2 * rows.elements);
             std::memset(reinterpret_cast<uint16_t*>(to) + rows.elements, 0, 2 * (padded - rows.elements));
@@ -217,8 +211,7 @@ void Multiply(const WeightProduct& product, int64_t begin, int64_t end) {
 }
 
 void MultiplyFloats(const WeightProduct& product, int64_t begin, int64_t end) {
-    product.weights.type == WeightType::kBF16 ? Multiply<Pairs>(product, begin, end)
-                                              : Multiply<Singles>(product, begin, end);
+    is_pairs(product.weights.type) ? Multiply<Pairs>(product, begin, end) : Multiply<Singles>(product, begin, end);
 }
 
 }  // namespace

@@ -49,9 +49,11 @@ void fill_panel_256(const RowBlocks& rows, Panel* panel);
 struct alignas(64) PairPanel {
     uint32_t words[kPanelDepth / 2][kPanelRows];
 };
+/** Types whose panels are pairs of bf16, and so are their activations. */
+inline bool is_pairs(WeightType type) { return type == WeightType::kBF16 || type == WeightType::kE4M3; }
 /**
- * Rows of bf16 or f16; zeros beyond `elements` up to a multiple of 32. f16 becomes the sum of two bf16, exactly: `high` rounded to the nearest,
- * `low` the rest, 0 where it is not finite. bf16 leaves `low` alone.
+ * Rows of bf16, E4M3 or f16; zeros beyond `elements` up to a multiple of 32. f16 becomes the sum of two bf16, exactly: `high` rounded to the nearest,
+ * `low` the rest, 0 where it is not finite. The others leave `low` alone.
  */
 void fill_pair_panels(const RowBlocks& rows, PairPanel* high, PairPanel* low);
 

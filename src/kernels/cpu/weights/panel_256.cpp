@@ -136,7 +136,7 @@ struct UnpackIQ4_XS : Block256<UnpackIQ4_XS> {
     static HWY_INLINE float Minimum(const uint8_t*) { return 0.0f; }
     static HWY_INLINE void Numbers(const uint8_t* block, int8_t* scales, int8_t*) { UnpackScalesIQ4(block, scales); }
     static HWY_INLINE void Codes(const uint8_t* block, uint8_t* codes) {
-        const V8 levels = hn::Load(D8(), kLevelsIQ4);
+        const V8 levels = hn::Load(D8(), kBytesIQ4.data());
         for (size_t b = 0; b < 8; ++b) {
             const V8 nibbles = hn::LoadU(D8(), block + 8 + 16 * b);
             hn::StoreU(hn::TableLookupBytes(levels, LowNibbles(nibbles)), D8(), codes + 32 * b);

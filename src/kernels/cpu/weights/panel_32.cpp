@@ -35,7 +35,7 @@ struct UnpackNibbles {
                 high = hn::Or(high, SixteenBits(fifth >> 16));
             }
             if (kLevels) {
-                const V8 levels = hn::Load(D8(), kLevelsIQ4);
+                const V8 levels = hn::Load(D8(), kBytesIQ4.data());
                 low = hn::TableLookupBytes(levels, low);
                 high = hn::TableLookupBytes(levels, high);
             }
@@ -67,7 +67,7 @@ struct UnpackMXFP4 {
     static constexpr bool kMinima = false;
     static HWY_INLINE void Row(const uint8_t* block, size_t elements, uint8_t* codes, float* scales, float*) {
         std::memset(scales, 0, 8 * sizeof(float));
-        const V8 levels = hn::Load(D8(), kLevelsFP4);
+        const V8 levels = hn::Load(D8(), kBytesFP4.data());
         for (size_t b = 0; b < elements / 32; ++b, block += 17) {
             // 2^(e − 128); the two smallest are subnormal.
             const uint32_t bits = block[0] < 2 ? 0x00200000u << block[0] : (block[0] - 1u) << 23;

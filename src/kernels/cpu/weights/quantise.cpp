@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vectors.h"
+#include "kernels/e4m3.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/weights/quantise.cpp"
@@ -175,13 +176,14 @@ void QuantiseQ8K(const ActivationLayout& at, size_t k, const float* x, std::byte
     Split(at, (k + 511) / 512 * 512, column);
 }
 
-/** To the nearest bf16, ties to even; NaN stays NaN. What is left, where it is asked for. Zeros from k up to `padded`. */
-HWY_INLINE void ToBf16(const float* x, size_t k, size_t padded, uint16_t* high, uint16_t* low) {
+/** factor · x to the nearest bf16, ties to even; NaN stays NaN. What is left, where it is asked for. Zeros from k up to `padded`. */
+HWY_INLINE void ToBf16(const float* x, size_t k, size_t padded, uint16_t* high, uint16_t* low, float factor = 1.0f) {
     const DU du;
     const hn::Rebind<uint16_t, D> d16;
     const size_t lanes = hn::Lanes(du);
     for (size_t i = 0; i < padded; i += lanes) {
-        const V v = i + lanes <= k ? hn::LoadU(D(), x + i) : i < k ? hn::LoadN(D(), x + i, k - i) : hn::Zero(D());
+        const V of = i + lanes <= k ? hn::LoadU(D(), x + i) : i < k ? hn::LoadN(D(), x + i, k - i) : hn::Zero(D());
+        const V v = hn::Mul(of, hn::Set(D(), factor));
         const auto word = hn::BitCast(du, v);
         const auto odd = hn::And(hn::ShiftRight<16>(word), hn::Set(du, 1));
         const auto rounded = hn::Add(word, hn::Add(odd, hn::Set(du, 0x7FFF)));
@@ -215,6 +217,9 @@ void QuantiseColumn(const ActivationArgs& args, const ActivationLayout& at, cons
         }
         case ActivationType::kBF16:
             return ToBf16(x, k, padded, Plane<uint16_t>(column, at.values), nullptr);
+        case ActivationType::kShiftedBF16:
+            return ToBf16(x, k, padded, Plane<uint16_t>(column, at.values), nullptr,
+                          std::ldexp(1.0f, kE4M3ActivationShift));
     }
 }
 

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "kernels/cpu/weights/panel.h"
+#include "kernels/levels.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace atlas::kernels::cpu::HWY_NAMESPACE {
@@ -80,11 +81,9 @@ HWY_INLINE V8 SixteenBits(uint32_t bits) {
     return hn::IfThenElseZero(hn::TestBit(spread, hn::Load(D8(), kBit)), hn::Set(D8(), uint8_t{16}));
 }
 
-/** Levels of iq4_nl and iq4_xs, plus 128. */
-HWY_ALIGN inline constexpr uint8_t kLevelsIQ4[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                                     129, 141, 153, 166, 181, 197, 217, 241};
-/** Twice the numbers of FP4 (E2M1), plus 12. */
-HWY_ALIGN inline constexpr uint8_t kLevelsFP4[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+/** Levels of iq4_nl and iq4_xs, plus 128; twice the numbers of FP4, plus 12. */
+HWY_ALIGN inline constexpr auto kBytesIQ4 = biased_levels(kLevelsIQ4, 128);
+HWY_ALIGN inline constexpr auto kBytesFP4 = biased_levels(kLevelsFP4, 12);
 
 /** The eight scales and eight minima of six bits that q4_K and q5_K keep in twelve bytes. */
 HWY_INLINE void UnpackScalesK4(const uint8_t* from, uint8_t* scales, uint8_t* minima) {

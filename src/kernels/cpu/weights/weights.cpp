@@ -33,6 +33,7 @@ PanelKind panel_kind(WeightType type) {
         case WeightType::kF32:
         case WeightType::kF16:
         case WeightType::kBF16:
+        case WeightType::kE4M3:
             break;
     }
     return {};
@@ -40,17 +41,22 @@ PanelKind panel_kind(WeightType type) {
 
 void multiply_weights(const WeightProduct& product, int64_t begin, int64_t end) {
     if (product.n <= 0 || begin >= end) return;
-    const int32_t block = weight_type_info(product.weights.type).block_elements;
+    const WeightType type = product.weights.type;
+    const int32_t block = weight_type_info(type).block_elements;
     if (product.n <= kFewColumns && product.weights.cols <= static_cast<int64_t>(kFewCols)) {
         const FewArgs args(product, begin, end);
-        return block == 1 ? multiply_few_floats(args) : block == 32 ? multiply_few_32(args) : multiply_few_256(args);
+        return type == WeightType::kE4M3 ? multiply_few_e4m3(args)
+               : block == 1              ? multiply_few_floats(args)
+               : block == 32             ? multiply_few_32(args)
+                                         : multiply_few_256(args);
     }
-    const bool amx = product.weights.type != WeightType::kF32 && amx_usable();
-    if (amx && block == 1) {
+    const bool floats = block == 1 || type == WeightType::kE4M3;
+    const bool amx = type != WeightType::kF32 && amx_usable();
+    if (amx && floats) {
         multiply_floats_amx(product, begin, end);
     } else if (amx) {
         multiply_blocks_amx(product, begin, end);
-    } else if (block == 1) {
+    } else if (floats) {
         multiply_floats(product, begin, end);
     } else {
         multiply_blocks(product, begin, end);

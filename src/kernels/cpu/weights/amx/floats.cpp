@@ -1,7 +1,7 @@
 #include "kernels/cpu/weights/amx/amx.h"
 #include "kernels/cpu/weights/amx/columns.h"
 
-// bf16 as it is. f16 as the sum of two bf16, its upper eight bits and the rest, which says it exactly; of the product of two such sums the
+// bf16 as it is, E4M3 as bf16. f16 as the sum of two bf16, its upper eight bits and the rest, which says it exactly; of the product of two such sums the
 // product of the rests is left out: below 2⁻¹⁶ of the whole.
 
 namespace atlas::kernels::cpu {
@@ -128,17 +128,16 @@ ATLAS_AMX void multiply_floats_amx(const WeightProduct& product, int64_t begin, 
     const ActivationLayout layout(weight_type_info(w.type).activations, w.cols);
     const TileScope scope(shapes_full());
     PairPanel high, low;
-    EachPanel(product, begin, end, w.type == WeightType::kBF16 ? 2 : 4,
-              [&](const RowBlocks& rows, size_t first_row, size_t k) {
-                  // Activations are zero up to here, and so is the panel.
-                  const size_t padded = (rows.elements + kStep - 1) / kStep * kStep;
-                  fill_pair_panels(rows, &high, &low);
-                  if (w.type == WeightType::kBF16) {
-                      Multiply(product, high, padded, layout, k, first_row, rows.rows);
-                  } else {
-                      MultiplyParts(product, high, low, padded, layout, k, first_row, rows.rows);
-                  }
-              });
+    EachPanel(product, begin, end, is_pairs(w.type) ? 2 : 4, [&](const RowBlocks& rows, size_t first_row, size_t k) {
+        // Activations are zero up to here, and so is the panel.
+        const size_t padded = (rows.elements + kStep - 1) / kStep * kStep;
+        fill_pair_panels(rows, &high, &low);
+        if (is_pairs(w.type)) {
+            Multiply(product, high, padded, layout, k, first_row, rows.rows);
+        } else {
+            MultiplyParts(product, high, low, padded, layout, k, first_row, rows.rows);
+        }
+    });
 }
 
 }  // namespace atlas::kernels::cpu

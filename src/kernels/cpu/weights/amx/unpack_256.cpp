@@ -2,14 +2,13 @@
 #include <cstring>
 
 #include "kernels/cpu/weights/amx/tile_panel.h"
+#include "kernels/levels.h"
 
 // Blocks of 256: types are described at their decoders in reference/weights.cpp. The whole number that a scale and a code make, less than 2^12 in
 // size, is looked up in a table of the scale's, or multiplied out.
 
 namespace atlas::kernels::cpu {
 namespace {
-
-constexpr int kIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 /** Products of a scale with 16 codes: 64 · high + low. */
 struct alignas(32) Products {
@@ -34,7 +33,7 @@ constexpr std::array<Products, 64> table_of(Value value) {
 /** q4_K and q5_K, and what the fifth bit adds: the same sixteen times. */
 constexpr auto kPlainProducts = table_of([](int scale, int code) { return scale * code; });
 constexpr auto kSixteenTimes = table_of([](int scale, int) { return scale * 16; });
-constexpr auto kIQ4Products = table_of([](int scale, int code) { return (scale - 32) * kIQ4[code]; });
+constexpr auto kIQ4Products = table_of([](int scale, int code) { return (scale - 32) * kLevelsIQ4[code]; });
 
 struct alignas(16) Bytes16 {
     int8_t of[16];

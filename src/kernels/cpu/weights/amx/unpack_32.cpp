@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "kernels/cpu/weights/amx/tile_panel.h"
+#include "kernels/levels.h"
 
 // Blocks of 32: types are described at their decoders in reference/weights.cpp.
 
@@ -9,9 +10,6 @@ namespace {
 
 constexpr int8_t kPlain[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 constexpr int8_t kLess8[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-constexpr int8_t kIQ4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-/** Twice the numbers of FP4 (E2M1). */
-constexpr int8_t kFP4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 /** 32 codes of 16 bytes of nibbles, low ones first. */
 ATLAS_AMX_INLINE __m256i Nibbles(const uint8_t* from, __m256i levels) {
@@ -116,9 +114,9 @@ void unpack_32(const RowBlocks& rows, ScaledTiles* panel) {
         case WeightType::kQ5_1:
             return Unpack<NibbleBlock<24, kPlain, true>, Heads::kScaleAndMinimum>(rows, panel);
         case WeightType::kIQ4_NL:
-            return Unpack<NibbleBlock<18, kIQ4>, Heads::kScale>(rows, panel);
+            return Unpack<NibbleBlock<18, kLevelsIQ4>, Heads::kScale>(rows, panel);
         default:
-            return Unpack<NibbleBlock<17, kFP4>, Heads::kExponent>(rows, panel);
+            return Unpack<NibbleBlock<17, kLevelsFP4>, Heads::kExponent>(rows, panel);
     }
 }
 
