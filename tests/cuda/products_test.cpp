@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "fake_driver.h"
@@ -66,6 +67,11 @@ TEST_P(CudaProducts, ActivationsAreTheReferencesBitForBit) {
                     ASSERT_TRUE(got.scale == scale || (std::isnan(got.scale) && std::isnan(scale)))
                         << blocks << " blocks, wide " << wide << ", column " << j << ", part " << part << ": "
                         << got.scale << " for " << scale;
+                    float offset = 0.0f;
+                    if (!wide) std::memcpy(&offset, right + at.offsets + part * sizeof offset, sizeof offset);
+                    ASSERT_TRUE(got.offset == offset || (std::isnan(got.offset) && std::isnan(offset)))
+                        << blocks << " blocks, column " << j << ", part " << part << ": " << got.offset << " for "
+                        << offset;
                     int sums[2] = {};
                     for (size_t i = 0; i < 32; ++i) sums[i / 16] += codes[j * k + part * 32 + i];
                     ASSERT_EQ(static_cast<int16_t>(got.sums), sums[0]);
@@ -80,7 +86,8 @@ TEST_P(CudaProducts, ActivationsAreTheReferencesBitForBit) {
 TEST_P(CudaProducts, RowsAndColumnsAroundBlocks) {
     std::mt19937 random(GetParam() + 9);
     std::normal_distribution<float> normal;
-    for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_K, WeightType::kQ6_K}) {
+    for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ5_1, WeightType::kIQ4_NL,
+                                  WeightType::kQ4_K, WeightType::kQ5_K, WeightType::kQ6_K}) {
         const WeightTypeInfo& info = weight_type_info(type);
         for (const auto [rows, cols, n] : {std::tuple<int64_t, int64_t, int64_t>{1, 256, 1},
                                            {15, 512, 4},
@@ -93,7 +100,8 @@ TEST_P(CudaProducts, RowsAndColumnsAroundBlocks) {
             const uint16_t one = 0x2C00;  // a scale of 1/16
             for (size_t block = 0; block < weights.size(); block += static_cast<size_t>(info.block_bytes)) {
                 std::memcpy(weights.data() + block + (type == WeightType::kQ6_K ? 208 : 0), &one, 2);
-                if (type == WeightType::kQ4_K) std::memcpy(weights.data() + block + 2, &one, 2);
+                if (type == WeightType::kQ4_K || type == WeightType::kQ5_K || type == WeightType::kQ5_1)
+                    std::memcpy(weights.data() + block + 2, &one, 2);
             }
             std::vector<float> x(static_cast<size_t>(n * cols));
             for (float& value : x) value = normal(random);

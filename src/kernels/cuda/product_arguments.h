@@ -7,12 +7,14 @@
 namespace atlas::kernels::cuda {
 
 /** Types of weights that are multiplied; blocks as in GGUF (kernels/reference/weights.cpp). */
-enum class ProductType : int32_t { kQ8_0, kQ4_0, kQ4_K, kQ6_K };
+enum class ProductType : int32_t { kQ8_0, kQ4_0, kQ5_1, kIQ4_NL, kQ4_K, kQ5_K, kQ6_K };
 
-/** Of 32 activations: their scale, and the sums of the first and of the last sixteen codes (int16 each, the first in the low half). */
-struct alignas(8) ActivationPart {
+/** Of 32 activations. */
+struct alignas(16) ActivationPart {
     float scale;
-    uint32_t sums;
+    float offset;   ///< kQ8: scale times the sum of the codes, rounded to f16
+    uint32_t sums;  ///< of the first and of the last sixteen codes, int16 each, the first in the low half
+    uint32_t unused = 0;
 };
 
 /** Columns of f32 become codes and parts. */
@@ -29,7 +31,7 @@ struct QuantiseArguments {
 /** out[column][row] = Σ weights[row][i] · activations[column][i]. */
 struct ProductArguments {
     const unsigned char* weights;  ///< rows of blocks
-    int64_t row_stride;            ///< bytes; a multiple of 2, of 16 for q4_K
+    int64_t row_stride;            ///< bytes; a multiple of 2, of 8 for q5_1, of 16 for q4_K and q5_K
     const int8_t* codes;
     const ActivationPart* parts;
     float* out;                   ///< 4-byte alignment

@@ -30,8 +30,17 @@ bool product_type_of(WeightType type, ProductType* product_type) {
         case WeightType::kQ4_0:
             *product_type = ProductType::kQ4_0;
             return true;
+        case WeightType::kQ5_1:
+            *product_type = ProductType::kQ5_1;
+            return true;
+        case WeightType::kIQ4_NL:
+            *product_type = ProductType::kIQ4_NL;
+            return true;
         case WeightType::kQ4_K:
             *product_type = ProductType::kQ4_K;
+            return true;
+        case WeightType::kQ5_K:
+            *product_type = ProductType::kQ5_K;
             return true;
         case WeightType::kQ6_K:
             *product_type = ProductType::kQ6_K;
@@ -57,7 +66,7 @@ Status multiply_weights(Device& device, const WeightProduct& product, int64_t be
     ProductArguments a{};
     if (!product_type_of(w.type, &a.type)) {
         return Status::unsupported(std::string("products on CUDA: weights in ") + weight_type_info(w.type).name +
-                                   ": allowed are q8_0, q4_0, q4_K and q6_K");
+                                   ": allowed are q8_0, q4_0, q5_1, iq4_nl, q4_K, q5_K and q6_K");
     }
     if (begin >= end || product.n == 0) return Status::ok();
     const auto rows = static_cast<size_t>(end - begin);
@@ -82,6 +91,10 @@ Status multiply_weights(Device& device, const WeightProduct& product, int64_t be
             ActivationPart& to = parts[j * k / 32 + part];
             const size_t block = type == ActivationType::kQ8K ? part / 8 : part;
             std::memcpy(&to.scale, column + at.scales + block * sizeof(float), sizeof(float));
+            to.offset = 0.0f;
+            if (type == ActivationType::kQ8) {
+                std::memcpy(&to.offset, column + at.offsets + block * sizeof(float), sizeof(float));
+            }
             int sums[2] = {};
             for (size_t i = 0; i < 32; ++i) sums[i / 16] += codes[j * k + part * 32 + i];
             to.sums = (static_cast<uint32_t>(sums[0]) & 0xFFFFu) | static_cast<uint32_t>(sums[1]) << 16;

@@ -68,44 +68,120 @@ struct ProductQ4_0 {
     }
 };
 
+/** Of a block of q4_K or q5_K: scale and minimum of sub-blocks 2j and 2j + 1, times d and dmin. */
+struct ScalesK4 {
+    float scale[2], least[2];
+};
+SIMT_DEVICE ScalesK4 read_scales(const unsigned char* block, int pair) {
+    const uint4 head = simt::read(reinterpret_cast<const uint4*>(block));
+    const float2 d = simt::unpack_halves(head.x);
+    ScalesK4 s;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int sub = pair * 2 + i;
+        // Six bits each; those of the later four in two places.
+        const int shift = 8 * (sub % 4);
+        const uint32_t low = head.y >> shift & 0xFFu;
+        const uint32_t high = head.z >> shift & 0xFFu;
+        const uint32_t last = head.w >> shift & 0xFFu;
+        const uint32_t scale = sub < 4 ? low & 63u : (last & 15u) | low >> 6 << 4;
+        const uint32_t least = sub < 4 ? high & 63u : last >> 4 | high >> 6 << 4;
+        s.scale[i] = d.x * static_cast<float>(scale);
+        s.least[i] = d.y * static_cast<float>(least);
+    }
+    return s;
+}
+
 /** Chunk 2j + c: elements 16c … of sub-blocks 2j (low nibbles) and 2j + 1 (high ones). Rows begin at multiples of 16. */
-struct ProductQ4_K {
-    static constexpr int kElements = 256, kBytes = 144, kChunks = 8;
+template <bool kFifth>
+struct ProductK4 {
+    static constexpr int kElements = 256, kBytes = kFifth ? 176 : 144, kChunks = 8;
     struct Chunk {
-        uint4 quants;
-        float scale[2], least[2];  ///< of both sub-blocks, times d and dmin
+        uint4 quants, fifth;
+        ScalesK4 scales;
     };
     static SIMT_DEVICE Chunk read(const unsigned char* block, int chunk) {
-        const uint4 head = simt::read(reinterpret_cast<const uint4*>(block));
-        Chunk c;
-        c.quants = simt::read(reinterpret_cast<const uint4*>(block + 16) + chunk);
-        const float2 d = simt::unpack_halves(head.x);
-        const uint32_t words[3] = {head.y, head.z, head.w};
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int sub = chunk / 2 * 2 + i;
-            // Six bits each; those of the later four in two places.
-            const uint32_t four = sub % 4;
-            const uint32_t low = words[0] >> (8 * four) & 0xFFu;
-            const uint32_t high = words[1] >> (8 * four) & 0xFFu;
-            const uint32_t last = words[2] >> (8 * four) & 0xFFu;
-            const uint32_t scale = sub < 4 ? low & 63u : (last & 15u) | low >> 6 << 4;
-            const uint32_t least = sub < 4 ? high & 63u : last >> 4 | high >> 6 << 4;
-            c.scale[i] = d.x * static_cast<float>(scale);
-            c.least[i] = d.y * static_cast<float>(least);
-        }
+        Chunk c{};
+        c.scales = read_scales(block, chunk / 2);
+        c.quants = simt::read(reinterpret_cast<const uint4*>(block + (kFifth ? 48 : 16)) + chunk);
+        if (kFifth) c.fifth = simt::read(reinterpret_cast<const uint4*>(block + 16) + chunk % 2);
         return c;
     }
     static SIMT_DEVICE float multiply(const Chunk& c, int chunk, const ActivationTile& tile, int column, int at) {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int part = at + chunk / 2 * 2 + i;
-            const ActivationPart& a = part_at(tile, column, part);
-            const int dot = dot_16(nibbles(c.quants, 4 * i), codes_at(tile, column, part * 2 + chunk % 2));
-            sum += a.scale * (c.scale[i] * static_cast<float>(dot) - c.least[i] * sum_at(a, chunk % 2));
+            const int sub = chunk / 2 * 2 + i;
+            uint4 quants = nibbles(c.quants, 4 * i);
+            if (kFifth) {
+                const auto upper = [&](uint32_t bits) { return (bits >> sub & 0x01010101u) << 4; };
+                quants.x |= upper(c.fifth.x);
+                quants.y |= upper(c.fifth.y);
+                quants.z |= upper(c.fifth.z);
+                quants.w |= upper(c.fifth.w);
+            }
+            const ActivationPart& a = part_at(tile, column, at + sub);
+            const int dot = dot_16(quants, codes_at(tile, column, (at + sub) * 2 + chunk % 2));
+            sum += a.scale * (c.scales.scale[i] * static_cast<float>(dot) - c.scales.least[i] * sum_at(a, chunk % 2));
         }
         return sum;
+    }
+};
+
+/** Nibbles 0 … 15 in the low halves of bytes, as levels of iq4_nl. */
+SIMT_DEVICE uint32_t levels(uint32_t low_nibbles) {
+    // −127 −104 −83 −65, −49 −35 −22 −10, 1 13 25 38, 53 69 89 113
+    const uint32_t close = low_nibbles | low_nibbles >> 4;
+    const uint32_t which = ((close & 0xFFu) | (close >> 8 & 0xFF00u)) & 0x7777u;
+    const uint32_t first = simt::pick_bytes(0xBFAD9881u, 0xF6EADDCFu, which);
+    const uint32_t second = simt::pick_bytes(0x26190D01u, 0x71594535u, which);
+    const uint32_t upper = (low_nibbles >> 3 & 0x01010101u) * 0xFFu;
+    return (first & ~upper) | (second & upper);
+}
+SIMT_DEVICE uint4 levels(const uint4& x) { return {levels(x.x), levels(x.y), levels(x.z), levels(x.w)}; }
+
+struct ProductIQ4_NL {
+    static constexpr int kElements = 32, kBytes = 18, kChunks = 1;
+    using Chunk = ProductQ8_0::Chunk;
+    static SIMT_DEVICE Chunk read(const unsigned char* block, int /*chunk*/) { return ProductQ8_0::read(block, 0); }
+    static SIMT_DEVICE float multiply(const Chunk& c, int /*chunk*/, const ActivationTile& tile, int column, int at) {
+        const int sum = dot_16(levels(nibbles(c.quants, 0)), codes_at(tile, column, at * 2)) +
+                        dot_16(levels(nibbles(c.quants, 4)), codes_at(tile, column, at * 2 + 1));
+        return c.d * part_at(tile, column, at).scale * static_cast<float>(sum);
+    }
+};
+
+/** Rows begin at multiples of 8. */
+struct ProductQ5_1 {
+    static constexpr int kElements = 32, kBytes = 24, kChunks = 1;
+    struct Chunk {
+        uint4 quants;
+        uint32_t fifth;
+        float2 d;  ///< scale and offset
+    };
+    static SIMT_DEVICE Chunk read(const unsigned char* block, int /*chunk*/) {
+        const auto* words = reinterpret_cast<const uint2*>(block);
+        const uint2 head = simt::read(words);
+        const uint2 low = simt::read(words + 1);
+        const uint2 high = simt::read(words + 2);
+        return {{low.x, low.y, high.x, high.y}, head.y, simt::unpack_halves(head.x)};
+    }
+    /** Bits 0 … 3 of `bits` as 16 in bytes 0 … 3. */
+    static SIMT_DEVICE uint32_t spread(uint32_t bits) {
+        return (bits & 1u) << 4 | (bits & 2u) << 11 | (bits & 4u) << 18 | (bits & 8u) << 25;
+    }
+    static SIMT_DEVICE uint4 with_fifth(uint4 x, uint32_t bits) {
+        x.x |= spread(bits);
+        x.y |= spread(bits >> 4);
+        x.z |= spread(bits >> 8);
+        x.w |= spread(bits >> 12);
+        return x;
+    }
+    static SIMT_DEVICE float multiply(const Chunk& c, int /*chunk*/, const ActivationTile& tile, int column, int at) {
+        const int sum = dot_16(with_fifth(nibbles(c.quants, 0), c.fifth), codes_at(tile, column, at * 2)) +
+                        dot_16(with_fifth(nibbles(c.quants, 4), c.fifth >> 16), codes_at(tile, column, at * 2 + 1));
+        const ActivationPart& part = part_at(tile, column, at);
+        return c.d.x * part.scale * static_cast<float>(sum) + c.d.y * part.offset;
     }
 };
 
@@ -206,8 +282,8 @@ SIMT_DEVICE void multiply_few(const ProductArguments& a) {
             }
             const ActivationPart* more = a.parts + (column * a.cols + first) / 32;
             for (int i = static_cast<int>(threadIdx.x); i < elements / 32; i += kThreads) {
-                const float2 two = simt::read(reinterpret_cast<const float2*>(more + i));
-                parts[c * (kProductTile / 32) + i] = {two.x, simt::float_to_bits(two.y)};
+                reinterpret_cast<uint4*>(parts)[c * (kProductTile / 32) + i] =
+                    simt::read(reinterpret_cast<const uint4*>(more + i));
             }
         }
         __syncthreads();
@@ -233,8 +309,14 @@ SIMT_DEVICE void multiply_weights(const ProductArguments& a) {
             return multiply_few<ProductQ8_0, kRows, kColumns>(a);
         case ProductType::kQ4_0:
             return multiply_few<ProductQ4_0, kRows, kColumns>(a);
+        case ProductType::kQ5_1:
+            return multiply_few<ProductQ5_1, kRows, kColumns>(a);
+        case ProductType::kIQ4_NL:
+            return multiply_few<ProductIQ4_NL, kRows, kColumns>(a);
         case ProductType::kQ4_K:
-            return multiply_few<ProductQ4_K, kRows, kColumns>(a);
+            return multiply_few<ProductK4<false>, kRows, kColumns>(a);
+        case ProductType::kQ5_K:
+            return multiply_few<ProductK4<true>, kRows, kColumns>(a);
         case ProductType::kQ6_K:
             return multiply_few<ProductQ6_K, kRows, kColumns>(a);
     }
@@ -295,17 +377,18 @@ SIMT_DEVICE void quantise_columns(const QuantiseArguments& a) {
                     : factor != 0 ? simt::exact_quotient(1.0f, factor)
                                   : 0.0f;
         }
-        if (!a.wide) scale = simt::half_to_float(simt::float_to_half(scale));
         int code = factor == 0 ? 0 : simt::round_to_even(simt::exact_product(values[part], factor));
         code = simt::smaller(code, 127);
         simt::write(a.codes + column * a.k + block * 32 + lane, static_cast<int8_t>(code));
         const float half_sum = simt::sum_over_lanes<1, 16>(static_cast<float>(code));
         const float other = __shfl_xor_sync(simt::kWholeWarp, half_sum, 16);
         if (lane != 0) continue;
+        const auto rounded = [](float x) { return simt::half_to_float(simt::float_to_half(x)); };
         const uint32_t sums = (static_cast<uint32_t>(static_cast<int>(half_sum)) & 0xFFFFu) |
                               static_cast<uint32_t>(static_cast<int>(other)) << 16;
-        simt::write(reinterpret_cast<float2*>(a.parts + (column * a.k) / 32 + block),
-                    float2{scale, simt::bits_to_float(sums)});
+        const float offset = a.wide ? 0.0f : rounded(simt::exact_product(scale, half_sum + other));
+        simt::write(reinterpret_cast<uint4*>(a.parts + (column * a.k) / 32 + block),
+                    uint4{simt::float_to_bits(a.wide ? scale : rounded(scale)), simt::float_to_bits(offset), sums, 0});
     }
 }
 

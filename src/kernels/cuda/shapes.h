@@ -84,9 +84,9 @@ inline constexpr int kProductWarps = 4;
 /** Elements of activations that a block has in shared memory at a time: a multiple of all types' blocks. */
 inline constexpr int kProductTile = 4096;
 
-/** Codes, and eight bytes for each 32 of them. */
+/** Codes, and sixteen bytes for each 32 of them. */
 constexpr size_t product_shared(int columns) {
-    return static_cast<size_t>(columns) * (kProductTile + kProductTile / 32 * 8);
+    return static_cast<size_t>(columns) * (kProductTile + kProductTile / 32 * 16);
 }
 
 }  // namespace atlas::kernels::cuda

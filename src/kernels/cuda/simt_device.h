@@ -47,6 +47,7 @@ SIMT_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
 SIMT_DEVICE float exact_product(float a, float b) { return __fmul_rn(a, b); }
 SIMT_DEVICE float exact_sum(float a, float b) { return __fadd_rn(a, b); }
 SIMT_DEVICE float exact_quotient(float a, float b) { return __fdiv_rn(a, b); }
+SIMT_DEVICE uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t which) { return __byte_perm(low, high, which); }
 SIMT_DEVICE int round_to_even(float x) { return __float2int_rn(x); }
 SIMT_DEVICE int dot_bytes(uint32_t a, uint32_t b, int sum) {
     return __dp4a(static_cast<int>(a), static_cast<int>(b), sum);

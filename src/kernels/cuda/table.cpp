@@ -155,7 +155,7 @@ const char* cuda_description() {
 }
 
 /**
- * Attention, what makes and scores codes of keys, and products with weights in q8_0, q4_0, q4_K and q6_K are the device's, over host memory; all else is the
+ * Attention, what makes and scores codes of keys, and products with weights of the types of product_type_of are the device's, over host memory; all else is the
  * CPU's, whose data is there.
  */
 Status cuda_table(const Table** table) {

@@ -49,7 +49,7 @@ unsigned char* shared_memory();
 /** `bytes` at *at and moves *at behind them; `used` is what of the launch's shared memory that takes up to now. */
 void* carve(unsigned char** at, size_t* used, size_t bytes, Where where);
 
-/** cp.async: `given` bytes out of `from`, then zeros up to `bytes`. Until the wait, what `to` holds is not defined: NaN here. */
+/** cp.async: `given` bytes out of `from`, then zeros up to `bytes`. Until the wait, what `to` holds is not defined: NaN here, or large. */
 void copy_async(void* to, const void* from, int bytes, int given, Where where);
 void copy_commit();
 void copy_wait(int groups_left);

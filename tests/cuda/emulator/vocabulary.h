@@ -80,6 +80,13 @@ inline float hyperbolic_tangent(float x) { return std::tanh(x); }
 SIMT_QUIET inline float exact_product(float a, float b) { return a * b; }
 SIMT_QUIET inline float exact_sum(float a, float b) { return a + b; }
 SIMT_QUIET inline float exact_quotient(float a, float b) { return a / b; }
+/** Byte i of the result: that of high:low which bits 4i … 4i + 2 of `which` name. */
+SIMT_QUIET inline uint32_t pick_bytes(uint32_t low, uint32_t high, uint32_t which) {
+    const uint64_t all = low | static_cast<uint64_t>(high) << 32;
+    uint32_t picked = 0;
+    for (int i = 0; i < 4; ++i) picked |= static_cast<uint32_t>(all >> (8 * (which >> (4 * i) & 7)) & 0xFF) << (8 * i);
+    return picked;
+}
 /** To the nearest integer, ties to even. */
 SIMT_QUIET inline int round_to_even(float x) { return static_cast<int>(std::nearbyint(x)); }
 /** sum + the products of four signed bytes each. */

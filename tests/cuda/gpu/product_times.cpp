@@ -26,11 +26,12 @@ void measure_product(Device& device, const ProductShape& shape, int repetitions)
              at += static_cast<size_t>(info.block_bytes)) {
             uint8_t* block = weights.data() + r * row + at;
             std::memcpy(block + (shape.type == WeightType::kQ6_K ? 208 : 0), &scale, 2);
-            if (shape.type == WeightType::kQ4_K) std::memcpy(block + 2, &scale, 2);
+            if (shape.type == WeightType::kQ4_K || shape.type == WeightType::kQ5_K || shape.type == WeightType::kQ5_1)
+                std::memcpy(block + 2, &scale, 2);
         }
     }
     const std::vector<int8_t> codes(static_cast<size_t>(shape.columns) * static_cast<size_t>(shape.cols), 3);
-    const std::vector<ActivationPart> parts(codes.size() / 32, {0.01f, 48u | 48u << 16});
+    const std::vector<ActivationPart> parts(codes.size() / 32, {0.01f, 0.96f, 48u | 48u << 16});
     const Buffer weight_buffer = upload(device, weights);
     const Buffer code_buffer = upload(device, codes);
     const Buffer part_buffer = upload(device, parts);
