@@ -309,10 +309,14 @@ TEST(CudaTable, IsTheDevicesForAttentionAndTheCpusForTheRest) {
     // What it cannot do the CPU does, and it is known how often.
     const int64_t before = fallbacks();
     for (const int64_t d : {64, 256, 272}) {
-        std::vector<float> rows(static_cast<size_t>(3 * d), 1.0f);
-        const std::vector<float> signs(static_cast<size_t>(2 * d), -1.0f);
+        std::vector<float> rows(static_cast<size_t>(3 * d));
+        std::vector<float> signs(static_cast<size_t>(2 * d));
+        std::mt19937 random(static_cast<unsigned>(d));
+        std::normal_distribution<float> normal;
+        for (float& x : rows) x = normal(random);
+        for (float& sign : signs) sign = random() % 2 ? 1.0f : -1.0f;
+        std::vector<float> expected = rows;
         table->rotate_rows(signs.data(), 3, d, rows.data());
-        std::vector<float> expected(static_cast<size_t>(3 * d), 1.0f);
         reference_table().rotate_rows(signs.data(), 3, d, expected.data());
         for (size_t i = 0; i < rows.size(); ++i) EXPECT_NEAR(rows[i], expected[i], 1e-4);
         EXPECT_EQ(fallbacks() - before, d > 256 ? 1 : 0) << d;

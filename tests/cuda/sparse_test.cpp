@@ -147,6 +147,16 @@ TEST_P(CudaSparse, OneListInAnySplit) {
     }
 }
 
+TEST_P(CudaSparse, TilesOfSeveralTokens) {
+    // A key counts by the token that it matters to most, in the last tile, which is smaller, too.
+    SparseProblem problem(*device_, {.n_tokens = 5,
+                                     .tile_tokens = 3,
+                                     .far_pages = 7,
+                                     .budget = {.least = 4, .most = 40, .share = 0.004f},
+                                     .seed = GetParam()});
+    expect_right(problem, 2);
+}
+
 TEST_P(CudaSparse, ManyPages) {
     // More than one round of a block's threads, and far more keys than are asked for.
     SparseProblem problem(*device_, {.d_k = 32,
