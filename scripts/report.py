@@ -106,7 +106,7 @@ REPORTS = {
               "bench formats -m {model:smollm2} --repetitions 2 --formats int8,fp8,int6,int5,int4,auto:5.5,int4+head --files q8_0,q4_K --load int8",
               "bench formats -m {model:smollm2} --repetitions 7 --chunks 16"),
          Part("Qwen2.5-Coder-1.5B-Instruct, in f16",
-              "bench formats -m {model:qwen} --repetitions 1 --formats int8,fp8,int6,int8+head,int4+head,auto:5.5+head --files q4_K --chunks 1 --prompt 128 --generate 16 --load int8,int4",
+              "bench formats -m {model:qwen} --repetitions 1 --formats int8,fp8,int6,int8+head,int4+head,auto:5.5+head --files q4_K --chunks 1 --prompt 128 --generate 16 --load int8",
               "bench formats -m {model:qwen} --repetitions 5 --chunks 8")],
         needs=MODELS + "; 5 GB in /var/tmp (9 long)"),
     "sparsity": Report(
