@@ -48,7 +48,6 @@ MUTATIONS = [
     ("rotate.cuh", "        __syncwarp();\n        for (int pair", "        for (int pair", "tsan", SPARSE, "a step of the transform overtakes the last"),
     ("rotate.cuh", "    __syncwarp();\n    for (int i = lane; i < d; i += 32) x[i] *= simt::read(signs + i);",
      "    for (int i = lane; i < d; i += 32) x[i] *= simt::read(signs + d - 1 - i);", "plain", "CudaTable.*", "queries and keys turned by other signs than the oracle's"),
-    ("encode.cuh", "        __syncwarp();  // the last one's", "        // the last one's", "tsan", SPARSE, "a key is overwritten while lanes read it"),
     ("encode.cuh", "    __syncthreads();\n    bool bad = false;", "    bool bad = false;", "tsan", SPARSE, "other warps' sums are read before they are there"),
     ("select.cuh", "counters.buckets[i] = 0;\n        __syncthreads();\n", "counters.buckets[i] = 0;\n", "tsan", SPARSE, "buckets are filled while they are emptied"),
     ("select.cuh", "    __syncthreads();\n    unsigned sure = 0;", "    unsigned sure = 0;", "tsan", SPARSE, "rows' attention is read before it is there"),
