@@ -126,9 +126,10 @@ REPORTS = {
         needs=MODELS, picture="qwen-f16.png"),
     "quality": Report(
         "Sparse attention against exact: perplexity and divergence", "45 quick (8 where the states are kept), 150 long",
-        [Part("Real pretrained models: the ends of documents of several kinds, read exactly and gone on with token by token",
-              "eval real --tasks none --read exact --modes exact,sparse,window --tail 128 --batch 1 {texts} --output {folder}/quality",
-              "eval real --tasks none --read exact --modes exact,sparse,window --documents 3 --tail 512 --batch 1 {texts} --output {folder}/quality")],
+        [Part("Real pretrained models: the ends of documents of several kinds, read exactly and gone on with token by token; with ATLAS_WEIGHTS=host "
+              "products are llama.cpp's own, exact too: what another rounding alone makes of a model's answers",
+              "eval real --tasks none --read exact --modes exact,exact:ATLAS_WEIGHTS=host,sparse,window --tail 128 --batch 1 {texts} --output {folder}/quality",
+              "eval real --tasks none --read exact --modes exact,exact:ATLAS_WEIGHTS=host,sparse,window --documents 3 --tail 512 --batch 1 {texts} --output {folder}/quality")],
         needs=MODELS),
     "selection": Report(
         "Ways to choose keys: how much of the attention to a fact they read", "2",
