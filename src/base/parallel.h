@@ -145,7 +145,7 @@ void parallel_loops(int n_threads, const Loop<Fns>&... loops) {
 /**
  * fn() on this thread while a team of n_threads stands by: loops that fn comes to are handed to it, and none starts a region of
  * its own. They run on at most n_threads threads. Within a loop or another team it is fn() alone. Not for work that
- * starts threads of its own way: the team's keep their processors for some 100 µs. Throws what fn throws.
+ * starts threads of its own way: the team's keep their processors for up to 500 µs. Throws what fn throws.
  */
 template <class Fn>
 void with_team(int n_threads, const Fn& fn) {
