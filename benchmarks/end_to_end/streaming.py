@@ -6,6 +6,9 @@ Without -m two models of random weights, made anew: a dense one, and one of whic
 others. "Of what can be": a token takes at least what it takes with all weights in memory, and at least as long as the disk needs for the bytes that were
 read for it; 1.00 is the larger of the two.
 
+"First token" is from the start of the program, loading included. Each run is noted in a file beside --scratch's models (--again: not looked at), with the
+plug-in's hash, so that a measurement that was ended goes on where it was.
+
 Linux cgroups of version 1 and 2, as root. What weights may take is the limit less --reserve, which is for everything else in the process. The file is
 dropped from the system's cache before every run. Runs outside of the root that ./dev makes, where cgroups cannot be made, and starts programs in there.
 """
@@ -15,6 +18,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
 import json
 import mmap
 import os
@@ -38,8 +42,11 @@ def drop(path):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def ceiling(path, seconds, depth=8):
+def ceiling(args, path, depth=8):
     """GB/s of direct reads of the file in its order, `depth` of them under way, as a loader of everything would make them."""
+    if args.disk_bench:
+        return float(subprocess.run(in_root([args.disk_bench, path, READ, depth, args.seconds, "ordered"]), check=True, capture_output=True, text=True).stdout)
+    seconds = args.seconds
     size = os.path.getsize(path) // READ * READ
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
     lock, place, end = threading.Lock(), [0], time.monotonic() + seconds
@@ -114,6 +121,7 @@ def environment(plugin, variables):
 @dataclasses.dataclass
 class Run:
     seconds: float  # of the whole program
+    first: float    # of them until the first token
     prompt: float   # tokens/s
     decode: float
     text: str
@@ -127,8 +135,23 @@ def in_root(command):
     return [str(part) for part in ([ROOT / "dev", "shell", *command] if outside else command)]
 
 
-def complete(args, model, limit, plugin, variables):
-    before = ceiling(model.path, args.seconds)
+def complete(args, model, limit, plugin, variables, repetition=0):
+    """The run, or what was noted of the same one."""
+    key = json.dumps([args.state, model.name, os.path.getsize(model.path), model.temp, limit, bool(plugin), variables, args.generate, args.threads, repetition])
+    notes = pathlib.Path(args.scratch, "atlas-streaming-runs.jsonl")
+    if not args.again and notes.exists():
+        for line in notes.read_text(encoding="utf-8").splitlines():
+            known, run = json.loads(line)
+            if known == key:
+                return Run(**run)
+    run = complete_now(args, model, limit, plugin, variables)
+    with notes.open("a", encoding="utf-8") as file:
+        file.write(json.dumps([key, dataclasses.asdict(run)]) + "\n")
+    return run
+
+
+def complete_now(args, model, limit, plugin, variables):
+    before = ceiling(args, model.path)
     drop(model.path)
     command = in_root(["llama-completion", "-m", model.path, "-p", PROMPT, "-n", args.generate, "-c", 512, "-b", 64, "-ub", 64, "--temp", model.temp,
                        "--seed", 1, "--ignore-eos", "-no-cnv", "--simple-io", "--no-warmup", "-fit", "off", "-t", args.threads, "-fa", "on",
@@ -147,7 +170,8 @@ def complete(args, model, limit, plugin, variables):
     found = json.loads(stats.read_text(encoding="utf-8")).get("weights") if plugin else None
     stats.unlink(missing_ok=True)
     prompt, decode = (float(re.search(name + r" time =.*?([\d.]+) tokens per second", process.stderr)[1]) for name in (r"prompt eval", r"[^t] +eval"))
-    return Run(seconds, prompt, decode, process.stdout, found or {}, peak, (before + ceiling(model.path, args.seconds)) / 2)
+    after = ceiling(args, model.path)
+    return Run(seconds, seconds - (args.generate - 1) / decode, prompt, decode, process.stdout, found or {}, peak, (before + after) / 2)
 
 
 @dataclasses.dataclass
@@ -167,6 +191,10 @@ MADE = {
 @contextlib.contextmanager
 def made(args, name):
     title, shape = MADE[name]
+    if args.size and name == "dense":
+        # 231 MB a layer, and the vocabulary twice.
+        layers = max(1, round((args.size * 1e9 - 2 * 139e6) / 231e6))
+        title, shape = f"dense, q8_0, {layers} layers of Llama 3 8B, random weights", ["--shape", "8b-4l", "--type", "q8_0", "--layers", str(layers)]
     path = os.path.join(args.scratch, f"atlas-streaming-{name}.gguf")
     if not (args.keep and os.path.exists(path)):
         subprocess.run(in_root(["python3", ROOT / "benchmarks/end_to_end/make_model.py", *shape, path]), check=True, stdout=subprocess.DEVNULL)
@@ -195,7 +223,7 @@ def row(memory, who, runs, resident=None, right=None):
     least, most = min(run.decode for run in runs), max(run.decode for run in runs)
     same = "–" if right is None else "yes" if all(run.text == right for run in runs) else "NO"
     print(f"| {memory} | {who} | {middle(runs, 'prompt'):.2f} | {decode:.2f} ({least:.2f}–{most:.2f}) | {of_all} | {megabytes} | {disk:.2f} | {hits} | "
-          f"{middle(runs, 'seconds'):.1f} | {max(run.peak for run in runs):.0f} | {same} |", flush=True)
+          f"{middle(runs, 'first'):.1f} | {middle(runs, 'seconds'):.1f} | {max(run.peak for run in runs):.0f} | {same} |", flush=True)
 
 
 def shadows(runs):
@@ -228,13 +256,13 @@ def measure(args, model):
     """Its table; what a picture shows of it."""
     size = os.path.getsize(model.path)
     print(f"{model.name}: {size / 1e9:.2f} GB, {args.threads} threads, {args.generate} tokens, medians (least–most) of {args.repetitions}\n")
-    print("| memory | weights | prompt t/s | decode t/s | of what can be | disk, MB/token | disk, GB/s | experts found | whole run, s | peak MiB | same text |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|")
+    print("| memory | weights | prompt t/s | decode t/s | of what can be | disk, MB/token | disk, GB/s | experts found | first token, s | whole run, s | peak MiB | same text |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|")
     above = {"ATLAS_WEIGHTS_RAM": 2 * size}
     mapped, fitting = [], []
-    for _ in range(args.repetitions):
-        mapped.append(complete(args, model, 0, args.plugin, {}))
-        fitting.append(complete(args, model, 0, args.plugin, above))
+    for i in range(args.repetitions):
+        mapped.append(complete(args, model, 0, args.plugin, {}, i))
+        fitting.append(complete(args, model, 0, args.plugin, above, i))
     right = mapped[0].text
     row("no limit", "Atlas, mapped", mapped, right=right)
     row("no limit", "Atlas, a budget above the model's size", fitting, right=right)
@@ -242,9 +270,9 @@ def measure(args, model):
     for share in (float(part) for part in args.shares.split(",")):
         limit = int(size * share)
         ours, host = [], []
-        for _ in range(args.repetitions):
-            ours.append(complete(args, model, limit, args.plugin, {"ATLAS_WEIGHTS_RAM": int(limit - args.reserve * 2**20)}))
-            host.append(complete(args, model, limit, None, {}))
+        for i in range(args.repetitions):
+            ours.append(complete(args, model, limit, args.plugin, {"ATLAS_WEIGHTS_RAM": int(limit - args.reserve * 2**20)}, i))
+            host.append(complete(args, model, limit, None, {}, i))
         row(f"{share:g} of the file", "Atlas, streamed", ours, mapped, right)
         row(f"{share:g} of the file", "llama.cpp, mmap", host)
         bars += [[f"{share:g} of the file", who, middle(runs, "decode")] for who, runs in (("Atlas", ours), ("llama.cpp, mmap", host))]
@@ -263,6 +291,9 @@ def main():
     parser.add_argument("--plugin", default="")
     parser.add_argument("-m", "--model", help="a model instead of those of random weights")
     parser.add_argument("--made", default=",".join(MADE), help="which models of random weights (default %(default)s)")
+    parser.add_argument("--size", type=float, help="GB of a dense model to make instead of the usual one, in layers of Llama 3 8B; 4 to 8 take some minutes")
+    parser.add_argument("--disk-bench", default="", help="the program that measures the disk; without it threads of Python's do")
+    parser.add_argument("--again", action="store_true", help="measure anew what an earlier run has noted")
     parser.add_argument("--keep", action="store_true", help="keep these, and take those that are there")
     parser.add_argument("--shares", default="0.5,0.33", help="limits of memory, of the model's file (default %(default)s)")
     parser.add_argument("--reserve", type=float, default=160, help="MiB of the limit that are not for weights (default %(default)s)")
@@ -281,6 +312,9 @@ def main():
     if not os.access(CGROUP, os.W_OK) or os.geteuid() != 0:
         sys.exit("streaming: memory cgroups can be made by root only, outside of ./dev shell")
     args.scratch = os.path.abspath(args.scratch)
+    args.disk_bench = args.disk_bench if os.path.exists(args.disk_bench) else ""
+    # What was noted counts for this plug-in and this program alone.
+    args.state = hashlib.sha256(b"".join(pathlib.Path(file).read_bytes() for file in (args.plugin, __file__) if file)).hexdigest()[:16]
     points = {}
     if args.model:
         points[os.path.basename(args.model)] = measure(args, Model(os.path.basename(args.model), os.path.abspath(args.model)))

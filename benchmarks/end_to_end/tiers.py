@@ -17,6 +17,7 @@ import pathlib
 import random
 import statistics
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,16 +32,18 @@ INDEX_SHARE = 0.10  # of the KV cache, a little more than f16 keys of 64 and mor
 FILE = 512 << 20
 
 
-def ceiling(folder, size, seconds=2.0, depth=32):
-    """GB/s of random O_DIRECT reads of `size` bytes, `depth` of them under way."""
+def ceiling(args, folder, size, seconds=2.0, depth=128):
+    """GB/s of random O_DIRECT reads of `size` bytes, `depth` of them under way as Atlas has them."""
     path = pathlib.Path(folder, "ceiling.bin")
     block = mmap.mmap(-1, 1 << 20)
     block.write(random.randbytes(1 << 20))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
     try:
-        path.unlink()
         for offset in range(0, FILE, 1 << 20):
             os.pwrite(fd, block, offset)
+        if args.disk_bench:
+            command = [args.disk_bench, path, str(size), str(depth), str(seconds), "random"]
+            return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         end = time.monotonic() + seconds
 
         def read(seed):
@@ -54,6 +57,7 @@ def ceiling(folder, size, seconds=2.0, depth=32):
             total = sum(pool.map(read, range(depth)))
         return total / (time.monotonic() - begin) / 1e9
     finally:
+        path.unlink()
         os.close(fd)
 
 
@@ -157,14 +161,16 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--folder", default="/var/tmp", help="on the disk to measure (default %(default)s)")
     parser.add_argument("--reads", default="4096,32768", help="bytes of the ceilings' reads: a unit of keys, a page (default %(default)s)")
+    parser.add_argument("--disk-bench", default="", help="the program that measures the disk; without it threads of Python's do")
     parser.add_argument("--output", type=pathlib.Path, help="folder for tiers.png")
     args = parser.parse_args()
+    args.disk_bench = args.disk_bench if os.path.exists(args.disk_bench) else ""
     speeds = []
     if args.state:
         args.state = os.path.abspath(args.state)
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="atlas-tiers-") as folder:
-        limits = [f"{ceiling(folder, int(size)):.2f} GB/s in reads of {size} bytes" for size in args.reads.split(",")]
-        print(f"Random direct reads, 32 under way: {', '.join(limits)}.\n")
+        limits = [f"{ceiling(args, folder, int(size)):.2f} GB/s in reads of {size} bytes" for size in args.reads.split(",")]
+        print(f"Random direct reads, 128 under way: {', '.join(limits)}.\n")
         if not args.state:
             args.state = str(kept_state(args) if args.keep else pathlib.Path(folder, "slot.state"))
             speeds = [] if pathlib.Path(args.state).is_file() else make_state(args, folder)

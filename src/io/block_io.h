@@ -8,6 +8,14 @@
 
 namespace atlas::io {
 
+/** Who waits for a transfer (io/disk_queue.h). */
+enum class Urgency : uint8_t {
+    kNow,    ///< a thread that computes
+    kSoon,   ///< nobody yet, and it will be needed for certain
+    kLater,  ///< nobody: writes behind, guesses
+};
+inline constexpr size_t kUrgencies = 3;
+
 /** One transfer between memory and the file. The caller keeps it, and its memory, until reap() has given it back. */
 struct IoRequest {
     bool is_write = false;
@@ -17,6 +25,7 @@ struct IoRequest {
     void* owner = nullptr;  ///< the caller's
     int64_t result = 0;     ///< afterwards: bytes transferred, which may be fewer than asked for, or −errno
     int fd = -1;            ///< another file than the one that the layer was made for; −1: that one
+    Urgency urgency = Urgency::kNow;  ///< unchanged while it is under way
 };
 
 /** What O_DIRECT wants of addresses, offsets and sizes at most on usual devices. */

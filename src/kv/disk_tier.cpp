@@ -45,6 +45,7 @@ Status DiskTier::open(const DiskOptions& options, std::unique_ptr<DiskTier>* out
         io = io::make_plain_io(file->fd());
     }
     if (!options.faults.empty()) io = io::make_faulty_io(std::move(io), faults);
+    if (options.queue) io = io::DiskQueue::share(options.queue, std::move(io));
     out->reset(new DiskTier(std::move(file), std::move(io), options.limit));
     return Status::ok();
 }
@@ -119,12 +120,16 @@ bool DiskTier::advance(UnitTransfer* transfer) {
     }
     const bool is_write = request.is_write;
     bool corrupt = false;
+    if (transfer->ahead && !status.is_ok()) {
+        transfer->status = std::move(status);
+        return true;
+    }
     if (status.is_ok() && !is_write &&
         checksum(transfer->memory, transfer->bytes, transfer->unit.offset) != transfer->unit.checksum) {
-        corrupt = true;
+        corrupt = !transfer->ahead;
         status = Status::corrupt(failure(*transfer, "not what was written there: its checksum is wrong").message());
     }
-    const bool again = !status.is_ok() && !is_write && !transfer->retried;
+    const bool again = !status.is_ok() && !is_write && !transfer->retried && !transfer->ahead;
     {
         const std::lock_guard lock(stats_mutex_);
         stats_.corrupt += corrupt ? 1 : 0;
@@ -132,7 +137,7 @@ bool DiskTier::advance(UnitTransfer* transfer) {
         if (!again) {
             ++(is_write ? stats_.writes : stats_.reads);
             (is_write ? stats_.written_bytes : stats_.read_bytes) += transfer->bytes;
-            if (!status.is_ok()) ++(is_write ? stats_.write_errors : stats_.read_errors);
+            if (!status.is_ok() && !transfer->ahead) ++(is_write ? stats_.write_errors : stats_.read_errors);
         }
     }
     if (again) {
@@ -155,30 +160,44 @@ void DiskTier::take_done(bool wait) {
             --writing_;
             written_.push_back(transfer);
         } else {
-            --reading_;
+            transfer->pending = false;
         }
     }
 }
 
 void DiskTier::read(std::span<UnitTransfer* const> transfers) {
     if (transfers.empty()) return;
-    const Waiting waiting(stats_mutex_, &stats_.wait_seconds);
+    begin_reads(transfers, false);
+    finish_reads(transfers);
+}
+
+void DiskTier::begin_reads(std::span<UnitTransfer* const> transfers, bool ahead) {
     std::vector<io::IoRequest*> requests;
     requests.reserve(transfers.size());
     for (UnitTransfer* transfer : transfers) {
         transfer->done = 0;
         transfer->retried = false;
+        transfer->ahead = ahead;
+        transfer->pending = true;
         transfer->request = {false, transfer->memory, transfer->unit.offset, transfer->bytes, transfer, 0};
+        transfer->request.urgency = ahead ? io::Urgency::kSoon : io::Urgency::kNow;
         requests.push_back(&transfer->request);
     }
-    reading_ += transfers.size();
     io_->submit(requests);
-    while (reading_ > 0) take_done(true);
+}
+
+void DiskTier::finish_reads(std::span<UnitTransfer* const> transfers) {
+    if (transfers.empty()) return;
+    const Waiting waiting(stats_mutex_, &stats_.wait_seconds);
+    for (const UnitTransfer* transfer : transfers) {
+        while (transfer->pending) take_done(true);
+    }
 }
 
 void DiskTier::begin_write(UnitTransfer* transfer) {
     transfer->done = 0;
     transfer->request.is_write = true;
+    transfer->request.urgency = io::Urgency::kLater;
     transfer->request.owner = transfer;
     written_.reserve(written_.size() + writing_ + 1);
     ++writing_;

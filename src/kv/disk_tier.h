@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "io/block_io.h"
+#include "io/disk_queue.h"
 #include "kv/disk_file.h"
 #include "kv/unit_space.h"
 
@@ -20,6 +21,7 @@ struct DiskOptions {
     uint64_t limit = 0;  ///< of the file in bytes, 0: none
     std::string faults;  ///< of ATLAS_TEST_FAULTS (io/faulty_io.h)
     bool uring = true;   ///< false: one transfer after the other, as where there is no io_uring
+    std::shared_ptr<io::DiskQueue> queue = nullptr;  ///< with what others have under way on the disk; nullptr: alone
 };
 
 /** What is written at once and read back whole: where it lies, and the checksum of what was written. */
@@ -43,6 +45,8 @@ private:
     io::IoRequest request;
     size_t done = 0;  // bytes
     bool retried = false;
+    bool pending = false;  // begun, and not done
+    bool ahead = false;    // nobody knows yet whether it is wanted: what fails is neither tried again nor counted
 };
 
 struct DiskStats {
@@ -76,6 +80,12 @@ public:
 
     /** Reads all at once and waits; each has its status: kIo with file, offset and errno, or kCorrupt. Throws std::bad_alloc, with nothing under way. */
     void read(std::span<UnitTransfer* const> transfers);
+    /** The first half of read(). */
+    void begin_reads(std::span<UnitTransfer* const> transfers) { begin_reads(transfers, false); }
+    /** Starts reading what may be wanted later. What fails is neither tried again nor counted: a unit may have been given back meanwhile. */
+    void begin_ahead(std::span<UnitTransfer* const> transfers) { begin_reads(transfers, true); }
+    /** The second half of both: waits for them. Throws std::bad_alloc. */
+    void finish_reads(std::span<UnitTransfer* const> transfers);
     /** Starts writing memory whose checksum the unit has. The memory stays; what it holds while it is written may change, and then must not be relied upon. */
     void begin_write(UnitTransfer* transfer);
     /** Appends writes that are done, each with its status. `wait`: until one is, if any is under way. Throws std::bad_alloc. */
@@ -91,6 +101,7 @@ public:
 private:
     DiskTier(std::unique_ptr<DiskFile> file, std::unique_ptr<io::BlockIo> io, uint64_t limit);
     void submit(UnitTransfer* transfer);
+    void begin_reads(std::span<UnitTransfer* const> transfers, bool ahead);
     /** Takes what is done; whether `transfer` is, with its status, or goes on. */
     bool advance(UnitTransfer* transfer);
     void take_done(bool wait);
@@ -99,7 +110,7 @@ private:
     const std::unique_ptr<DiskFile> file_;
     const std::unique_ptr<io::BlockIo> io_;  // ends before the file
     UnitSpace space_;
-    size_t writing_ = 0, reading_ = 0;
+    size_t writing_ = 0;
     std::vector<UnitTransfer*> written_;
     std::vector<io::IoRequest*> reaped_;
     mutable std::mutex stats_mutex_;  // guards stats_

@@ -234,6 +234,7 @@ private:
     /** Lets go of it. It is clean if it has not changed since; a unit that is of no use is given back. */
     void end_write(size_t index, uint64_t version, const DiskUnit& unit) noexcept;
     bool is_in_memory(size_t index, const std::byte** address) const;
+    DiskUnit unit_of(size_t index) const;
     /** Memory, and where to read from. Errors: out of memory. */
     Status begin_read(size_t index, UnitTransfer* transfer) const;
     void give_up_read(std::byte* memory) const noexcept { tier_.release(memory, page_bytes_); }

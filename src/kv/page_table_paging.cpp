@@ -165,6 +165,11 @@ bool PageTable::is_in_memory(size_t index, const std::byte** address) const {
     return true;
 }
 
+DiskUnit PageTable::unit_of(size_t index) const {
+    const std::lock_guard lock(mutex_);
+    return units_[index];
+}
+
 Status PageTable::begin_read(size_t index, UnitTransfer* transfer) const {
     {
         const std::lock_guard lock(mutex_);

@@ -62,6 +62,9 @@ void Pager::add(PageTable* table) {
 void Pager::remove(PageTable* table) noexcept {
     const std::lock_guard lock(mutex_);
     finish_all_writes();
+    drop_ahead();
+    follows_.clear();
+    last_through_ = {};
     victims_.clear();
     next_victim_ = 0;
     std::erase(tables_, table);
@@ -220,7 +223,7 @@ Status Pager::make_room_locked(uint64_t bytes) {
             may_look = false;
             before = gone();
             find_victims(refused);
-        } else if (give_back_rows(bytes)) {
+        } else if (give_back_rows(bytes) || drop_ahead()) {
             continue;
         } else {
             refusals_.fetch_add(1, std::memory_order_relaxed);
@@ -333,6 +336,7 @@ Status Pager::read_buffer(size_t unit_bytes, std::span<std::byte>* buffer) {
 }
 
 void Pager::read_rows(std::span<UnitTransfer* const> reads) {
+    drop_ahead();
     waits_.fetch_add(1, std::memory_order_relaxed);
     row_reads_.fetch_add(reads.size(), std::memory_order_relaxed);
     disk_->read(reads);
@@ -349,58 +353,6 @@ void Pager::write_ahead() {
         // What is in use may change before it leaves.
         if (!victims_[i].idle || begin_write(victims_[i]) == Writing::kRefused) return;
     }
-}
-
-Status Pager::load(const std::vector<Missing>& missing, PinMode mode) {
-    const std::lock_guard lock(mutex_);
-    return load_locked(missing, mode);
-}
-
-Status Pager::load_locked(const std::vector<Missing>& missing, PinMode mode) {
-    uint64_t bytes = 0;
-    for (const Missing& page : missing) bytes += page.table->unit_bytes();
-    bool keep = mode == PinMode::kKeep;
-    if (mode == PinMode::kThrough || mode == PinMode::kAside) {
-        most_through_ = std::max(most_through_, bytes);
-        keep = has_room(bytes + most_through_);
-    }
-    if (Status status = make_room_locked(bytes); !status.is_ok()) return status;
-    reads_.clear();
-    reads_.reserve(missing.size());
-    Status status;
-    for (const Missing& page : missing) {
-        UnitTransfer& read = reads_.emplace_back();
-        if (page.table->is_in_memory(page.page, page.address)) continue;  // another pin has read it meanwhile
-        status = page.table->begin_read(page.page, &read);
-        if (!status.is_ok()) break;
-    }
-    if (status.is_ok()) {
-        // Those that need none stand between the others.
-        std::vector<UnitTransfer*> wanted;
-        wanted.reserve(reads_.size());
-        for (UnitTransfer& read : reads_) {
-            if (read.memory) wanted.push_back(&read);
-        }
-        waits_.fetch_add(1, std::memory_order_relaxed);
-        misses_.fetch_add(wanted.size(), std::memory_order_relaxed);
-        disk_->read(wanted);
-        for (const UnitTransfer* read : wanted) {
-            if (status.is_ok()) status = read->status;
-        }
-    }
-    for (size_t i = 0; i < reads_.size(); ++i) {
-        if (!reads_[i].memory) continue;
-        const Missing& page = missing[i];
-        if (!status.is_ok()) {
-            page.table->give_up_read(reads_[i].memory);
-        } else if (keep) {
-            *page.address = page.table->end_read(page.page, reads_[i].memory);
-        } else {
-            page.pinned->frames_.push_back(reads_[i].memory);
-            *page.address = reads_[i].memory;
-        }
-    }
-    return status;
 }
 
 Status Pager::own(PageTable* table, size_t page) {
@@ -435,6 +387,8 @@ PagerStats Pager::stats() const {
     stats.waits = waits_.load(std::memory_order_relaxed);
     stats.evictions = evictions_.load(std::memory_order_relaxed);
     stats.refusals = refusals_.load(std::memory_order_relaxed);
+    stats.ahead_reads = ahead_reads_.load(std::memory_order_relaxed);
+    stats.ahead_hits = ahead_hits_.load(std::memory_order_relaxed);
     stats.row_hits = row_hits_.load(std::memory_order_relaxed);
     stats.row_misses = row_misses_.load(std::memory_order_relaxed);
     stats.row_reads = row_reads_.load(std::memory_order_relaxed);
@@ -460,6 +414,8 @@ std::string Pager::json() const {
     add("waits", s.waits);
     add("evictions", s.evictions);
     add("refusals", s.refusals);
+    add("ahead_reads", s.ahead_reads);
+    add("ahead_hits", s.ahead_hits);
     add("row_hits", s.row_hits);
     add("row_misses", s.row_misses);
     add("row_reads", s.row_reads);

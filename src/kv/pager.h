@@ -3,6 +3,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -30,6 +32,8 @@ struct PagerStats {
     uint64_t waits = 0;   ///< times that pages were read: all misses of a pin together
     uint64_t evictions = 0;
     uint64_t refusals = 0;                  ///< times that no room could be made
+    uint64_t ahead_reads = 0;  ///< pages that were read before anybody asked for them
+    uint64_t ahead_hits = 0;   ///< those that somebody asked for then
     uint64_t row_hits = 0, row_misses = 0;  ///< single keys of a KV head that were asked for
     uint64_t row_reads = 0;                 ///< units of such keys that were read
     uint64_t row_bytes = 0;                 ///< of memory that holds them now
@@ -141,6 +145,23 @@ private:
     void note_failure(const Status& status);
     void write_ahead();
 
+    // Reading ahead, in pager_ahead.cpp.
+    struct Place {
+        const PageTable* table = nullptr;
+        size_t page = 0;
+        bool operator<(const Place& other) const {
+            return table != other.table ? std::less<>()(table, other.table) : page < other.page;
+        }
+    };
+    /** Bytes that reading ahead may take. */
+    uint64_t room_ahead() const;
+    /** What was read ahead of this page, if it is what the page has; it is out of ahead_ then. */
+    std::unique_ptr<UnitTransfer> take_ahead(const Missing& page);
+    /** Begins to read what followed this load the last time, and remembers what follows now. */
+    void read_ahead(const std::vector<Missing>& missing);
+    /** Gives back what was read and not wanted, after waiting for it. Whether there was any. */
+    bool drop_ahead() noexcept;
+
     Budget& budget_;
     const EvictionPolicy& policy_;
     std::unique_ptr<DiskTier> disk_;
@@ -152,8 +173,11 @@ private:
     double cutoff_ = 0.0;  // what is worth more than this was used since victims_ was made
     std::vector<std::unique_ptr<Write>> writes_, spare_;
     std::vector<UnitTransfer*> done_;
-    std::vector<UnitTransfer> reads_;
     uint64_t most_through_ = 0;  // bytes of one pin that were read through
+    std::map<Place, std::unique_ptr<UnitTransfer>> ahead_;
+    std::map<Place, std::vector<Place>> follows_;  // by a load's first page: the pages of the load after it
+    Place last_through_;
+    uint64_t ahead_bytes_ = 0;
     std::vector<RowCache*> row_caches_;
     int looks_spared_ = 0;         // of make_idle_room(), since the last one found nothing
     std::unique_ptr<Write> rows_;  // between begin_rows() and write_rows()
@@ -166,6 +190,7 @@ private:
 
     std::atomic<bool> sending_{true};
     std::atomic<uint64_t> hits_{0}, misses_{0}, waits_{0}, evictions_{0}, refusals_{0};
+    std::atomic<uint64_t> ahead_reads_{0}, ahead_hits_{0};
     std::atomic<uint64_t> row_hits_{0}, row_misses_{0}, row_reads_{0};
 };
 

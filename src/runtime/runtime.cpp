@@ -39,6 +39,7 @@ Status Runtime::open_streamer() {
         return Status::invalid_argument("ATLAS_RAM=" + ram_text + ": allowed is 0, or " + std::to_string(kLeastRam) +
                                         " bytes and more");
     weights::StreamerSettings settings{ram, options_.test_faults};
+    settings.queue = disk_queue_;
     settings.name = share(options_, "ATLAS_WEIGHTS_RAM", "weights");
     return weights::Streamer::open(settings, &streamer_);
 }
@@ -52,7 +53,8 @@ Status Runtime::open_disk() {
     if (Status status = open_streamer(); !status.is_ok()) return status;
     if (!options_.kv_disk.empty() && !pager_) {
         std::unique_ptr<kv::DiskTier> disk;
-        const kv::DiskOptions options{options_.kv_disk, options_.kv_disk_limit, options_.test_faults, true};
+        const kv::DiskOptions options{options_.kv_disk, options_.kv_disk_limit, options_.test_faults, true,
+                                      disk_queue_};
         if (Status status = kv::DiskTier::open(options, &disk); !status.is_ok()) return status;
         const bool lru = options_.kv_evict == Eviction::kLru;
         pager_ = std::make_unique<kv::Pager>(kv_budget_, std::move(disk), lru ? kv::lru_policy() : kv::score_policy());
@@ -114,6 +116,7 @@ std::string Runtime::statistics() const {
     std::string text = stats_.json();
     text.insert(text.rfind('}'), ", \"absent\": " + absences().json());
     if (pager_) text.insert(text.rfind('}'), ", \"kv\": " + pager_->json());
+    if (pager_ || streamer_) text.insert(text.rfind('}'), ", \"disk\": " + disk_queue_->json());
     if (streamer_) text.insert(text.rfind('}'), ", \"weights\": " + streamer_->json());
     if (formats_) text.insert(text.rfind('}'), ", \"formats\": " + formats_->json());
     if (ram_shares_) text.insert(text.rfind('}'), ", \"ram\": " + ram_shares_->json());

@@ -105,6 +105,7 @@ private:
     const Options options_;
     kv::Budget kv_budget_;
     kv::WriteClock write_clock_;
+    const std::shared_ptr<io::DiskQueue> disk_queue_ = std::make_shared<io::DiskQueue>();  // of KV cache and weights
     std::unique_ptr<kv::Pager> pager_;
     Pools pools_{kv_budget_, pager_};
     std::unique_ptr<weights::Streamer> streamer_;

@@ -30,6 +30,7 @@ Status Reader::open(const ReaderSettings& settings, std::unique_ptr<Reader>* out
         reader->depth_ = 1;
     }
     if (!settings.faults.empty()) reader->io_ = io::make_faulty_io(std::move(reader->io_), faults);
+    if (settings.queue) reader->io_ = io::DiskQueue::share(settings.queue, std::move(reader->io_));
     for (size_t i = 0; i < reader->depth_; ++i) reader->free_reads_.push_back(&reader->reads_[i]);
     reader->thread_ = std::thread([target = reader.get()] { target->work(); });
     *out = std::move(reader);
@@ -300,6 +301,7 @@ void Reader::work() {
                 free_reads_.pop_back();
                 start(chunk, read);
                 read->now = now;
+                read->request.urgency = now ? io::Urgency::kNow : io::Urgency::kSoon;
                 now ? ++under_way_now_ : ++position_;
                 to_submit.push_back(&read->request);
             }

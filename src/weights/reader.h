@@ -15,6 +15,7 @@
 
 #include "base/status.h"
 #include "io/block_io.h"
+#include "io/disk_queue.h"
 #include "weights/chunks.h"
 
 namespace atlas::weights {
@@ -23,6 +24,7 @@ struct ReaderSettings {
     size_t slots = 16;
     size_t slot_bytes = size_t{2} << 20;  ///< a multiple of io::kIoAlignment; no chunk has more
     std::string faults;                   ///< of ATLAS_TEST_FAULTS, as io::parse_faults() takes it
+    std::shared_ptr<io::DiskQueue> queue = nullptr;  ///< with what others have under way on the disk; nullptr: alone
     bool uring = true;                    ///< false: one read after the other, as where there is no io_uring
     double patience_seconds = 30;         ///< without an answer to a read a pass fails
 };

@@ -177,7 +177,8 @@ Status Streamer::start() {
     if (work_) return Status::ok();
     const uint64_t ring = slots_ * slot_bytes_;
     auto work = std::make_unique<Work>(files_, slot_bytes_, ram() - ring);
-    const ReaderSettings settings{slots_, slot_bytes_, settings_.faults, settings_.uring, settings_.patience_seconds};
+    const ReaderSettings settings{slots_,          slot_bytes_,     settings_.faults,
+                                  settings_.queue, settings_.uring, settings_.patience_seconds};
     try {
         if (Status status = Reader::open(settings, &work->reader); !status.is_ok()) return status;
     } catch (const std::system_error& error) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "io/disk_queue.h"
 #include "weights/plan.h"
 #include "weights/reader.h"
 
@@ -21,6 +22,7 @@ struct StreamerSettings {
     bool uring = true;   ///< false: one read after the other, as where there is no io_uring
     double patience_seconds = 30;
     std::string name = "ATLAS_WEIGHTS_RAM";  ///< what a user bounds these bytes by, for messages
+    std::shared_ptr<io::DiskQueue> queue = nullptr;  ///< with what others have under way on the disk; nullptr: alone
 };
 
 struct StreamerStats {

@@ -34,7 +34,7 @@ if(ATLAS_TEST_SERVER)
         set_tests_properties(host_metrics.${scenario} PROPERTIES LABELS host TIMEOUT 300)
     endforeach()
     # A KV cache of which memory holds a part.
-    foreach(scenario greedy single_keys quantised lru memory slots context_shift slot_save layer_in_pieces full_disk rare_faults bad_settings capacity)
+    foreach(scenario greedy single_keys quantised lru memory slots context_shift slot_save layer_in_pieces full_disk rare_faults with_weights bad_settings capacity)
         add_test(NAME host_tier.${scenario}
             COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/tier_test.py --plugin $<TARGET_FILE:ggml-atlas>
                 --model ${PROJECT_SOURCE_DIR}/models/atlas-tiny.gguf ${scenario})

@@ -163,6 +163,30 @@ def rare_faults(args):
     require(good > 0, "never an answer")
 
 
+def with_weights(args):
+    """KV cache and weights from disk at once, through one queue: the same answers; under faults the same or none."""
+    prompt = sample(PROMPT)
+    both = {"ATLAS_WEIGHTS_RAM": "4M", "ATLAS_KV_RAM": "1500K"}
+    for mode, variables in MODES.items():
+        right, _ = answers(args, variables, lambda server: talk(server, prompt))
+        with folder() as disk:
+            ours, stats = answers(args, {**variables, **both, "ATLAS_KV_DISK": disk}, lambda server: talk(server, prompt))
+            print(mode, stats["disk"], stats["kv"]["read_bytes"], stats["weights"]["read_bytes"])
+            require(stats["kv"]["read_bytes"] > 1 << 20 and stats["weights"]["read_bytes"] > 1 << 20, f"{mode}: little was read: {stats}")
+            require(all(stats["disk"][kind] > 0 for kind in ("now", "soon", "later", "held")), f"{mode}: nothing waited for anything: {stats['disk']}")
+            equal(json.dumps(right, indent=1), json.dumps(ours, indent=1), f"{mode}: all in memory, and KV cache and weights on disk")
+    right = right[0][0]
+    good = 0
+    faults = "read_eio=0.001,short_read=0.003,short_write=0.01,write_eio=0.01,torn_write=0.0005,seed=5"
+    with folder() as disk, serve(args, {**SPARSE, **both, "ATLAS_KV_DISK": disk, "ATLAS_TEST_FAULTS": faults}) as server:
+        for _ in range(6):
+            with contextlib.suppress(Refused):
+                equal(right, server.complete(prompt, TOKENS, cache_prompt=False)["content"], "with faults")
+                good += 1
+    print(f"{good} of 6 answers")
+    require(good > 0, "never an answer")
+
+
 def bad_settings(args):
     refused(args, (({"ATLAS_KV_DISK": "/none", "ATLAS_KV_RAM": "1M"}, r"ATLAS_KV_DISK=/none.*errno 2"),
                    ({"ATLAS_KV_DISK": "/var/tmp"}, r"ATLAS_KV_DISK=/var/tmp: allowed is none without ATLAS_KV_RAM"),
@@ -184,7 +208,7 @@ def capacity(args):
 
 
 SCENARIOS = {function.__name__: function for function in (greedy, single_keys, quantised, lru, memory, slots, context_shift, slot_save, layer_in_pieces, full_disk, rare_faults,
-                                                          bad_settings, capacity)}
+                                                          with_weights, bad_settings, capacity)}
 
 if __name__ == "__main__":
     scenarios.main(__doc__, SCENARIOS)

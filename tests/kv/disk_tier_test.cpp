@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../io/no_direct.h"
 #include "io/faulty_io.h"
 
 namespace atlas::kv {
@@ -113,6 +114,19 @@ TEST_P(DiskTierTest, GivesBackWhatWasWrittenAndLeavesNoFile) {
     EXPECT_EQ(stats.read_bytes, 50 * kUnit);
     EXPECT_EQ(stats.writes, 50u);
     EXPECT_EQ(stats.in_use, 50 * kUnit);
+}
+
+TEST_P(DiskTierTest, AFolderWithoutDirectTransfersWillDo) {
+    {
+        const io::NoDirect none;
+        ASSERT_TRUE(open().is_ok());
+    }
+    EXPECT_FALSE(disk_->is_direct());
+    EXPECT_TRUE(folder_.is_empty());
+    int writes = 0, reads = 0;
+    run(50, &writes, &reads);
+    EXPECT_EQ(writes + reads, 0);
+    EXPECT_EQ(disk_->stats().read_bytes, 50 * kUnit);
 }
 
 TEST_P(DiskTierTest, ManyReadsAtOnce) {

@@ -163,12 +163,16 @@ TEST_F(KeyRowsTest, APageThatIsWrittenIsNotStoredUntilItIsAgain) {
     ASSERT_TRUE(pin({{2, 1, 0xFF}}, &pinned).is_ok());
     pinned.unpin();
     const uint64_t in_use = stats().disk.in_use;
-    ASSERT_TRUE(write(2, 5));
-    EXPECT_FALSE(is_stored(2));
-    ASSERT_TRUE(store(2));
-    ASSERT_TRUE(pin({{2, 1, 0xFF}}, &pinned).is_ok());
-    pinned.unpin();
-    EXPECT_LE(stats().disk.in_use, in_use);
+    constexpr int kTimes = 10;
+    for (int i = 0; i < kTimes; ++i) {
+        ASSERT_TRUE(write(2, 5 + i));
+        EXPECT_FALSE(is_stored(2));
+        ASSERT_TRUE(store(2));
+        ASSERT_TRUE(pin({{2, 1, 0xFF}}, &pinned).is_ok());
+        pinned.unpin();
+    }
+    // How many pages are on disk beside their memory depends on how fast it writes; rows that were left there would be kTimes pages.
+    EXPECT_LT(stats().disk.in_use, in_use + kTimes / 2 * (kKPage + kVPage));
     // V alone counts, too.
     const std::byte one{1};
     ASSERT_TRUE(v_->write(3 * kVPage + 5, &one, 1).is_ok());

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <thread>
 
+#include "../io/no_direct.h"
 #include "mapped_file.h"
 
 namespace atlas::weights {
@@ -118,6 +119,17 @@ TEST_P(StreamerTest, EveryPassGetsTheFilesBytes) {
     const uint64_t read = number("read_bytes") - before;
     EXPECT_GE(read, 4 * (whole - pinned) - (2 << 20));
     EXPECT_LE(read, 4 * (whole - pinned) + (2 << 20));
+}
+
+TEST_P(StreamerTest, FilesWithoutDirectReadsWillDo) {
+    {
+        const io::NoDirect none;
+        open(4 << 20);
+    }
+    EXPECT_FALSE(streamer_->stats().direct);
+    for (int i = 0; i < 5; ++i) expect_good(all());
+    EXPECT_TRUE(streaming_);
+    EXPECT_GT(number("read_bytes"), number("weight_bytes"));
 }
 
 TEST_P(StreamerTest, WhatFitsIsLeftWhereItIs) {
