@@ -139,7 +139,7 @@ typedef struct atlas_module_info {
     const char* name;        /* "sparse-attention" */
     const char* description; /* one line */
     atlas_arch_type arch;    /* that it runs for */
-    size_t memory_usage;     /* of the runtime's contexts */
+    size_t memory_usage;     /* of the runtime's contexts; of hybrid-weights and streaming, of the process */
     bool is_active;          /* loaded */
     bool is_available;       /* can be loaded in this process */
     const char* reason;      /* why it is not available, or was unloaded by itself; "" otherwise */
@@ -182,7 +182,9 @@ typedef struct atlas_runtime_stats {
     uint64_t products;          /* with weights, by Atlas */
     uint64_t products_by_host;  /* while weights was not loaded */
     uint64_t memories;          /* now: one per layer, KV head and sequence */
-    uint64_t sparse_products;   /* of products: with inputs left out */
+    uint64_t sparse_products;     /* of products: with inputs left out */
+    uint64_t sparse_bytes;      /* of the weights of these, */
+    uint64_t sparse_bytes_read; /* and those of them that were read */
 } atlas_runtime_stats;
 
 /* Every call works without Atlas's backend being loaded; it is needed by enable_for_context. */
@@ -228,15 +230,18 @@ ATLAS_API const char* atlas_runtime_arch_name(atlas_arch_type arch);
 ATLAS_API atlas_arch_type atlas_runtime_arch_from_name(const char* name);
 
 /*
- * Modules: "exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights", "activation-sparsity". One that is not loaded leaves
- * its work to the host's own operation (exact-attention, weights), or it is not done. Loading what is loaded, and unloading what is not, succeeds. MODULE_NOT_FOUND: no such module; one that this
- * release does not have ("streaming", "cuda", "hybrid-weights"); or one that cannot be in this process, and why. INVALID_PARAMS:
+ * Modules: "exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights", "activation-sparsity", "hybrid-weights", "streaming",
+ * "cuda". One that is not loaded leaves its work to the host's own operation (exact-attention, weights), or it is not done. Loading what is loaded, and unloading
+ * what is not, succeeds. MODULE_NOT_FOUND: no such module, or one that cannot be in this process, and why: tiered-kv, hybrid-weights and streaming work on
+ * what the process prepared when a model was loaded, so ATLAS_KV_DISK, ATLAS_WEIGHT_FORMAT, ATLAS_WEIGHTS_RAM or ATLAS_RAM must have been set before the
+ * library was; they are then loaded from the beginning, whatever the level. cuda is in no process of this release. INVALID_PARAMS:
  * atlas-memory without sparse-attention, sparse-attention without exact-attention, activation-sparsity without weights. POOL_EXHAUSTED: max_modules are loaded.
  */
 ATLAS_API atlas_runtime_result atlas_runtime_load_module(atlas_runtime_ctx* ctx, const char* module_name);
 
 /* What needs the module is unloaded with it. Without exact-attention, the host's operation works on copies of keys and values: correct, and slow. Without tiered-kv
- * nothing more goes to disk; what is there can be read. */
+ * nothing more goes to disk; what is there can be read. Without hybrid-weights products read weights as they are in their file, without streaming where they
+ * are mapped, so that the system reads what it has not in memory, beyond ATLAS_WEIGHTS_RAM; what both hold stays for other contexts, and for when they are loaded again. */
 ATLAS_API atlas_runtime_result atlas_runtime_unload_module(atlas_runtime_ctx* ctx, const char* module_name);
 
 /* Fills up to *count infos with the modules that are loaded, and sets *count to how many are. modules may be NULL if *count is 0. */

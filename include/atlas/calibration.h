@@ -1,5 +1,5 @@
 /*
- * Calibration of memories, as `atlas convert` does it, for a program that runs the model itself through llama.cpp. docs/side-car.md describes what
+ * Calibration of memories and of thresholds for activation sparsity, as `atlas convert` does it, for a program that runs the model itself through llama.cpp. docs/side-car.md describes what
  * comes of it. C11; the conventions of atlas/atlas.h hold.
  *
  * 1. The process needs ATLAS_MODE=sparse, ATLAS_MEMORY=1 and no ATLAS_SIDE_CAR before the backend is loaded.
@@ -34,6 +34,7 @@ struct atlas_calibration_report {
     int64_t heads_calibrated; /* or one that starts from the file */
     int64_t heads_biased;     /* heads with a mass bias */
     int64_t observations;     /* learned from */
+    int64_t thresholds;       /* matrices of weights in f16, bf16 or f32, of whose inputs the file has thresholds (ATLAS_SPARSITY) */
 };
 
 /* Where the memories go and what they belong to. */
@@ -66,7 +67,7 @@ ATLAS_API enum atlas_status atlas_calibration_begin_document(struct atlas_calibr
 /*
  * Stops gathering, fits, and writes the file: all of it or nothing, read back and on the disk before it gets its name. The target is checked as by
  * check_target. report may be NULL. After a failure finish may be called again with another target as long as documents were seen; there is nothing
- * more to gather. ATLAS_INVALID_ARGUMENT also when nothing was observed.
+ * more to gather. Where documents are too short for a far part, the file has thresholds alone. ATLAS_INVALID_ARGUMENT also when nothing was observed.
  */
 ATLAS_API enum atlas_status atlas_calibration_finish(struct atlas_calibration* calibration,
                                                      const struct atlas_calibration_target* target,

@@ -112,8 +112,6 @@ Status find_module(const char* name, Module* out) {
         *out = *found;
         return Status::ok();
     }
-    if (runtime::is_planned_module(name))
-        return Status::unsupported(std::string(name) + " is not part of this release");
     std::string known;
     for (size_t i = 0; i < runtime::kModules; ++i)
         known += (known.empty() ? "" : ", ") + std::string(runtime::name_of(static_cast<Module>(i)));
@@ -152,8 +150,19 @@ atlas_module_info info_of(atlas_runtime_ctx& ctx, Module module) {
         case Module::kActivationSparsity:
             info.memory_usage = bytes_of(held.column_bytes);
             break;
+        case Module::kHybridWeights:
+            if (const weights::FormatStore* formats = ctx.runtime->formats())
+                info.memory_usage = formats->stats().held_bytes;
+            break;
+        case Module::kStreaming:
+            if (const weights::Streamer* streamer = ctx.runtime->streamer()) {
+                const weights::StreamerStats stats = streamer->stats();
+                info.memory_usage = stats.ring_bytes + stats.pinned_bytes + stats.experts.bytes;
+            }
+            break;
         case Module::kTieredKv:
         case Module::kWeights:
+        case Module::kCuda:
             break;
     }
     return info;
@@ -211,6 +220,8 @@ atlas_runtime_stats stats_of(const atlas_runtime_ctx& ctx) {
     to.exact_keys = mean(work.exact_keys, work.rows);
     to.products = work.products;
     to.sparse_products = work.sparse_products;
+    to.sparse_bytes = work.sparse_bytes;
+    to.sparse_bytes_read = work.sparse_bytes_read;
     to.products_by_host = work.products_by_host;
     to.memories = static_cast<uint64_t>(bytes_of(held.memories));
     return to;

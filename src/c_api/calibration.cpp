@@ -83,7 +83,8 @@ Status write(atlas_calibration& calibration, const atlas_calibration_target* giv
     const side_car::CalibrationErrors& e = report.errors;
     give_sized(atlas_calibration_report{0, e.dropped, e.estimate, e.biased, e.learning, e.calibrated, e.best,
                                         report.heads, report.dropped, report.without_memory, report.empty,
-                                        report.calibrated, report.biased, side_car.origin.observations},
+                                        report.calibrated, report.biased, side_car.origin.observations,
+                                        report.thresholds},
                out);
     return Status::ok();
 }

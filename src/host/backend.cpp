@@ -26,6 +26,7 @@
 #include "runtime/collector.h"
 #include "runtime/plugin_runtime.h"
 #include "runtime/session.h"
+#include "side_car/calibration.h"
 
 namespace atlas::host {
 namespace {
@@ -92,6 +93,10 @@ private:
         work.host_nodes = counts.host;
         work.products = counts.products;
         work.sparse_products = mat_mul_.sparse_products();
+        work.rounded_products = mat_mul_.rounded_products();
+        work.streamed_products = mat_mul_.streamed_products();
+        work.sparse_bytes = mat_mul_.sparse_bytes().all;
+        work.sparse_bytes_read = mat_mul_.sparse_bytes().read;
         work.column_bytes = mat_mul_.column_bytes();
         work.products_by_host = counts.products_by_host;
         work.attention_by_host = counts.attention_by_host;
@@ -120,8 +125,8 @@ private:
             if (kind == OpKind::kMatMul || kind == OpKind::kMatMulId) products_.push_back(step.node);
         }
         if (runtime::RamShares* shares = session_.runtime().ram_shares()) shares->settle(written_bytes(steps));
-        if (const Status status = mat_mul_.begin_graph({session_.runtime().streamer(), session_.runtime().formats()},
-                                                       products_, left_out(), threads());
+        if (const Status status = mat_mul_.begin_graph({session_.streamer(), session_.formats()}, products_,
+                                                       input_use(), threads());
             !status.is_ok())
             return failed(status);
         // Other graphs wait for the end of this one, whatever it throws.
@@ -169,16 +174,15 @@ private:
     size_t choose_sample() {
         // The host would read streamed weights where they are mapped.
         const runtime::Runtime& runtime = session_.runtime();
-        if (!session_.is_observed() || runtime.options().page_all || runtime.streamer()) return SIZE_MAX;
+        if (!session_.is_observed() || runtime.options().page_all || session_.streamer()) return SIZE_MAX;
         samples_.begin_graph(plan_.steps());
         return samples_.step();
     }
 
     ggml_status run_sampled(const Step& step) {
         ggml_status status = GGML_STATUS_SUCCESS;
-        samples_.run(step, [&] {
-            // As where more steps follow each other; the team is gone when the host's threads start.
-            with_team(threads(), [&] { status = run_steps({&step, 1}); });
+        samples_.run(step, threads(), [&] {
+            status = run_steps({&step, 1});
             if (!step.is_attention())
                 return mat_mul_.was_sparse() ? runtime::Module::kActivationSparsity : runtime::Module::kWeights;
             return session_.last_estimated() ? runtime::Module::kSparseAttention : runtime::Module::kExactAttention;
@@ -223,6 +227,15 @@ private:
 
     /** Not of operands that are copied out of pages for a call: their weights are at other addresses each time. */
     double left_out() const { return session_.runtime().options().page_all ? 0.0 : session_.left_out(); }
+
+    InputUse input_use() {
+        InputUse use;
+        use.left_out = left_out();
+        if (use.left_out > 0.0) use.thresholds = session_.thresholds();
+        if (side_car::Calibration* calibration = session_.runtime().calibration())
+            use.magnitudes = &calibration->magnitudes();
+        return use;
+    }
 
     /** Once, where a token's products read every input although a share was to be left out. */
     void say_if_all_was_read() {

@@ -1,6 +1,36 @@
 #include "runtime/activity.h"
 
+#include <algorithm>
+#include <cmath>
+
 namespace atlas::runtime {
+
+void Measured::add(double own_seconds, double host_seconds, double copy_seconds, bool host_was_first) {
+    ++samples;
+    own += own_seconds;
+    host += host_seconds;
+    copies += copy_seconds;
+    // What is long counts more, as it does in a graph. By the shorter time: only one of the two was held up.
+    (host_was_first ? host_first : own_first).add(host_seconds / own_seconds, std::min(own_seconds, host_seconds));
+}
+
+void Measured::add(const Measured& other) {
+    if (other.samples == 0) return;
+    samples += other.samples;
+    own += other.own;
+    host += other.host;
+    copies += other.copies;
+    host_first.add(other.host_first);
+    own_first.add(other.own_first);
+}
+
+double Measured::gain() const {
+    const double first = host_first.median();
+    const double second = own_first.median();
+    if (first > 0.0 && second > 0.0) return std::sqrt(first * second);
+    const double one = std::max(first, second);
+    return one > 0.0 ? one : 1.0;
+}
 
 void Work::add(const Work& other) {
     graphs += other.graphs;
@@ -11,6 +41,10 @@ void Work::add(const Work& other) {
     attention_by_host += other.attention_by_host;
     products += other.products;
     sparse_products += other.sparse_products;
+    sparse_bytes += other.sparse_bytes;
+    sparse_bytes_read += other.sparse_bytes_read;
+    rounded_products += other.rounded_products;
+    streamed_products += other.streamed_products;
     products_by_host += other.products_by_host;
     rows += other.rows;
     visible_keys += other.visible_keys;
@@ -19,12 +53,7 @@ void Work::add(const Work& other) {
     sampling_seconds += other.sampling_seconds;
     attention_seconds += other.attention_seconds;
     memory_seconds += other.memory_seconds;
-    for (size_t i = 0; i < kModules; ++i) {
-        measured[i].samples += other.measured[i].samples;
-        measured[i].own += other.measured[i].own;
-        measured[i].host += other.measured[i].host;
-        measured[i].copies += other.measured[i].copies;
-    }
+    for (size_t i = 0; i < kModules; ++i) measured[i].add(other.measured[i]);
 }
 
 uint64_t Work::calls_of(Module module) const {
@@ -37,6 +66,10 @@ uint64_t Work::calls_of(Module module) const {
             return products - sparse_products;
         case Module::kActivationSparsity:
             return sparse_products;
+        case Module::kHybridWeights:
+            return rounded_products;
+        case Module::kStreaming:
+            return streamed_products;
         default:
             return 0;
     }
@@ -51,7 +84,7 @@ double Work::speedup() const {
         const double each =
             static_cast<double>(calls_of(static_cast<Module>(i))) / static_cast<double>(measured[i].samples);
         own += measured[i].own * each;
-        host += measured[i].host * each;
+        host += measured[i].own * each * measured[i].gain();
     }
     return own > 0.0 ? host / own : 1.0;
 }

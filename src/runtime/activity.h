@@ -5,18 +5,26 @@
 #include <mutex>
 
 #include "runtime/module.h"
+#include "runtime/ratio_sketch.h"
 
 namespace atlas::runtime {
 
-/** Calls of one module that were timed beside the host's own operation on the same tensors. Seconds. */
+/**
+ * Calls of one module that were timed beside the host's own operation on the same tensors. Seconds of the calling thread's processor time: what other programs take
+ * away is in neither.
+ */
 struct Measured {
     uint64_t samples = 0;
     double own = 0.0;
     double host = 0.0;
     double copies = 0.0;  ///< out of pages, which the host's operation cannot read
+    /** Of the host's time to ours, by who was first: the other found warm caches. */
+    RatioSketch host_first, own_first;
 
-    /** Of the host's time to ours; 1 without samples. */
-    double gain() const { return samples > 0 && own > 0.0 ? host / own : 1.0; }
+    void add(double own_seconds, double host_seconds, double copy_seconds, bool host_was_first);
+    void add(const Measured& other);
+    /** Of the host's time to ours: medians of pairs, as both orders have it in the middle; 1 without samples. */
+    double gain() const;
 };
 
 /** Sums over graphs. */
@@ -29,6 +37,10 @@ struct Work {
     uint64_t attention_by_host = 0;  ///< beside those: while exact attention was not loaded
     uint64_t products = 0;           ///< with weights
     uint64_t sparse_products = 0;    ///< of those: with inputs left out
+    uint64_t sparse_bytes = 0;       ///< of the weights of those
+    uint64_t sparse_bytes_read = 0;  ///< of these
+    uint64_t rounded_products = 0;   ///< with weights that ATLAS_WEIGHT_FORMAT rounded
+    uint64_t streamed_products = 0;  ///< with weights that were read for them, or stayed from an earlier graph
     uint64_t products_by_host = 0;   ///< while weights were not loaded
     double rows = 0.0;               ///< (tile, KV head) pairs of estimated calls
     double visible_keys = 0.0;       ///< summed over those

@@ -59,6 +59,14 @@ void add_work(const Work& work, Text* text) {
               {{"by=\"atlas\"", of(work.products)}, {"by=\"host\"", of(work.products_by_host)}});
     text->add("sparse_products_total", "counter", "Of Atlas's products: with inputs left out (ATLAS_SPARSITY).",
               {{"", of(work.sparse_products)}});
+    text->add("sparse_weight_bytes_total", "counter", "Of the weights of these.",
+              {{"part=\"read\"", of(work.sparse_bytes_read)},
+               {"part=\"left_out\"", of(work.sparse_bytes - work.sparse_bytes_read)}});
+    text->add("rounded_products_total", "counter", "Of Atlas's: with weights that were rounded (ATLAS_WEIGHT_FORMAT).",
+              {{"", of(work.rounded_products)}});
+    text->add("streamed_products_total", "counter",
+              "Of Atlas's: with weights that are not read where they are mapped (ATLAS_WEIGHTS_RAM).",
+              {{"", of(work.streamed_products)}});
     text->add("memory_seconds_total", "counter", "Time of test-time memories, of attention's.",
               {{"", work.memory_seconds}});
 }

@@ -1,8 +1,5 @@
 #include "runtime/module.h"
 
-#include <algorithm>
-#include <iterator>
-
 namespace atlas::runtime {
 namespace {
 
@@ -19,9 +16,10 @@ constexpr Text kTexts[kModules] = {
     {"weights", "products with weights in their GGUF blocks, and what lies between them"},
     {"activation-sparsity",
      "single tokens leave out the smallest inputs of each layer's last product (f16, bf16, f32)"},
+    {"hybrid-weights", "weights in f16, bf16 and f32 are rounded while a model is loaded"},
+    {"streaming", "weights that memory has no room for are read from their file for each graph"},
+    {"cuda", "operations on NVIDIA GPUs"},
 };
-
-constexpr std::string_view kPlanned[] = {"cuda", "hybrid-weights", "streaming"};
 
 }  // namespace
 
@@ -33,10 +31,6 @@ std::optional<Module> module_named(std::string_view name) {
         if (name == kTexts[i].name) return static_cast<Module>(i);
     }
     return std::nullopt;
-}
-
-bool is_planned_module(std::string_view name) {
-    return std::find(std::begin(kPlanned), std::end(kPlanned), name) != std::end(kPlanned);
 }
 
 }  // namespace atlas::runtime

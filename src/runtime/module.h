@@ -8,8 +8,18 @@
 namespace atlas::runtime {
 
 /** What can be loaded and unloaded while a program runs. */
-enum class Module : uint8_t { kExactAttention, kSparseAttention, kMemory, kTieredKv, kWeights, kActivationSparsity };
-inline constexpr size_t kModules = static_cast<size_t>(Module::kActivationSparsity) + 1;
+enum class Module : uint8_t {
+    kExactAttention,
+    kSparseAttention,
+    kMemory,
+    kTieredKv,
+    kWeights,
+    kActivationSparsity,
+    kHybridWeights,
+    kStreaming,
+    kCuda
+};
+inline constexpr size_t kModules = static_cast<size_t>(Module::kCuda) + 1;
 
 inline constexpr size_t index_of(Module module) { return static_cast<size_t>(module); }
 
@@ -18,8 +28,6 @@ const char* name_of(Module module);
 /** One line. */
 const char* description_of(Module module);
 std::optional<Module> module_named(std::string_view name);
-/** Whether a name is one that is reserved for a module of a later release. */
-bool is_planned_module(std::string_view name);
 
 /** Whether `module` does nothing without `other`. */
 inline constexpr bool needs(Module module, Module other) {

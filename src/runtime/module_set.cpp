@@ -28,6 +28,9 @@ ModuleSet::ModuleSet(Runtime& runtime, ModelProfile profile, const ModuleSetOpti
     if (options.level >= levels::kWeights) try_load(Module::kWeights);
     if (options.level >= levels::kSparse) try_load(Module::kSparseAttention);
     if (runtime.pager()) try_load(Module::kTieredKv);
+    // Whatever the level: they hold memory that was asked for, or bound it.
+    if (runtime.formats()) try_load(Module::kHybridWeights);
+    if (runtime.streamer()) try_load(Module::kStreaming);
     if (options.level >= levels::kMemory) try_load(Module::kMemory);
     if (options.level < levels::kSparsity) return;
     if (options.sparsity >= levels::kLeastSparsity) {
@@ -68,6 +71,19 @@ std::string ModuleSet::absence_of(Module module) const {
             return runtime_.streamer()
                        ? "with ATLAS_WEIGHTS_RAM or ATLAS_RAM weights are read from their file row by row"
                        : "";
+        case Module::kHybridWeights:
+            if (const std::string absence = absence_of(Module::kWeights); !absence.empty()) return absence;
+            return runtime_.formats()
+                       ? ""
+                       : "a format has to be named by ATLAS_WEIGHT_FORMAT before the library is loaded, as weights are "
+                         "rounded while a model is";
+        case Module::kStreaming:
+            if (const std::string absence = absence_of(Module::kWeights); !absence.empty()) return absence;
+            return runtime_.streamer() ? ""
+                                       : "ATLAS_WEIGHTS_RAM or ATLAS_RAM has to be set before the library is loaded, "
+                                         "as it decides how a model's file is mapped";
+        case Module::kCuda:
+            return "this release computes on the CPU alone: its CUDA kernels are not called yet";
     }
     return {};
 }
@@ -159,6 +175,8 @@ Orders ModuleSet::orders() const {
     orders.own_attention = loaded_[index_of(Module::kExactAttention)];
     // Where it cannot be loaded there is nothing to leave to the host.
     orders.own_weights = loaded_[index_of(Module::kWeights)];
+    orders.rounded = loaded_[index_of(Module::kHybridWeights)];
+    orders.streamed = loaded_[index_of(Module::kStreaming)];
     orders.sparse = loaded_[index_of(Module::kSparseAttention)];
     if (runtime_.options().device == DeviceMode::kAccel) return orders;
     const bool memory = loaded_[index_of(Module::kMemory)];
@@ -190,8 +208,8 @@ void ModuleSet::look_at(const Work& work) {
         const Measured& measured = work.measured[i];
         if (!replaces_operation(module) || measured.samples < kEnoughSamples || measured.own <= 0.0) continue;
         // Without exact attention the host's operation needs copies. Without sparse attention Atlas's exact one is there.
-        const double other = measured.host + (module == Module::kExactAttention ? measured.copies : 0.0);
-        const double gain = other / measured.own;
+        const double copies = module == Module::kExactAttention ? measured.copies / measured.own : 0.0;
+        const double gain = measured.gain() + copies;
         const std::lock_guard lock(mutex_);
         if (gain >= kSlower || !loaded_[i] || by_name_[i]) continue;
         unload_locked(module);

@@ -33,6 +33,8 @@ struct Orders {
     bool ended = false;         ///< nothing more: the session is its own master again
     bool own_attention = true;  ///< else the host's operation
     bool own_weights = true;    ///< the same
+    bool rounded = true;        ///< weights as ATLAS_WEIGHT_FORMAT has them, else as they are in their file
+    bool streamed = true;       ///< weights within ATLAS_WEIGHTS_RAM, else where they are mapped
     bool sparse = false;
     std::vector<std::pair<std::string, std::string>> options;  ///< names and values, as Session::set_option takes them
 };

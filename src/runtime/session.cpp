@@ -88,7 +88,7 @@ void Session::let_go() {
     if (Status status = set_options(ordered_); !status.is_ok())
         log().error("a context's own options: {}", status.message());
     ordered_.clear();
-    own_attention_ = own_weights_ = true;
+    own_attention_ = own_weights_ = rounded_ = streamed_ = true;
     enabled_ = false;
 }
 
@@ -98,6 +98,8 @@ void Session::take_orders() {
     if (orders.ended) return let_go();
     own_attention_ = orders.own_attention;
     own_weights_ = orders.own_weights;
+    rounded_ = orders.rounded;
+    streamed_ = orders.streamed;
     // Those that are ordered no more go back first.
     std::vector<std::pair<std::string, std::string>> options = std::move(ordered_);
     for (auto& [name, value] : options) value.clear();
@@ -189,6 +191,20 @@ Status Session::compute(attention::AttentionCall call, int n_threads) {
     if (engine_.indexed() && engine_.memory().corrects())
         participation_.note_memory(attention::memory_absence_of(args));
     return status;
+}
+
+const side_car::Thresholds* Session::thresholds() {
+    if (!looked_for_thresholds_) {
+        looked_for_thresholds_ = true;
+        thresholds_ = runtime_->side_car().find_thresholds();
+        if (thresholds_) {
+            log().info("activation sparsity: by thresholds of {} matrices of {}", thresholds_->weights.size(),
+                       runtime_->side_car().path());
+        } else {
+            log().info("activation sparsity: in each layer's last product alone, as no side-car has thresholds");
+        }
+    }
+    return thresholds_.get();
 }
 
 void Session::take_up_side_car() {

@@ -80,8 +80,13 @@ public:
     /** Whether Atlas's own operation is to run, or the host's. */
     bool own_attention() const { return own_attention_; }
     bool own_weights() const { return own_weights_; }
+    /** What rounds weights and what reads them from their file; nullptr where the process has none, or modules say so. */
+    weights::FormatStore* formats() const { return rounded_ ? runtime_->formats() : nullptr; }
+    weights::Streamer* streamer() const { return streamed_ ? runtime_->streamer() : nullptr; }
     /** Share of the inputs that the last product of a feed-forward layer leaves out for single tokens. */
     double left_out() const { return options_.sparsity; }
+    /** Below which they do; null where no side-car of the model in use has any. Looked for once. */
+    const side_car::Thresholds* thresholds();
     /** Whether somebody wants to know what graphs do. */
     bool is_observed() const { return modules_ != nullptr || runtime_->is_watched(); }
     /** Whether the last call of attend() estimated something. */
@@ -118,6 +123,8 @@ private:
     std::vector<std::pair<std::string, std::string>> ordered_;  // options that modules_ set
     bool own_attention_ = true;
     bool own_weights_ = true;
+    bool rounded_ = true;
+    bool streamed_ = true;
     bool last_estimated_ = false;
     bool warned_of_orders_ = false;
     double attention_seconds_ = 0.0;  // while observed
@@ -129,6 +136,8 @@ private:
     int64_t d_v_ = 0;
     MaskSummaries masks_;
     side_car::SideCarFit side_car_fit_;
+    std::shared_ptr<const side_car::Thresholds> thresholds_;
+    bool looked_for_thresholds_ = false;
     attention::Engine engine_;
     std::map<std::pair<uint64_t, uint64_t>, std::unique_ptr<attention::KeyIndex>> indexes_;  // by the ids of K and V
 };

@@ -304,11 +304,14 @@ Status Calibration::finish(int n_threads, SideCar* out, CalibrationReport* repor
         observations += head.observations;
         held_out |= !head.held_out.empty();
     }
-    if (observations == 0.0 || !held_out)
+    Thresholds thresholds = magnitudes_.thresholds();
+    const bool probed = observations > 0.0 && held_out;
+    if (!probed && (thresholds.empty() || layers_.empty()))
         return Status::invalid_argument(
             "calibration: no probes, or none in held-out documents; documents must be longer than ATLAS_THRESHOLD, "
             "with "
             "ATLAS_MODE=sparse and ATLAS_MEMORY=1");
+    if (!probed) heads.clear();
     std::vector<Choice> choices(heads.size());
     parallel_for(static_cast<int64_t>(heads.size()), n_threads, Schedule::kDynamic,
                  [&](int64_t i) { choices[static_cast<size_t>(i)] = choose(*heads[static_cast<size_t>(i)].second); });
@@ -333,6 +336,8 @@ Status Calibration::finish(int n_threads, SideCar* out, CalibrationReport* repor
         side_car.enabled |= choice.memory.state != nullptr || choice.memory.mass_bias != 0.0f || !choice.memory.enabled;
         side_car.memories[place] = choice.memory;
     }
+    report->thresholds = static_cast<int64_t>(thresholds.weights.size());
+    side_car.thresholds = std::move(thresholds);
     side_car.layer_count = layers_.rbegin()->first + 1;
     side_car.origin.documents = documents_;
     side_car.origin.held_out = held_out_documents_;

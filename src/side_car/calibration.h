@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "base/status.h"
 #include "memory/corrector.h"
+#include "side_car/magnitudes.h"
 #include "side_car/side_car.h"
 
 namespace atlas::side_car {
@@ -38,6 +39,7 @@ struct CalibrationReport {
     int64_t empty = 0;           ///< heads whose memory starts empty
     int64_t calibrated = 0;      ///< heads that start from the file
     int64_t biased = 0;          ///< heads with a mass bias
+    int64_t thresholds = 0;      ///< matrices that have thresholds
 };
 
 /**
@@ -55,7 +57,13 @@ public:
     /** Attention of every layer, whether it has a far part or not, tells the side-car's geometry. Thread-safe. */
     void see(int layer, int64_t n_head_kv, int64_t d_k, int64_t d_v);
 
-    /** The fit; `out` lacks fingerprint and the origin's model name, planner and context. Fails if nothing was observed. */
+    /** Of the inputs of products, which come beside the probes, and for which documents may be short. */
+    Magnitudes& magnitudes() { return magnitudes_; }
+
+    /**
+     * The fit; `out` lacks fingerprint and the origin's model name, planner and context. Without probes it has thresholds alone. Fails if nothing was
+     * observed.
+     */
     Status finish(int n_threads, SideCar* out, CalibrationReport* report);
 
 private:
@@ -82,6 +90,7 @@ private:
 
     const MemoryOptions options_;
     const uint64_t seed_;
+    Magnitudes magnitudes_;
     std::mutex mutex_;  // guards what add() and see() change
     std::map<Place, Head> heads_;
     std::map<int, SideCarLayer> layers_;

@@ -15,6 +15,7 @@
 #include "memory/feature_map.h"
 #include "side_car/checksum.h"
 #include "side_car/format.h"
+#include "side_car/threshold_tensors.h"
 
 namespace atlas::side_car {
 namespace {
@@ -283,6 +284,7 @@ Status read_side_car(const std::string& path, uint64_t most_bytes, SideCar* out)
     for (const SideCarLayer& layer : read.layers) {
         if (Status status = read_layer(file, layer, &checksum, &read); !status.is_ok()) return status;
     }
+    if (Status status = read_thresholds(file, &checksum, &read.thresholds); !status.is_ok()) return status;
     const auto written = file.keys.find("atlas.checksum");
     if (written == file.keys.end() || written->second != gguf::Value(checksum.text()))
         return Status::corrupt(file.shown + ": atlas.checksum is not that of the tensors, " + checksum.text());

@@ -6,6 +6,7 @@
 
 #include "attention/correct/far_memory.h"
 #include "base/options.h"
+#include "side_car/thresholds.h"
 
 namespace atlas::side_car {
 
@@ -31,9 +32,9 @@ struct SideCarOrigin {
     int64_t observations = 0;  ///< learned from, all heads together
 };
 
-/** Learned memories of one model; docs/side-car.md describes the file. */
+/** What was learned of one model: where memories start, and thresholds; docs/side-car.md describes the file. */
 struct SideCar {
-    bool enabled = true;       ///< false: no head gained anything, nothing is to be used
+    bool enabled = true;       ///< false: no head gained anything, of memories nothing is to be used
     uint64_t fingerprint = 0;  ///< of the model, gguf::fingerprint_of()
     /** What the file decides: kind, features, degree, hidden, omega_window, omega_alpha, muon_iterations, blend_ratio, and the seed below. */
     MemoryOptions options;
@@ -41,6 +42,7 @@ struct SideCar {
     int layer_count = 0;               ///< number of the last layer with attention, plus one
     std::vector<SideCarLayer> layers;  ///< those with memories, ascending
     attention::InitialMemories memories;
+    Thresholds thresholds;  ///< of inputs that products for single tokens leave out; may be empty
     SideCarOrigin origin;
 };
 

@@ -21,29 +21,44 @@ Status read_guarded(const std::string& path, uint64_t budget, SideCar* out) {
 
 }  // namespace
 
+void SideCarUse::read_once() {
+    if (read_) return;
+    read_ = true;
+    auto read = std::make_shared<SideCar>();
+    const std::string path = gguf::printable(path_, 1024);
+    if (const Status status = read_guarded(path_, budget_, read.get()); !status.is_ok()) {
+        log().warn("side-car refused, memories start empty: {}", status.message());
+        return;
+    }
+    if (!read->enabled)
+        log().info("side-car {}: calibration found nothing that memories gain, which start empty", path);
+    side_car_ = std::move(read);
+}
+
+bool SideCarUse::is_of_model() {
+    if (checked_) return true;
+    const Status status = check_model(side_car_->fingerprint, model_);
+    checked_ = status.is_ok();
+    if (!checked_ && said_ != status.message()) {
+        log().warn("side-car refused, memories start empty: {}: {}", gguf::printable(path_, 1024), status.message());
+        said_ = status.message();
+    }
+    return checked_;
+}
+
 std::shared_ptr<const SideCar> SideCarUse::find() {
     if (path_.empty()) return nullptr;
     const std::lock_guard lock(mutex_);
-    if (!read_) {
-        read_ = true;
-        auto read = std::make_shared<SideCar>();
-        const std::string path = gguf::printable(path_, 1024);
-        if (const Status status = read_guarded(path_, budget_, read.get()); !status.is_ok()) {
-            log().warn("side-car refused, memories start empty: {}", status.message());
-        } else if (!read->enabled) {
-            log().info("side-car {}: calibration found nothing to gain, it is not used", path);
-        } else {
-            side_car_ = std::move(read);
-        }
-    }
-    if (!side_car_ || checked_) return side_car_;
-    const Status status = check_model(side_car_->fingerprint, model_);
-    checked_ = status.is_ok();
-    if (checked_) return side_car_;
-    if (said_ != status.message())
-        log().warn("side-car refused, memories start empty: {}: {}", gguf::printable(path_, 1024), status.message());
-    said_ = status.message();
-    return nullptr;
+    read_once();
+    return side_car_ && side_car_->enabled && is_of_model() ? side_car_ : nullptr;
+}
+
+std::shared_ptr<const Thresholds> SideCarUse::find_thresholds() {
+    if (path_.empty()) return nullptr;
+    const std::lock_guard lock(mutex_);
+    read_once();
+    if (!side_car_ || side_car_->thresholds.empty() || !is_of_model()) return nullptr;
+    return {side_car_, &side_car_->thresholds};
 }
 
 bool SideCarFit::see(int layer, int64_t n_head_kv, int64_t d_k, int64_t d_v) {

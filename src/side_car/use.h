@@ -25,8 +25,14 @@ public:
      * models.
      */
     std::shared_ptr<const SideCar> find();
+    /** The same of its thresholds; null where it has none. */
+    std::shared_ptr<const Thresholds> find_thresholds();
 
 private:
+    void read_once();
+    /** Whether the model in use is the file's. */
+    bool is_of_model();
+
     const std::string path_, model_;
     const uint64_t budget_;
     std::mutex mutex_;  // guards all below

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "base/option_words.h"
@@ -17,6 +18,7 @@
 #include "side_car/checksum.h"
 #include "side_car/format.h"
 #include "side_car/reading.h"
+#include "side_car/threshold_tensors.h"
 
 namespace atlas::side_car {
 namespace {
@@ -101,6 +103,9 @@ Status encode_side_car(const SideCar& side_car, gguf::Content* out) {
         if (least_squares) alpha = format.config.forgetting;
         if (Status status = encode_layer(side_car, layer, &checksum, &content); !status.is_ok()) return status;
     }
+    gguf::Content of_thresholds;
+    encode_thresholds(side_car.thresholds, &checksum, &of_thresholds);
+    std::move(of_thresholds.tensors.begin(), of_thresholds.tensors.end(), std::back_inserter(content.tensors));
     content.keys = {
         {"general.architecture", std::string("atlas-side-car")},
         {"general.name", "Atlas memories of " + side_car.origin.model_name},
@@ -129,6 +134,7 @@ Status encode_side_car(const SideCar& side_car, gguf::Content* out) {
         {"atlas.calibration.observations", side_car.origin.observations},
         {"atlas.calibration.planner", side_car.origin.planner},
     };
+    content.keys.merge(of_thresholds.keys);
     *out = std::move(content);
     return Status::ok();
 }

@@ -89,15 +89,15 @@ TEST(MetricsTest, EveryFamilyHasHelpAndType) {
     work.graphs = 3;
     work.attention_calls = 10;
     work.estimated_calls = 4;
-    work.measured[index_of(Module::kWeights)] = {2, 1.0, 3.0, 0.0};
+    for (const bool host_first : {false, true}) work.measured[index_of(Module::kWeights)].add(0.5, 2.0, 0.0, host_first);
     work.products = 2;
     runtime.activity().add(work);
     runtime.activity().hold({}, {1, 100, 50, 25, 2});
     const std::string text = metrics_text(runtime);
     for (const char* line :
          {"\natlas_graphs_total 3\n", "\natlas_attention_calls_total{kind=\"exact\"} 6\n",
-          "\natlas_attention_calls_total{kind=\"sparse\"} 4\n", "\natlas_speedup 3\n",
-          "\natlas_module_speedup{module=\"weights\"} 3\n", "\natlas_speedup_samples_total{module=\"weights\"} 2\n",
+          "\natlas_attention_calls_total{kind=\"sparse\"} 4\n", "\natlas_speedup 4\n",
+          "\natlas_module_speedup{module=\"weights\"} 4\n", "\natlas_speedup_samples_total{module=\"weights\"} 2\n",
           "\natlas_memory_bytes{kind=\"index\"} 100\n", "\natlas_memory_bytes{kind=\"kv\"} 0\n",
           "\natlas_contexts 1\n"})
         EXPECT_NE(text.find(line), std::string::npos) << line << text;

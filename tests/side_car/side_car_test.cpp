@@ -257,6 +257,65 @@ TEST_F(SideCarTest, WhatIsWrongIsNamed) {
             "not a side-car");
 }
 
+TEST_F(SideCarTest, ThresholdsComeBackAndBadOnesAreNamed) {
+    SideCar before = example({});
+    before.thresholds.weights["blk.0.ffn_down.weight"] = {1536, 576, {0.125f, 0.25f, 0.25f, 0.5f, 1.0f, 2.0f, 4.0f}};
+    before.thresholds.weights["blk.10.attn_q.weight"] = {576, 192, {}};
+    SideCar after;
+    ASSERT_TRUE(read_side_car(written(before), kNoLimit, &after).is_ok());
+    EXPECT_EQ(after.thresholds.weights, before.thresholds.weights);
+    // A file of thresholds alone, as short documents give it.
+    SideCar alone = before;
+    alone.layers.clear();
+    alone.memories.clear();
+    alone.enabled = false;
+    const std::string file = written(alone, "alone.gguf");
+    ASSERT_TRUE(read_side_car(file, kNoLimit, &after).is_ok());
+    EXPECT_EQ(after.thresholds.weights, before.thresholds.weights);
+    ASSERT_TRUE(gguf::fingerprint_of(written(before, "model.gguf"), &alone.fingerprint).is_ok());
+    SideCarUse use(written(alone, "own.gguf"), path("model.gguf"), kNoLimit);
+    EXPECT_EQ(use.find(), nullptr) << "no head gained anything";
+    ASSERT_NE(use.find_thresholds(), nullptr);
+    EXPECT_EQ(use.find_thresholds()->weights, before.thresholds.weights);
+    SideCarUse of_another(file, path("model.gguf"), kNoLimit);
+    EXPECT_EQ(of_another.find_thresholds(), nullptr) << "of another model";
+    SideCarUse without(written(example({}), "without.gguf"), path("model.gguf"), kNoLimit);
+    EXPECT_EQ(without.find_thresholds(), nullptr);
+    EXPECT_EQ(SideCarUse("", "", kNoLimit).find_thresholds(), nullptr);
+
+    gguf::Content good;
+    ASSERT_TRUE(encode_side_car(before, &good).is_ok());
+    const auto with_shares = [&](const gguf::Value& shares) {
+        gguf::Content content = good;
+        content.keys["atlas.sparsity.shares"] = shares;
+        return written(content, "bad.gguf");
+    };
+    refused(with_shares(std::vector<int64_t>{25, 40, 50}), "atlas.sparsity.shares is not the list of shares");
+    refused(with_shares(int64_t{25}), "atlas.sparsity.shares is not the list of shares");
+    const auto with_number = [&](size_t at, float value) {
+        gguf::Content content = good;
+        for (gguf::Tensor& tensor : content.tensors) {
+            if (tensor.name == "atlas.sparsity.blk.0.ffn_down.weight")
+                std::get<std::vector<float>>(tensor.data).at(at) = value;
+        }
+        return written(content, "bad.gguf");
+    };
+    refused(with_number(0, 0.0f), "of a matrix of 0.000000 x 576");
+    refused(with_number(1, 2.5f), "of a matrix of 1536.000000 x 2.5");
+    refused(with_number(2, -1.0f), "'atlas.sparsity.blk.0.ffn_down.weight': threshold -1.000000 for 10 %");
+    refused(with_number(5, 0.2f), "threshold 0.200000 for 50 % behind 0.25");
+    refused(with_number(4, std::numeric_limits<float>::quiet_NaN()), "element 4 is NaN");
+    refused(with_number(8, HUGE_VALF), "element 8 is infinite");
+    refused(with_number(8, 5.0f), "atlas.checksum");
+    gguf::Content bad = good;
+    bad.tensors.back().shape = {3};
+    bad.tensors.back().data = std::vector<float>{1, 2, 3};
+    refused(written(bad, "bad.gguf"), "'atlas.sparsity.blk.10.attn_q.weight'");
+    bad = good;
+    std::erase_if(bad.tensors, [](const gguf::Tensor& one) { return one.name.starts_with("atlas.sparsity."); });
+    refused(written(bad, "bad.gguf"), "atlas.sparsity.shares without a threshold");
+}
+
 /** Lengths as large as the file says they may be: a file with a hole says anything. */
 TEST_F(SideCarTest, PlantedSizesReserveNothing) {
     using test::header, test::number, test::text;

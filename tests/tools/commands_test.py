@@ -114,6 +114,13 @@ def recipes(args):
     lines = done.stdout.splitlines()
     check(done.returncode == 0 and len(lines) == 3 and "prompt of 64" in lines[1] and "writing 8" in lines[2] and lines[1].endswith("x"),
           f"bench: {done.stdout}{done.stderr}")
+    # The context is chosen by what the user bounds: 6 KiB a token and layer of atlas-tiny's cache.
+    facts = json.loads(atlas(args, "info", args.model, "--json").stdout)
+    for bound, extra, variables in (("a switch", ("--atlas-kv-ram", "20M"), {}), ("the environment", (), {"ATLAS_KV_RAM": "20M"})):
+        done = atlas(args, "run", args.model, "--version", *extra, **variables)
+        chosen = re.search(r" -c (\d+)", done.stderr)
+        most = 20 * 2**20 / (facts["layers"] * facts["kv_heads"] * facts["head_dim"] * 4)
+        check(chosen and most / 2 < int(chosen[1]) <= most < facts["context"], f"run with ATLAS_KV_RAM by {bound}: {most}; {done.stderr}")
     done = atlas(args, "run", args.model, "-p", "Once", "-n", "4", "-st", "-c", "512", "--atlas-level", "1", ATLAS_LOG_LEVEL="info")
     check(done.returncode == 0 and "ATLAS_LEVEL=1" in done.stderr and "llama-cli -m" in done.stderr and "atlas: [info]" in done.stderr,
           f"run: status {done.returncode}\n{done.stdout[-500:]}{done.stderr[-1500:]}")
@@ -129,7 +136,7 @@ def running(args, pid, address):
     calls = [{module["name"]: module["calls"] for module in facts["modules"]} for facts in (before, after)]
     for name in ("exact-attention", "weights"):
         check(calls[1][name] > calls[0][name], f"info --running: {name} did nothing: {calls}")
-    check(set(calls[1]) == {"exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights", "activation-sparsity"}, f"info --running: {calls[1]}")
+    check(set(calls[1]) == {"exact-attention", "sparse-attention", "atlas-memory", "tiered-kv", "weights", "activation-sparsity", "hybrid-weights", "streaming"}, f"info --running: {calls[1]}")
     check(after["pid"] == pid and after["nodes"]["atlas"] > 0 and after["memory"]["kv"] > 0 and after["speedup"] > 0 and "disk" not in after and
           re.fullmatch(r"127\.0\.0\.1:\d+", after["address"]) and after["kernels"], f"info --running: {after}")
     shown = atlas(args, "info", "--running", pid)

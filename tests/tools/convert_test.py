@@ -186,7 +186,6 @@ class ConvertTest(unittest.TestCase):
             (["--held-out", "4"], "--held-out 4: allowed is less than --documents, 4"),
             (["--ctx", "40000", "--documents", "2"], "beyond the 32768"),
             (["--atlas-rest", "drop"], "ATLAS_REST=estimate"),
-            (["--atlas-threshold", "4096"], "documents must be longer than ATLAS_THRESHOLD"),
             (["--atlas-turbo", "1"], "no such switch"),
             (["-o", self.folder / "no" / "such.gguf"], "such.gguf: cannot be written: No such file or directory"),
             (["-o", self.text / "such.gguf"], "such.gguf: cannot be written: Not a directory"),
@@ -205,6 +204,15 @@ class ConvertTest(unittest.TestCase):
                 self.assertGreater(result.returncode, 0, result.stdout + result.stderr)
                 self.assertIn(said, result.stdout + result.stderr)
                 self.assertFalse((self.folder / "unused.gguf").exists())
+
+    def test_7_short_documents_give_thresholds_alone(self):
+        short = self.folder / "short.gguf"
+        result = run([ARGS.atlas, "convert", "-m", self.model, "-f", self.text, "-o", short, *SMALL, "--atlas-threshold", "4096"],
+                     ATLAS_LIBRARY=ARGS.plugin)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("Thresholds for the inputs of 42 matrices", result.stdout)
+        self.assertIn("No memories: documents of 1024 tokens", result.stdout)
+        self.assertTrue(short.exists())
 
     def test_8_no_other_file_is_touched(self):
         """Refused at once, before the model is loaded, and nothing is written or changed: the model under any name, other files, a side-car."""

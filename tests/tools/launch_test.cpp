@@ -64,8 +64,20 @@ TEST(LaunchTest, AContextThatFits) {
     EXPECT_EQ(fitting_context(model, uint64_t{3} << 30), (512 + 24) * 32 / 1024 * 1024);
     EXPECT_EQ(fitting_context(model, 1 << 30), 4096);
     EXPECT_EQ(fitting_context(model, 0), 4096);
+    // What a user bounds counts, less a tenth for an index.
+    constexpr uint64_t kFree = uint64_t{16} << 30;
+    EXPECT_EQ(fitting_context(model, kFree, {.kv_ram = 320 << 20}), 9 * 1024);
+    EXPECT_EQ(fitting_context(model, kFree, {.kv_ram = 10 << 20}), 256) << "288, in pages";
+    EXPECT_EQ(fitting_context(model, kFree, {.kv_ram = 1}), 64);
+    EXPECT_EQ(fitting_context(model, kFree, {.kv_ram = uint64_t{4} << 30}), 32768);
+    EXPECT_EQ(fitting_context(model, kFree, {.ram = 1320 << 20}), 9 * 1024) << "beside the weights";
+    EXPECT_EQ(fitting_context(model, kFree, {.ram = 640 << 20}), 4 * 1024) << "a quarter: 144 MiB";
+    EXPECT_EQ(fitting_context(model, kFree, {.ram = 640 << 20, .kv_ram = 32 << 20}), 896);
+    EXPECT_EQ(fitting_context(model, kFree, {.kv_ram = 64 << 20, .disk = true}), 32768) << "the rest goes to disk";
+    EXPECT_EQ(fitting_context(model, uint64_t{1} << 30, {.weights_ram = 100 << 20}), 12 * 1024) << "(512 - 100) MiB";
     model.context = 2048;
     EXPECT_EQ(fitting_context(model, 1 << 30), 2048);
+    EXPECT_EQ(fitting_context(model, kFree, {.kv_ram = uint64_t{1} << 30}), 2048);
 }
 
 TEST(LaunchTest, ProgramsGetTheFlagsThatTheyNeed) {

@@ -15,6 +15,7 @@ using Arguments = std::vector<std::string>;
 using Json = nlohmann::json;
 
 constexpr int64_t kLeastContext = 4096;
+constexpr int64_t kPage = 64;  // tokens that the library keeps together
 constexpr int kBenchSeconds = 3600;
 
 bool has(const Arguments& arguments, std::initializer_list<const char*> names) {
@@ -23,6 +24,55 @@ bool has(const Arguments& arguments, std::initializer_list<const char*> names) {
             return argument == name || argument.starts_with(std::string(name) + "=");
         });
     });
+}
+
+/** "512M" as the library reads it; 0 for what is no number, which the library will say. */
+uint64_t bytes_of(const std::string& text) {
+    char* end = nullptr;
+    const uint64_t number = std::strtoull(text.c_str(), &end, 10);
+    switch (*end) {
+        case 'K':
+        case 'k':
+            return number << 10;
+        case 'M':
+        case 'm':
+            return number << 20;
+        case 'G':
+        case 'g':
+            return number << 30;
+        default:
+            return number;
+    }
+}
+
+/** By Atlas's switches among the arguments, else by the environment. */
+MemoryBounds bounds_of(const char* program, const Arguments& arguments) {
+    Arguments all = {program};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const Launch launch = plan_launch(all, {});
+    const auto value = [&](const char* variable) {
+        const char* given = std::getenv(variable);
+        std::string text = given ? given : "";
+        for (const auto& [name, set] : launch.environment) {
+            if (name == variable) text = set;
+        }
+        return text;
+    };
+    return {bytes_of(value("ATLAS_RAM")), bytes_of(value("ATLAS_KV_RAM")), bytes_of(value("ATLAS_WEIGHTS_RAM")),
+            !value("ATLAS_KV_DISK").empty()};
+}
+
+/** What bounds leave the KV cache, a tenth of which is for an index of its keys; UINT64_MAX: they do not say. */
+uint64_t room_for_kv(const ModelFacts& model, const MemoryBounds& bounds) {
+    uint64_t room = UINT64_MAX;
+    if (bounds.disk) return room;
+    if (bounds.kv_ram > 0) room = bounds.kv_ram;
+    // The library has the KV cache take what weights can do without; a quarter leaves them enough to be worth it.
+    if (bounds.ram > 0) {
+        const uint64_t beside = bounds.ram > model.bytes ? bounds.ram - model.bytes : 0;
+        room = std::min(room, std::max(beside, bounds.ram / 4));
+    }
+    return room == UINT64_MAX ? room : room / 10 * 9;
 }
 
 /** The program with the model and a context that fits; what the user says comes first. */
@@ -37,7 +87,7 @@ Recipe recipe(const char* word, const char* program, const Arguments& arguments)
     made.arguments = {program, "-m", arguments.front()};
     const Arguments rest(arguments.begin() + 1, arguments.end());
     if (!has(rest, {"-c", "--ctx-size"}) && model.context > 0) {
-        const int64_t context = fitting_context(model, free_memory());
+        const int64_t context = fitting_context(model, free_memory(), bounds_of(program, rest));
         made.arguments.insert(made.arguments.end(), {"-c", std::to_string(context)});
         made.notes.push_back("a context of " + std::to_string(context) + " tokens, of " +
                              std::to_string(model.context) +
@@ -73,12 +123,27 @@ std::string speeds_of(const ChildResult& result, std::vector<std::pair<std::stri
 
 }  // namespace
 
-int64_t fitting_context(const ModelFacts& model, uint64_t free_bytes) {
+int64_t fitting_context(const ModelFacts& model, uint64_t free_bytes, const MemoryBounds& bounds) {
     const int64_t most = model.context;
-    if (free_bytes == 0 || model.kv_bytes_per_token == 0) return std::min(most, kLeastContext);
-    const uint64_t left = free_bytes / 2 > model.bytes ? free_bytes / 2 - model.bytes : 0;
-    const auto tokens = static_cast<int64_t>(left / model.kv_bytes_per_token / 1024 * 1024);
-    return std::min(most, std::max(tokens, kLeastContext));
+    if (model.kv_bytes_per_token == 0) return std::min(most, kLeastContext);
+    const auto tokens = [&](uint64_t bytes) {
+        const auto fit = static_cast<int64_t>(bytes / model.kv_bytes_per_token);
+        return fit >= 1024 ? fit / 1024 * 1024 : std::max<int64_t>(fit / kPage, 1) * kPage;
+    };
+    const uint64_t weights_ram = bounds.ram > 0 ? bounds.ram : bounds.weights_ram;
+    const uint64_t weights = weights_ram > 0 ? std::min(weights_ram, model.bytes) : model.bytes;
+    int64_t context = std::min(most, kLeastContext);
+    if (bounds.disk && bounds.kv_ram + bounds.ram > 0) {
+        context = most;
+    } else if (free_bytes / 2 > weights) {
+        context = std::min(most, std::max(tokens(free_bytes / 2 - weights), kLeastContext));
+    }
+    if (const uint64_t room = room_for_kv(model, bounds); room != UINT64_MAX) {
+        // What the user bounds is the user's word: longer than what is free in half of memory too.
+        context = std::min(most, tokens(room));
+        if (free_bytes > weights) context = std::min(context, std::max(tokens(free_bytes - weights), kLeastContext));
+    }
+    return context;
 }
 
 Recipe recipe_for_run(const Arguments& arguments) { return recipe("run", "llama-cli", arguments); }

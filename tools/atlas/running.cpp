@@ -92,6 +92,10 @@ Json modules_of(const Samples& of) {
     const double sparse = of("sparse_products_total");
     add("weights", of("products_total", "by", "atlas") - sparse, 0);
     add("activation-sparsity", sparse, 0);
+    add("hybrid-weights", of("rounded_products_total"), of("format_bytes"));
+    add("streaming", of("streamed_products_total"),
+        of("weights_bytes", "kind", "pinned") + of("weights_bytes", "kind", "experts") +
+            of("weights_bytes", "kind", "ring"));
     return modules;
 }
 

@@ -15,7 +15,9 @@ std::pair<const std::byte*, const std::byte*> bytes_of(const ggml_tensor* tensor
 
 }  // namespace
 
-bool Step::is_product() const { return op && op_kind(node->op) == OpKind::kMatMul; }
+bool Step::is_product() const {
+    return op && (op_kind(node->op) == OpKind::kMatMul || op_kind(node->op) == OpKind::kMatMulId);
+}
 
 /** The operation that is to run the node, and counts. */
 const Op* GraphPlan::op_of(const ggml_tensor* node, Own own) {

@@ -29,7 +29,7 @@ struct Step {
     bool masks_changed = false;                 ///< kOwn: a mask that an earlier step read may hold other values by now
 
     bool is_attention() const { return op && op->mask != kNone; }
-    /** Whether it is a product with weights. */
+    /** Whether it is a product with weights, or with those of chosen experts. */
     bool is_product() const;
 };
 

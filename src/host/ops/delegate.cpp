@@ -1,6 +1,7 @@
 #include "host/ops/delegate.h"
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 
 #include "base/log.h"
@@ -73,9 +74,31 @@ bool CpuDelegate::is_small(std::span<ggml_tensor* const> nodes) {
 }
 
 ggml_status CpuDelegate::run(std::span<ggml_tensor* const> nodes) {
-    if (nodes.empty()) return GGML_STATUS_SUCCESS;
+    return nodes.empty() ? GGML_STATUS_SUCCESS : run_graph(nodes, is_small(nodes) ? 1 : n_threads_);
+}
+
+ggml_status CpuDelegate::run_nothing() {
+    // Of the operations that the host gives to all threads; those without work get one.
+    constexpr int64_t kElements = 8;
+    std::array<float, kElements> values{};
+    ggml_tensor sum{};
+    sum.type = GGML_TYPE_F32;
+    sum.op = GGML_OP_ADD;
+    for (size_t i = 0; i < GGML_MAX_DIMS; ++i) {
+        sum.ne[i] = i == 0 ? kElements : 1;
+        sum.nb[i] = i == 0 ? sizeof(float) : sizeof values;
+    }
+    sum.data = values.data();
+    ggml_tensor operand = sum;
+    operand.op = GGML_OP_NONE;
+    sum.src[0] = sum.src[1] = &operand;
+    ggml_tensor* nodes[] = {&sum};
+    return run_graph(nodes, n_threads_);
+}
+
+ggml_status CpuDelegate::run_graph(std::span<ggml_tensor* const> nodes, int n_threads) {
     if (!prepare()) return GGML_STATUS_FAILED;
-    if (n_threads_ > 0) use_threads(is_small(nodes) ? 1 : n_threads_);
+    if (n_threads_ > 0) use_threads(n_threads);
     graph_memory_.resize(ggml_graph_overhead_custom(nodes.size(), false) + ggml_tensor_overhead());
     ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
     if (!context) return GGML_STATUS_ALLOC_FAILED;

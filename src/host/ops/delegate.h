@@ -32,9 +32,12 @@ public:
     size_t scratch_bytes() const { return graph_memory_.capacity(); }
     /** Runs nodes in order as one graph; none may have a paged operand. */
     ggml_status run(std::span<ggml_tensor* const> nodes);
+    /** A graph of next to nothing, on as many threads as any: what a graph takes by itself. */
+    ggml_status run_nothing();
 
 private:
     bool prepare();
+    ggml_status run_graph(std::span<ggml_tensor* const> nodes, int n_threads);
 
     ggml_backend_t cpu_ = nullptr;
     using SetThreads = void (*)(ggml_backend_t, int);

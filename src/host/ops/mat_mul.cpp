@@ -82,12 +82,14 @@ Status check_mat_mul(const ggml_tensor* node) {
     return Status::ok();
 }
 
-Status MatMul::begin_graph(const WeightSource& source, std::span<const ggml_tensor* const> products, double left_out,
-                           int n_threads) {
+Status MatMul::begin_graph(const WeightSource& source, std::span<const ggml_tensor* const> products,
+                           const InputUse& inputs, int n_threads) {
     weights::Streamer* const streamer = source.streamer;
     columns_ = nullptr;
-    sparse_products_ = 0;
-    left_out_ = streamer ? 0.0 : left_out;
+    sparse_products_ = rounded_products_ = streamed_products_ = 0;
+    sparse_bytes_ = {};
+    inputs_ = inputs;
+    if (streamer) inputs_.left_out = 0.0;
     formats_ = source.formats;
     if (formats_) round_weights(products, n_threads);
     if (!streamer) return Status::ok();
@@ -134,14 +136,16 @@ void MatMul::round_weights(std::span<const ggml_tensor* const> products, int n_t
 }
 
 Status MatMul::run(const ggml_tensor* node, const ggml_tensor* next, int n_threads) {
-    was_sparse_ = left_out_ > 0.0 && SparseColumns::is_possible(node);
+    const ggml_tensor* columns = node->src[1];
+    const int64_t n = columns_of(columns);
+    if (inputs_.magnitudes && SparseColumns::has_type(node) && side_car::has_sparse_inputs(node->src[0]->name))
+        inputs_.magnitudes->add(node->src[0]->name, node->src[0]->ne[0], node->src[0]->ne[1],
+                                static_cast<const float*>(columns->data), n);
+    was_sparse_ = inputs_.left_out > 0.0 && sparse_.run(node, inputs_.left_out, inputs_.thresholds, n_threads, &sparse_bytes_);
     if (was_sparse_) {
-        sparse_.run(node, left_out_, n_threads);
         ++sparse_products_;
         return Status::ok();
     }
-    const ggml_tensor* columns = node->src[1];
-    const int64_t n = columns_of(columns);
     for (int64_t first = 0; first < n; first += kMostColumns)
         multiply(node, next, first, std::min(kMostColumns, n - first), n_threads);
     // Of more columns than are quantised at once only the last are there.
@@ -164,6 +168,7 @@ void MatMul::multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t 
                                          .n = n,
                                          .out = static_cast<float*>(node->data) + first * rows,
                                          .out_stride = static_cast<size_t>(rows)};
+    if (first == 0 && weights.data != node->src[0]->data) ++rounded_products_;
     const Shares shares(weights, n, n_threads);
     kernels::WeightMatrix of_next{};
     if (next) {
@@ -194,6 +199,7 @@ void MatMul::multiply(const ggml_tensor* node, const ggml_tensor* next, int64_t 
         }
     };
     if (weights::StreamedWeight* streamed = pass_.next(product.weights.data)) {
+        if (first == 0) ++streamed_products_;
         const StreamedProduct from_disk(pass_, *streamed, product, shares.count);
         multiply_all(Loop{from_disk.shares(), Schedule::kDynamic,
                           [&](int64_t i) { from_disk.multiply(i, i + std::max(n_threads, 1)); }});

@@ -11,6 +11,8 @@
 #include "base/status.h"
 #include "host/ops/sparse_columns.h"
 #include "kernels/weights.h"
+#include "side_car/magnitudes.h"
+#include "side_car/thresholds.h"
 #include "weights/format_store.h"
 #include "weights/streamer.h"
 
@@ -36,6 +38,13 @@ struct WeightSource {
     weights::FormatStore* formats = nullptr;  ///< rounds them when they are first used
 };
 
+/** What is done with the inputs of products beside multiplying them; each may be null. */
+struct InputUse {
+    double left_out = 0.0;                              ///< share that single tokens leave out where they can
+    const side_car::Thresholds* thresholds = nullptr;   ///< below which they do; else each token leaves out its smallest ones
+    side_car::Magnitudes* magnitudes = nullptr;         ///< told how large they are
+};
+
 /**
  * MUL_MAT and MUL_MAT_ID of one backend instance. Columns are quantised once for all products that follow each other with the same ones (Q, K, V;
  * gate, up).
@@ -47,13 +56,17 @@ public:
     size_t column_bytes() const { return sparse_.bytes(); }
     /** Products of this graph that left inputs out, and whether the last one did. */
     uint64_t sparse_products() const { return sparse_products_; }
+    /** Those of them whose weights were rounded, and those whose weights did not come from where they are mapped. */
+    uint64_t rounded_products() const { return rounded_products_; }
+    uint64_t streamed_products() const { return streamed_products_; }
     bool was_sparse() const { return was_sparse_; }
+    /** Of the weights of those products. */
+    const SparseBytes& sparse_bytes() const { return sparse_bytes_; }
     /**
      * Activations of an earlier graph are forgotten: other values may lie there now. products: those that run() will be called for, in order, whose
-     * weights come from `source`. left_out: share of inputs that products leave out where SparseColumns can; none are beside a streamer, which
-     * reads rows. Errors: Streamer::begin(). Throws std::bad_alloc.
+     * weights come from `source`. No inputs are left out beside a streamer, which reads rows. Errors: Streamer::begin(). Throws std::bad_alloc.
      */
-    Status begin_graph(const WeightSource& source, std::span<const ggml_tensor* const> products, double left_out,
+    Status begin_graph(const WeightSource& source, std::span<const ggml_tensor* const> products, const InputUse& inputs,
                        int n_threads);
     /** Errors: Pass::finish(). Throws std::bad_alloc. */
     Status end_graph() { return pass_.finish(); }
@@ -103,8 +116,11 @@ private:
     kernels::ActivationType type_ = kernels::ActivationType::kF32;
     std::vector<std::byte> memory_;
     SparseColumns sparse_;
-    double left_out_ = 0.0;  // of this graph
+    InputUse inputs_;  // of this graph
+    SparseBytes sparse_bytes_;
     uint64_t sparse_products_ = 0;
+    uint64_t rounded_products_ = 0;
+    uint64_t streamed_products_ = 0;
     bool was_sparse_ = false;
     std::vector<kernels::ColumnPair> pairs_;
     std::vector<size_t> first_of_, next_of_;  // per expert, in pairs_

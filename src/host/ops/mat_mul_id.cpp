@@ -101,7 +101,9 @@ void MatMul::multiply_chosen(const ggml_tensor* node, int64_t token, int64_t cou
 
     const auto threads = static_cast<int64_t>(std::max(n_threads, 1));
     weights::ExpertMatrix* streamed = pass_.next_experts(static_cast<const std::byte*>(weights->data));
+    if (token == 0 && all.data != weights->data) ++rounded_products_;
     if (streamed) {
+        if (token == 0) ++streamed_products_;
         share_out(weights, threads, *streamed);
     } else {
         share_out(weights, all.row_stride, threads);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "base/parallel.h"
@@ -36,11 +37,16 @@ void copy_columns(const ggml_tensor* weights, int64_t begin, int64_t end, std::b
 
 }  // namespace
 
-bool SparseColumns::is_possible(const ggml_tensor* node) {
-    const ggml_tensor* columns = node->src[1];
+bool SparseColumns::has_type(const ggml_tensor* node) {
     const ggml_type type = node->src[0]->type;
-    return (type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16) && ggml_nrows(columns) == 1 &&
-           root_of(columns)->op == GGML_OP_GLU;
+    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
+}
+
+float SparseColumns::threshold_of(const ggml_tensor* weights, double share, const side_car::Thresholds& thresholds) {
+    Known& known = known_[weights->data];
+    if (known.share != share)
+        known = {share, thresholds.of(weights->name, weights->ne[0], weights->ne[1], share)};
+    return known.threshold;
 }
 
 const SparseColumns::Copy& SparseColumns::copy_of(const ggml_tensor* weights, int n_threads) {
@@ -89,10 +95,44 @@ void SparseColumns::choose(const float* x, int64_t n, double share) {
     }
 }
 
-void SparseColumns::run(const ggml_tensor* node, double share, int n_threads) {
+void SparseColumns::choose_above(const float* x, int64_t n, float threshold) {
+    which_.resize(static_cast<size_t>(n));
+    factors_.resize(static_cast<size_t>(n));
+    size_t count = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        which_[count] = static_cast<int32_t>(i);
+        factors_[count] = x[i];
+        // What is no number is large.
+        count += std::abs(x[i]) < threshold ? 0 : 1;
+    }
+    which_.resize(count);
+    factors_.resize(count);
+}
+
+bool SparseColumns::run(const ggml_tensor* node, double share, const side_car::Thresholds* thresholds, int n_threads,
+                        SparseBytes* bytes) {
     const ggml_tensor* weights = node->src[0];
-    const Copy& copy = copy_of(weights, n_threads);
-    choose(static_cast<const float*>(node->src[1]->data), copy.inputs, share);
+    const ggml_tensor* columns = node->src[1];
+    if (!has_type(node) || ggml_nrows(columns) != 1) return false;
+    const auto* const x = static_cast<const float*>(columns->data);
+    if (thresholds) {
+        const float threshold = threshold_of(weights, share, *thresholds);
+        if (!(threshold > 0.0f)) return false;
+        choose_above(x, weights->ne[0], threshold);
+    } else if (root_of(columns)->op == GGML_OP_GLU) {
+        choose(x, weights->ne[0], share);
+    } else {
+        return false;
+    }
+    const uint64_t column_bytes = static_cast<uint64_t>(weights->ne[1]) * ggml_type_size(weights->type);
+    bytes->all += column_bytes * static_cast<uint64_t>(weights->ne[0]);
+    bytes->read += column_bytes * which_.size();
+    add_chosen(node, copy_of(weights, n_threads), n_threads);
+    return true;
+}
+
+void SparseColumns::add_chosen(const ggml_tensor* node, const Copy& copy, int n_threads) {
+    const ggml_tensor* weights = node->src[0];
     const auto rows = static_cast<size_t>(copy.outputs);
     const auto count = static_cast<int64_t>(which_.size());
     parts_.resize(kShares * rows);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <new>
 
 #include "host/buffers/owner_buffer.h"
@@ -14,6 +15,7 @@ constexpr size_t kMostCopied = size_t{64} << 20;
 constexpr double kCopyRate = 1e-9;  // seconds a byte, with the memory that it needs
 constexpr size_t kSlack = 64;       // vector loops of the host may read past an operand
 constexpr size_t kAttention = 0, kProduct = 1;
+constexpr double kLeastOfHost = 0.25;  // of its time without what a graph takes by itself, should that have been held up
 
 double work_of(const ggml_tensor* node, bool product) {
     const auto n = [](int64_t number) { return static_cast<double>(number); };
@@ -43,6 +45,12 @@ double SpeedSamples::now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+double SpeedSamples::processor_seconds() {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+}
+
 double SpeedSamples::expected(const Step& step) const {
     const bool product = step.is_product();
     const double host = work_of(step.node, product) * rate_[product ? kProduct : kAttention];
@@ -52,7 +60,9 @@ double SpeedSamples::expected(const Step& step) const {
 void SpeedSamples::begin_graph(std::span<const Step> steps) {
     step_ = SIZE_MAX;
     spent_in_graph_ = 0.0;
-    measured_ = {};
+    for (runtime::Measured& one : measured_) {
+        if (one.samples > 0) one = {};
+    }
     size_t count[2] = {0, 0};
     for (const Step& step : steps) {
         count[kAttention] += step.is_attention() ? 1 : 0;
@@ -80,8 +90,9 @@ void SpeedSamples::begin_graph(std::span<const Step> steps) {
 
 bool SpeedSamples::prepare(const Step& step) {
     ready_ = false;
-    own_ = host_ = copies_ = 0.0;
+    own_ = host_ = copies_ = spent_ = 0.0;
     const double begin = now();
+    const double begin_processor = processor_seconds();
     try {
         const ggml_tensor* node = step.node;
         result_.resize(ggml_nbytes(node) + kSlack);
@@ -109,37 +120,42 @@ bool SpeedSamples::prepare(const Step& step) {
     } catch (const std::bad_alloc&) {
         operands_.clear();
     }
-    copies_ = now() - begin;
+    copies_ = processor_seconds() - begin_processor;
+    spent_ = now() - begin;
     return ready_;
 }
 
 void SpeedSamples::run_host() {
     ggml_tensor* nodes[] = {&node_};
     const double begin = now();
-    ready_ = delegate_.run(nodes) == GGML_STATUS_SUCCESS;
-    host_ = now() - begin;
+    // Its threads come together before what is timed.
+    ready_ = delegate_.run_nothing() == GGML_STATUS_SUCCESS;
+    const double start = processor_seconds();
+    ready_ = ready_ && delegate_.run(nodes) == GGML_STATUS_SUCCESS;
+    const double end = processor_seconds();
+    ready_ = ready_ && delegate_.run_nothing() == GGML_STATUS_SUCCESS;
+    const double nothing = processor_seconds() - end;
+    host_ = std::max(end - start - nothing, kLeastOfHost * (end - start));
+    spent_ += now() - begin;
 }
 
-void SpeedSamples::finish(const Step& step, runtime::Module module) {
-    spent_in_graph_ += copies_ + host_;
+void SpeedSamples::finish(const Step& step, runtime::Module module, bool host_first) {
+    spent_in_graph_ += spent_;
     operands_.clear();
     result_ = {};
     if (!ready_ || own_ <= 0.0 || host_ <= 0.0) return;
-    runtime::Measured& measured = measured_[runtime::index_of(module)];
-    ++measured.samples;
-    measured.own += own_;
-    measured.host += host_;
-    measured.copies += copies_;
+    measured_[runtime::index_of(module)].add(own_, host_, copies_, host_first);
     // Sooner more than less, but not by what a busy machine took away once.
     double& rate = rate_[step.is_product() ? kProduct : kAttention];
-    rate = std::clamp(host_ / work_of(step.node, step.is_product()), 0.7 * rate, 2.0 * rate);
+    const double seconds = std::max(spent_ - copies_, 0.0);
+    rate = std::clamp(seconds / work_of(step.node, step.is_product()), 0.7 * rate, 2.0 * rate);
 }
 
 void SpeedSamples::end_graph(double seconds, runtime::Work* work) {
     saved_ += kShare * seconds - spent_in_graph_;
     work->compute_seconds = seconds - spent_in_graph_;
     work->sampling_seconds = spent_in_graph_;
-    for (size_t i = 0; i < measured_.size(); ++i) work->measured[i] = measured_[i];
+    for (size_t i = 0; i < measured_.size(); ++i) work->measured[i].add(measured_[i]);
 }
 
 }  // namespace atlas::host

@@ -96,6 +96,13 @@ bool is_held_out(int document, const Work& work) {
 }
 
 void print(const atlas_calibration_report& report, const Work& work) {
+    if (report.thresholds > 0)
+        std::printf("Thresholds for the inputs of %lld matrices of weights (--atlas-sparsity).\n",
+                    static_cast<long long>(report.thresholds));
+    if (report.heads == 0) {
+        std::printf("No memories: documents of %d tokens have nothing that sparse attention leaves out.\n", work.context);
+        return;
+    }
     const auto row = [&](const char* what, double error) {
         std::printf("| %-62s | %8.4f |\n", what, error / report.error_dropped);
     };
@@ -184,8 +191,8 @@ int main(int argc, char** argv) {
     if (!launch.error.empty()) return fail(launch.error);
 
     CLI::App app{
-        "Learns from a text where a model's memories start, which heads gain by them, and how far the mass of what is "
-        "not read is off; writes it "
+        "Learns from a text where a model's memories start, which heads gain by them, how far the mass of what is "
+        "not read is off, and, of weights in f16, bf16 or f32, below what inputs of products may be left out; writes it "
         "beside the model (docs/side-car.md). Switches of the library (--atlas-memory-kind deep, --atlas-threshold "
         "2048, …) work as with any "
         "program."};
@@ -197,7 +204,7 @@ int main(int argc, char** argv) {
     app.add_flag("--force", work.force, "replace a side-car that is there; other files are never replaced");
     app.add_option("-c,--ctx", work.context,
                    "tokens of a document (default: the model's training context, at most 16384)")
-        ->check(CLI::Range(512, 1 << 24));
+        ->check(CLI::Range(128, 1 << 24));
     app.add_option("--documents", work.documents, "documents, at even distances in the text")
         ->check(CLI::Range(2, 100000))
         ->capture_default_str();
