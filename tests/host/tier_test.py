@@ -177,7 +177,7 @@ def with_weights(args):
             equal(json.dumps(right, indent=1), json.dumps(ours, indent=1), f"{mode}: all in memory, and KV cache and weights on disk")
     right = right[0][0]
     good = 0
-    faults = "read_eio=0.001,short_read=0.003,short_write=0.01,write_eio=0.01,torn_write=0.0005,seed=5"
+    faults = "read_eio=0.0003,short_read=0.001,short_write=0.01,write_eio=0.003,torn_write=0.0001,seed=5"
     with folder() as disk, serve(args, {**SPARSE, **both, "ATLAS_KV_DISK": disk, "ATLAS_TEST_FAULTS": faults}) as server:
         for _ in range(6):
             with contextlib.suppress(Refused):
