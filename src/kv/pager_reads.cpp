@@ -1,5 +1,6 @@
 // How the pager brings pages in: see Pager.
 #include <algorithm>
+#include <new>
 #include <span>
 #include <utility>
 
@@ -74,11 +75,22 @@ void Pager::read_ahead(const std::vector<Missing>& missing) {
         const size_t unit_bytes = place.table->unit_bytes();
         if (ahead_bytes_ + unit_bytes > bytes || !has_room(unit_bytes)) break;
         if (place.table->is_in_memory(place.page, &address) || ahead_.contains(place)) continue;
-        auto read = std::make_unique<UnitTransfer>();
-        if (!place.table->begin_read(place.page, read.get()).is_ok()) break;
-        begun.push_back(read.get());
-        ahead_bytes_ += read->bytes;
-        ahead_.emplace(place, std::move(read));
+        try {
+            auto read = std::make_unique<UnitTransfer>();
+            UnitTransfer* const transfer = read.get();
+            std::unique_ptr<UnitTransfer>& kept = ahead_[place];
+            if (!place.table->begin_read(place.page, transfer).is_ok()) {
+                ahead_.erase(place);
+                break;
+            }
+            kept = std::move(read);
+            begun.push_back(transfer);
+            ahead_bytes_ += transfer->bytes;
+        } catch (const std::bad_alloc&) {
+            // What is begun is read all the same.
+            if (const auto empty = ahead_.find(place); empty != ahead_.end() && !empty->second) ahead_.erase(empty);
+            break;
+        }
     }
     ahead_reads_.fetch_add(begun.size(), std::memory_order_relaxed);
     if (!begun.empty()) disk_->begin_ahead(begun);
@@ -123,7 +135,14 @@ Status Pager::load_locked(const std::vector<Missing>& missing, PinMode mode) {
         ahead_hits_.fetch_add(early.size(), std::memory_order_relaxed);
         disk_->begin_reads(wanted);
         // The disk goes on with these as soon as it is done with what is waited for.
-        if (mode == PinMode::kThrough && !keep) read_ahead(missing);
+        if (mode == PinMode::kThrough && !keep) {
+            // The reads above are under way into memory of this frame: it must not be left before they have ended.
+            try {
+                read_ahead(missing);
+            } catch (const std::bad_alloc&) {
+                log().debug("KV disk tier: no memory to read ahead");
+            }
+        }
     }
     disk_->finish_reads(early);
     for (size_t i = 0; i < missing.size(); ++i) {
